@@ -1,0 +1,45 @@
+# `make train` and `make test` need nothing but Python 3.11 to 3.13, make and the network for packages.
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+JOBS ?= 2
+FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test check format build clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo "options: PYTHON=python3.12, PIP_FLAGS='--quiet' (passed to pip), FLAGS='seed=1' (passed to fasthebb)"
+
+install: .venv/installed  ## make .venv and install the project with all that its tests need
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "error: $(PYTHON) is not Python 3.11 to 3.13; name one: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: install  ## the main job: Hebbian pre-training against none, 5 % of the labels, three seeds, one table
+	$(BIN)/fasthebb train -m experiment=demo $(FLAGS)
+
+test: install  ## every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m ''
+
+check: install  ## ruff, mypy (strict) and the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+format: install  ## let ruff format and mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: install  ## wheel and source distribution, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+clean:  ## remove .venv and what tools left behind; runs/ stays
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,181 @@
+"""The door: `fasthebb VERB key=value ...` -> typed configuration -> pipeline -> exit code. No maths.
+
+Hydra composes the configuration and runs sweeps. Exit codes: 0 done, 1 failed while running, 2 bad input,
+130 stopped. Heavy imports wait until a cell really runs, so that help and completion answer at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+
+import fasthebb_cli
+from fasthebb_cli import config as configuration
+from fasthebb_cli.errors import InputError, Interrupted, RunError
+from fasthebb_cli.explain import explain, help_page
+from fasthebb_cli.run import cells
+from fasthebb_cli.run.wording import make_console
+
+if TYPE_CHECKING:
+    from fasthebb_cli.run.pipeline import Outcome
+
+TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
+STOPPED = 130
+HYDRA_FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help")
+HYDRA_FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cd", "--config-dir")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Does what the arguments say and returns the exit code."""
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        return _complete(arguments)
+    if "--version" in arguments:
+        Console().print(f"fasthebb {fasthebb_cli.__version__}", highlight=False)
+        return 0
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        Console().print(help_page(conf_directory()), highlight=False)
+        return 0
+    verb, *rest = arguments
+    try:
+        if verb not in configuration.VERBS:
+            verbs = ", ".join(configuration.VERBS)
+            raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
+        return _run_hydra(_for_hydra(verb, rest))
+    except InputError as error:
+        return _fail(error)
+
+
+def conf_directory() -> Path:
+    """The configuration groups: inside the installed package, or beside the sources in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def run_cell(cfg: DictConfig) -> None:
+    """One cell, in whatever process the launcher gives it. Reports instead of raising, so that a sweep goes on."""
+    code, error, rows = 0, "", []
+    try:
+        rows = _do_cell(cfg)
+    except Exception as problem:  # noqa: BLE001  the last resort: every failure of a cell becomes its report
+        code, error = _fail(problem), str(problem) or type(problem).__name__
+        if code == STOPPED:
+            sys.exit(STOPPED)
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        cells.write_cell(cfg.out, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows})
+    elif code:
+        sys.exit(code)
+
+
+def _do_cell(cfg: DictConfig) -> list[dict[str, Any]]:
+    config = configuration.load(cfg)
+    yaml = OmegaConf.to_yaml(cfg, resolve=True)
+    from fasthebb_cli.run.pipeline import run_cell as run_pipeline
+    from fasthebb_cli.run.preview import preview_cell
+    from fasthebb_cli.run.view import View
+
+    view = View(make_console())
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        shown = [item for item in job.overrides.task if item.split("=", 1)[0] not in cells.OWN_KEYS]
+        view.note(f"cell {job.job.num + 1}: {' '.join(shown)}", "bold")
+    if config.dry_run:
+        return preview_cell(config, view)
+    outcomes = run_pipeline(config, yaml, view)
+    if job.mode == RunMode.RUN:
+        view.outcomes([(outcome.stage, outcome.results, outcome.cached) for outcome in outcomes])
+    return [_row(outcome) for outcome in outcomes]
+
+
+def _row(outcome: "Outcome") -> dict[str, Any]:
+    kept = ("stage", "top1", "top5", "labels_train", "labels_validation", "seconds")
+    where = {"cached": outcome.cached, "directory": str(outcome.stage.directory)}
+    return {key: outcome.results[key] for key in kept} | where
+
+
+def _for_hydra(verb: str, words: Sequence[str]) -> list[str]:
+    """Hydra's command line: its flags first, then the overrides in one piece, which is all that it can read."""
+    flags, overrides = [], [f"verb={verb}"]
+    rest = iter(words)
+    for word in rest:
+        if word == "--dry-run":
+            overrides.append("dry_run=true")
+        elif word == "--traceback":
+            os.environ[TRACEBACK_VARIABLE] = "1"
+        elif word in HYDRA_FLAGS:
+            flags.append(word)
+        elif word in HYDRA_FLAGS_WITH_VALUE:
+            flags += [word, next(rest, "")]
+        elif word.startswith("-"):
+            raise InputError(f"unknown flag {word}; settings are key=value (see fasthebb --help)")
+        else:
+            overrides.append(word)
+    return [*flags, *overrides]
+
+
+def _run_hydra(words: list[str]) -> int:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises what it would otherwise print over several lines
+    site = os.environ.get("FASTHEBB_CONF")
+    if site and Path(site).is_dir():
+        words = [*words, f"hydra.searchpath=[file://{Path(site).resolve()}]"]
+    cells.begin()
+    before, sys.argv = sys.argv, ["fasthebb", *words]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(run_cell)()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return STOPPED
+    except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
+        return _fail(error, words)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _fail(error: Exception, words: Sequence[str] = ()) -> int:
+    """Prints one line and gives the exit code; a traceback only when asked for or when the fault is ours."""
+    console = Console(stderr=True)
+    if isinstance(error, Interrupted):
+        console.print(f"stopped and saved at {error}; the same command goes on from there", style="yellow")
+        return STOPPED
+    known = isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
+    if os.environ.get(TRACEBACK_VARIABLE) or not known:
+        traceback.print_exception(error)
+    text = explain(error, words, conf_directory())
+    console.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    return 2 if known and not isinstance(error, RunError) else 1
+
+
+def _is_hydras(error: Exception) -> bool:
+    """Hydra raises a bare ValueError for `group=null`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError) and bool(frames) and f"{os.sep}hydra{os.sep}" in frames[-1].filename
+
+
+def _complete(arguments: list[str]) -> int:
+    """Shell completion: verbs ourselves, the rest by Hydra, from whose sight the verb is taken."""
+    if any(word.startswith("query") for word in arguments):
+        command, _, rest = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
+        _, space, tail = rest.lstrip().partition(" ")
+        if not space:
+            Console().print(" ".join([*configuration.VERBS, "--help", "--version"]), soft_wrap=True, highlight=False)
+            return 0
+        os.environ["COMP_LINE"] = f"{command} {tail.lstrip()}"
+    return _run_hydra(arguments)

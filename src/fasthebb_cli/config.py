@@ -1,0 +1,327 @@
+"""The experiment as typed dataclasses, checked once at the door. The only file that sees a DictConfig.
+
+Every field has its default in conf/; the dataclasses say what is accepted. After `load` there are no loose mappings
+but `options`, which go to the function that a name stands for and are checked against its arguments.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from fasthebb_cli.errors import InputError
+
+
+@dataclass
+class DatasetConfig:
+    """Which images, and how they are split into training, validation and test."""
+
+    name: str = MISSING
+    root: str | None = None
+    size: int = MISSING
+    train_samples: int | None = None
+    validation_samples: int | None = None
+    test_samples: int | None = None
+    labels: str | None = None
+    unlabelled: str | None = None
+    download: bool = False
+    in_memory: bool | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least("size", self.size, 1)
+        for name in ("train_samples", "validation_samples", "test_samples"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, 1)
+
+
+@dataclass
+class RuleConfig:
+    """How features are learnt without labels; `none`: they are not."""
+
+    name: str = MISSING
+    response: str | None = None
+    projection: bool = False
+    lr: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    width: float | None = None
+    norm: str | None = None
+    dropout: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.width is not None:
+            _above("width", self.width, 0)
+        if self.norm is not None:
+            _one_of("norm", self.norm, ("relative", "batch"))
+        if self.dropout is not None:
+            _in_range("dropout", self.dropout, 0, 0.999)
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the network's function, those that are null left out."""
+        usual = {"width": self.width, "norm": self.norm, "dropout": self.dropout}
+        return {key: value for key, value in usual.items() if value is not None} | self.options
+
+
+@dataclass
+class GpuConfig:
+    """Where and how numbers are computed. Only `precision` changes what a run means."""
+
+    device: str = "auto"
+    precision: str = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    threads: int | None = None
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+        _at_least("workers", self.workers, 0)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+
+
+@dataclass
+class PretrainConfig:
+    """Hebbian learning on all training images without their labels."""
+
+    kind: str = "pretrain"
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    lr: float | None = None
+    schedule: str = MISSING
+    layer_lr: dict[str, float] = field(default_factory=dict)
+    include: list[str] = field(default_factory=lambda: ["*"])
+    exclude: list[str] = field(default_factory=list)
+    augment: str = "none"
+
+    SCHEDULES: ClassVar = ("constant", "linear")
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("pretrain",))
+        _at_least("epochs", self.epochs, 0)
+        _at_least("batch_size", self.batch_size, 1)
+        if self.lr is not None:
+            _above("lr", self.lr, 0)
+        _one_of("schedule", self.schedule, self.SCHEDULES)
+        _one_of("augment", self.augment, ("none", "light"))
+
+
+@dataclass
+class FinetuneConfig:
+    """Supervised training on the labelled subset: the classifier alone, or the features with it."""
+
+    kind: str = "finetune"
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    momentum: float = MISSING
+    features_lr: float = 1.0
+    classifier_epochs: int = 0
+    select: str = "last"
+    augment: str = "none"
+
+    SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving")
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("finetune",))
+        _at_least("epochs", self.epochs, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _above("lr", self.lr, 0)
+        _one_of("schedule", self.schedule, self.SCHEDULES)
+        _in_range("weight_decay", self.weight_decay, 0, float("inf"))
+        _in_range("momentum", self.momentum, 0, 0.9999)
+        _in_range("features_lr", self.features_lr, 0, float("inf"))
+        _at_least("classifier_epochs", self.classifier_epochs, 0)
+        _one_of("select", self.select, ("last", "best"))
+        _one_of("augment", self.augment, ("none", "light"))
+
+
+@dataclass
+class EvaluateConfig:
+    kind: str = "evaluate"
+    split: str = "test"
+    batch_size: int = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("evaluate",))
+        _one_of("split", self.split, ("test", "validation"))
+        _at_least("batch_size", self.batch_size, 1)
+
+
+StageConfig = PretrainConfig | FinetuneConfig | EvaluateConfig
+KINDS: dict[str, type[StageConfig]] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+}
+VERBS: dict[str, list[str]] = {  # a verb is only a default for `stages`
+    "train": ["pretrain", "finetune", "evaluate"],
+    "pretrain": ["pretrain"],
+    "finetune": ["finetune"],
+    "evaluate": ["evaluate"],
+}
+
+
+@dataclass
+class Config:
+    """One cell: everything that `fasthebb VERB key=value ...` says."""
+
+    dataset: DatasetConfig
+    rule: RuleConfig
+    model: ModelConfig
+    gpu: GpuConfig
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig
+    extra: dict[str, StageConfig]
+    verb: str
+    stages: list[str]
+    label_fraction: float
+    label_subset: str
+    seed: int
+    out: str
+    force: bool
+    dry_run: bool
+    init_from: str | None
+
+    def settings(self, stage: str) -> StageConfig:
+        """Settings of a stage by the name it has in `stages`."""
+        return self.extra[stage] if stage in self.extra else getattr(self, stage)
+
+
+@dataclass
+class _Top:
+    """The plain keys of config.yaml."""
+
+    verb: str = MISSING
+    label_fraction: float = MISSING
+    label_subset: str = MISSING
+    seed: int = MISSING
+    stages: list[str] | None = None
+    out: str = MISSING
+    force: bool = False
+    dry_run: bool = False
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("verb", self.verb, tuple(VERBS))
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"label_fraction must be in (0, 1], not {self.label_fraction}")
+        _one_of("label_subset", self.label_subset, ("stratified", "random"))
+        _in_range("seed", self.seed, 0, 2**63 - 1)
+
+
+GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
+
+
+def load(cfg: DictConfig) -> Config:
+    """The composed configuration as checked dataclasses.
+
+    Raises:
+        InputError: an unknown key, a wrong type, a value out of range, a missing value or a bad interpolation.
+    """
+    for group in GROUPS:
+        if not isinstance(cfg.get(group), DictConfig):
+            raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
+    try:
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise InputError(_first_line(error)) from error
+    plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
+    top = _typed(_Top, OmegaConf.create(plain), "")
+    extra = {}
+    for name, node in (cfg.get("extra") or {}).items():
+        kind = node.get("kind") if isinstance(node, DictConfig) else None
+        if kind not in KINDS:
+            raise InputError(
+                f"extra.{name}.kind must be one of {', '.join(KINDS)}, not {kind}; "
+                f"add a stage as in +finetune@extra.{name}=frozen"
+            )
+        if name in KINDS:
+            raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
+        extra[str(name)] = _typed(KINDS[kind], node, f"extra.{name}")
+    names = top.stages if top.stages is not None else VERBS[top.verb]
+    if not names:
+        raise InputError("stages is empty; name at least one of: " + ", ".join([*KINDS, *extra]))
+    for name in names:
+        if name not in KINDS and name not in extra:
+            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
+    return Config(
+        dataset=_typed(DatasetConfig, cfg.dataset, "dataset"),
+        rule=_typed(RuleConfig, cfg.rule, "rule"),
+        model=_typed(ModelConfig, cfg.model, "model"),
+        gpu=_typed(GpuConfig, cfg.gpu, "gpu"),
+        extra=extra,
+        pretrain=_typed(PretrainConfig, cfg.pretrain, "pretrain"),
+        finetune=_typed(FinetuneConfig, cfg.finetune, "finetune"),
+        evaluate=_typed(EvaluateConfig, cfg.evaluate, "evaluate"),
+        **(vars(top) | {"stages": list(names)}),
+    )
+
+
+T = TypeVar("T")
+
+
+def _typed(cls: type[T], node: DictConfig, key: str) -> T:
+    """One group as its dataclass; errors name the whole key and what is accepted."""
+    dot = f"{key}." if key else ""
+    accepted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for name in node:
+        if name not in accepted:
+            raise InputError(f"unknown key {dot}{name}; {key or 'the top level'} accepts: {', '.join(accepted)}")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), node))
+    except ConfigKeyError as error:
+        raise InputError(f"unknown key {dot}{error.key}; {key} accepts: {', '.join(accepted)}") from error
+    except MissingMandatoryValue as error:
+        name = dot + str(error.key or "KEY")
+        raise InputError(f"{name} has no value; set it, as in {name}=VALUE") from error
+    except ValidationError as error:
+        raise InputError(f"{dot}{error.full_key}: {_first_line(error)}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{key or 'configuration'}: {_first_line(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{dot}{error}") from error
+    assert isinstance(typed, cls)
+    return typed
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _example(group: str) -> str:
+    return {"dataset": "cifar10", "rule": "hpca", "model": "conv6", "gpu": "auto"}.get(group, "default")
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+def _above(name: str, value: float, low: float) -> None:
+    if not (value > low and math.isfinite(value)):
+        raise ValueError(f"{name} must be above {low}, not {value}")
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {limits}, not {value}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

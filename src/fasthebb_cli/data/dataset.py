@@ -1,0 +1,200 @@
+"""A data set as a run sees it: images, labels, and the indices of its splits. `load_dataset` is the way in.
+
+To add one: a function that returns a `Collection`, its name in DATASETS, and conf/dataset/NAME.yaml.
+"""
+
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data.collection import Collection
+from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
+from fasthebb_cli.data.embedded import digits, mnist5k
+from fasthebb_cli.data.folders import image_folder
+from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
+from fasthebb_cli.data.source import ImageSource, InMemory
+from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.randomness import derived_seed
+
+__all__ = ["DATASETS", "Dataset", "label_subset", "load_dataset", "mean_and_std"]
+
+DATASETS: dict[str, Callable[..., Collection]] = {
+    "mnist5k": mnist5k,
+    "digits": digits,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "stl10": stl10,
+    "tiny_imagenet": tiny_imagenet,
+    "imagenet": imagenet,
+    "image_folder": image_folder,
+}
+STATISTICS_SAMPLES = 5_000  # of a set that is decoded as it is read
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, labels and splits.
+
+    Args:
+        classes: names; label k is classes[k]. Empty when there are no labels at all.
+        labels: int64 (N,), -1: no label.
+        train, validation, test: int64 indices, sorted, disjoint.
+        unlabelled: further images, for pre-training only.
+        digest: hexadecimal; differs if images, their order, size or labels differ, and not with where they lie.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    source: ImageSource
+    labels: Tensor
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    unlabelled: Tensor
+    digest: str
+
+
+def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
+    """The data set, split by the seed; the decoded images are kept for the next call with the same settings.
+
+    Raises:
+        InputError: the data are missing, unreadable or too few for the split.
+        RunError: a download failed.
+    """
+    settings = replace(config, train_samples=None, validation_samples=None, test_samples=None)
+    settings = replace(settings, root=_absolute(config.root), unlabelled=_absolute(config.unlabelled))
+    if config.labels is not None and Path(config.labels).expanduser().is_file():
+        settings = replace(settings, labels=_absolute(config.labels))
+    collection = _collection(json.dumps(asdict(settings), sort_keys=True))
+    train, validation, test = _split(collection, config, seed)
+    return Dataset(
+        name=config.name,
+        classes=collection.classes,
+        source=collection.source,
+        labels=collection.labels,
+        train=train.sort().values,
+        validation=validation.sort().values,
+        test=test.sort().values,
+        unlabelled=collection.unlabelled,
+        digest=collection.digest,
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+@lru_cache(maxsize=2)
+def _collection(settings: str) -> Collection:
+    """Images and labels of the settings, which are JSON so that they can be a key."""
+    config = DatasetConfig(**json.loads(settings))
+    function = _function(config.name)
+    if function is not image_folder and config.name in DATASETS:
+        for key in ("labels", "unlabelled"):
+            if getattr(config, key) is not None:
+                raise InputError(f"dataset.{key}: dataset {config.name} has its own; use dataset=image_folder")
+    accepted = list(inspect.signature(function).parameters)[1:]
+    for name in config.options:
+        if name not in accepted:
+            choices = ", ".join(accepted) or "none"
+            raise InputError(f"dataset.options: unknown option {name}; {config.name} accepts: {choices}")
+    return function(config, **config.options)
+
+
+def _function(name: str) -> Callable[..., Collection]:
+    """The function of a data set's name, or of my_package.module:function."""
+    if name in DATASETS:
+        return DATASETS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = ", ".join(DATASETS)
+        raise InputError(f"dataset.name: unknown {name!r}; choose from: {known}, or my_package.module:function")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"dataset.name={name}: can't be imported: {error}") from error
+    if not callable(function):
+        raise InputError(f"dataset.name={name}: is not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Training, validation and test indices.
+
+    The training pool is put into a stratified order: training images from its beginning, test (if the set has none of
+    its own) and validation from its end.
+    """
+    pool, labels = collection.train, collection.labels
+    if not collection.classes:
+        if config.train_samples or config.validation_samples or config.test_samples:
+            raise InputError(
+                f"dataset.train_samples: the {len(pool)} images have no labels and are all used to pre-train"
+            )
+        return pool, pool[:0], pool[:0]
+    pool = pool[stratified_order(labels[pool], derived_seed(seed, "split"))]
+    test_size = config.test_samples if collection.test is None else 0
+    if collection.validation is not None:
+        train_size = _available(len(pool), config.train_samples, "train")
+        train = pool[:train_size]
+        validation = _subset(collection.validation, labels, config.validation_samples, "validation", seed)
+    else:
+        wanted = _wanted(collection, config.train_samples)
+        train_size, validation_size, test_size = split_sizes(len(pool), wanted, config.validation_samples, test_size)
+        end = len(pool) - test_size
+        train, validation = pool[:train_size], pool[end - validation_size : end]
+    if collection.test is None:
+        return train, validation, pool[len(pool) - (test_size or 0) :]
+    return train, validation, _subset(collection.test, labels, config.test_samples, "test", seed)
+
+
+def _wanted(collection: Collection, train_samples: int | None) -> int | None:
+    """Training images to use: the papers' number is cut in proportion for a smaller copy, any other means itself."""
+    table, total = collection.table, len(collection.train)
+    if table is None or train_samples not in (None, table.train):
+        return train_samples
+    return min(round(table.train * total / table.total), total - 1) if total < table.total else table.train
+
+
+def _subset(part: Tensor, labels: Tensor, samples: int | None, name: str, seed: int) -> Tensor:
+    """All of a part that comes with the set, or a seeded stratified number of it."""
+    size = _available(len(part), samples, name)
+    return part if size == len(part) else part[stratified_order(labels[part], derived_seed(seed, name))[:size]]
+
+
+def _available(total: int, samples: int | None, name: str) -> int:
+    if samples is not None and samples > total:
+        raise InputError(f"dataset.{name}_samples={samples}: there are only {total}")
+    return total if samples is None else samples
+
+
+def mean_and_std(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of each channel, float32 on a scale of 0 to 1, over the training images.
+
+    Sums are exact integers, so that they depend on neither order nor device. Of a set that is decoded as it is read, a
+    seeded 5,000 images are taken.
+    """
+    source, chosen = dataset.source, dataset.train
+    if not isinstance(source, InMemory) and len(chosen) > STATISTICS_SAMPLES:
+        generator = torch.Generator().manual_seed(derived_seed(0, "statistics"))
+        chosen = chosen[torch.randperm(len(chosen), generator=generator)[:STATISTICS_SAMPLES].sort().values]
+    total = squares = torch.zeros(source.channels, dtype=torch.int64)
+    for part in torch.split(chosen, 512):
+        pixels = source.read(part).to(torch.int64)
+        total = total + pixels.sum((0, 2, 3)).cpu()
+        squares = squares + pixels.square().sum((0, 2, 3)).cpu()
+    count = len(chosen) * source.size**2
+    mean = total.double() / count
+    variance = (squares.double() / count - mean.square()).clamp_min(1)  # a blank channel must not divide by zero
+    return (mean / 255).float(), (variance.sqrt() / 255).float()

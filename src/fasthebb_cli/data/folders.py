@@ -1,0 +1,190 @@
+"""Your own images: `dataset=image_folder dataset.root=FOLDER`, in one of these layouts.
+
+train/<class>/..  test/<class>/..   (val/ for test/; with both, val/ is the validation set)
+<class>/..                          one pool, split 60 / 20 / 20 by the seed
+a.png b.png ..                      a flat folder: no labels, for pre-training only
+any, with dataset.labels=FILE.csv   lines of path,label; images that are not listed have no label
+"""
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data.collection import Collection, ImageFile, from_files, root_of
+from fasthebb_cli.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def image_folder(config: DatasetConfig) -> Collection:
+    """Images of a folder, see above; dataset.unlabelled=FOLDER adds images for pre-training.
+
+    Raises:
+        InputError: a folder or file that is missing, empty or ambiguous.
+    """
+    root = root_of(config)
+    if not root.is_dir():
+        raise InputError(f"dataset.root: there is no folder {root}")
+    extra = None if config.unlabelled is None else Path(config.unlabelled).expanduser().absolute()
+    unlabelled: list[ImageFile] = []
+    if extra is not None:
+        if not extra.is_dir():
+            raise InputError(f"dataset.unlabelled: there is no folder {extra}")
+        unlabelled = [file._replace(name=f"unlabelled/{file.name}") for file in list_images(extra)]
+        if not unlabelled:
+            raise InputError(f"dataset.unlabelled: no images in {extra}; looked for {', '.join(SUFFIXES)}")
+    if config.labels is not None:
+        classes, parts = _listed(config.labels, root, extra)
+    else:
+        classes, parts = _layout(root, extra)
+    unlabelled += parts.pop("unlabelled", [])
+    return from_files(parts | ({"unlabelled": unlabelled} if unlabelled else {}), classes, config)
+
+
+def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, list[ImageFile]]]:
+    """Classes and files of each part, found by the names of the folders."""
+    base = root / "train" if (root / "train").is_dir() else root
+    names = class_folders(base, extra)
+    if not names:
+        files = list_images(base, extra)
+        if not files:
+            raise InputError(f"dataset.root: no images in {base}; looked for {', '.join(SUFFIXES)}")
+        return (), {"train": files}
+    beside = sorted(p for p in base.iterdir() if _is_image(p.name) and p.is_file())
+    if beside:
+        raise InputError(
+            f"{beside[0]}: lies beside class folders; move it into one, or list labels with dataset.labels"
+        )
+    parts = {"train": labelled(base, names, root, extra)}
+    if base != root:
+        held_out = [part for part in ("test", "val") if (root / part).is_dir()]
+        for part, folder in zip(("test", "validation"), held_out, strict=False):
+            parts[part] = labelled(root / folder, names, root, extra)
+    return names, parts
+
+
+def class_folders(base: Path, extra: Path | None = None) -> tuple[str, ...]:
+    """Names of the subfolders, sorted; none if there are no images in any of them."""
+    folders = [p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".") and p != extra]
+    return tuple(sorted(p.name for p in folders)) if any(_has_images(p) for p in folders) else ()
+
+
+def _has_images(folder: Path) -> bool:
+    return any(_is_image(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> list[ImageFile]:
+    """Images below the class folders of `base`, with the number of their class, named relative to `root`.
+
+    Raises:
+        InputError: a class folder is empty or not among the classes.
+    """
+    number = {name: k for k, name in enumerate(classes)}
+    present = {p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith(".") and p != extra}
+    unknown = sorted(present - number.keys())
+    if unknown:
+        raise InputError(f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images")
+    files: list[ImageFile] = []
+    for name in sorted(present):
+        found = list_images(base / name)
+        if not found:
+            raise InputError(f"{base / name}: the class folder has no images; fill it or remove it")
+        prefix = (base / name).relative_to(root).as_posix()
+        files += [file._replace(name=f"{prefix}/{file.name}", label=number[name]) for file in found]
+    if not files:
+        raise InputError(f"{base}: has no class folders with images")
+    return files
+
+
+def list_images(top: Path, extra: Path | None = None) -> list[ImageFile]:
+    """Every image below a folder, but hidden ones and those of the folder `extra`, sorted by name.
+
+    Raises:
+        InputError: a folder or file can't be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise InputError(f"{error.filename}: can't be read: {error.strerror}") from error
+
+    files = []
+    for folder, folders, names in os.walk(top, onerror=unreadable, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".") and (extra is None or Path(folder, f) != extra)]
+        prefix = Path(folder).relative_to(top).as_posix()
+        for name in names:
+            if _is_image(name):
+                path = os.path.join(folder, name)
+                try:
+                    length = os.path.getsize(path)
+                except OSError as error:
+                    raise InputError(f"{path}: can't be read: {error.strerror}") from error
+                files.append(ImageFile(name if prefix == "." else f"{prefix}/{name}", path, length))
+    return sorted(files)
+
+
+def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, list[ImageFile]]]:
+    """Classes and files of each part, from a table of labels.
+
+    Where root has train/ and test/ or val/, these keep their part; test images without a label are left out.
+    """
+    table = Path(labels).expanduser().absolute()
+    table = table if table.is_file() else root / labels
+    if not table.is_file():
+        raise InputError(f"dataset.labels: there is no file {Path(labels).expanduser().absolute()} or {table}")
+    files = {os.path.normpath(file.path): file for file in list_images(root, extra)}
+    names = _read_labels(table, root, files.keys())
+    classes = tuple(sorted(set(names.values())))
+    number = {name: k for k, name in enumerate(classes)}
+    held_out = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
+    part_of = dict(zip(held_out, ("test", "validation"), strict=False))
+    parts: dict[str, list[ImageFile]] = {"train": [], **{part: [] for part in part_of.values()}, "unlabelled": []}
+    for path, file in files.items():
+        part = part_of.get(file.name.split("/")[0], "train")
+        if path in names:
+            parts[part].append(file._replace(label=number[names[path]]))
+        elif part == "train":
+            parts["unlabelled"].append(file)
+    for part in ("train", *part_of.values()):
+        if not parts[part]:
+            raise InputError(f"{table}: lists no images of the {part} part below {root}")
+    return classes, parts
+
+
+def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str]:
+    """Label of every path that the table lists with one; paths are relative to root or to the table.
+
+    Raises:
+        InputError: a line without two columns, of a file that is no image below root, or of one listed before.
+    """
+    known, names = set(known), dict[str, str]()
+    columns = (0, 1)
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.reader(stream)
+        for row in rows:
+            cells = [cell.strip() for cell in row]
+            where = f"{table}, line {rows.line_num}"
+            if not any(cells):
+                continue
+            if not names and {"path", "label"} <= {cell.lower() for cell in cells}:
+                header = [cell.lower() for cell in cells]
+                columns = (header.index("path"), header.index("label"))
+                continue
+            if len(cells) <= max(columns):
+                raise InputError(f"{where}: expected path,label, found {','.join(row)!r}")
+            file, label = (cells[k] for k in columns)
+            candidates = [os.path.normpath(top / file) for top in (root, table.parent)]
+            path = next((path for path in candidates if path in known), None)
+            if path is None:
+                raise InputError(f"{where}: {file} is no image below dataset.root={root}")
+            if path in names:
+                raise InputError(f"{where}: {file} is listed twice")
+            if label:
+                names[path] = label
+    if not names:
+        raise InputError(f"{table}: lists no labels; expected lines of path,label")
+    return names

@@ -1,0 +1,81 @@
+"""Batches of a source, in order or shuffled by a seed, from any batch on. An epoch depends on nothing else."""
+
+import multiprocessing
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from fasthebb_cli.data.source import ImageFiles, ImageSource
+from fasthebb_cli.errors import InputError, RunError
+
+
+def batches(
+    source: ImageSource,
+    indices: Tensor,
+    *,
+    batch_size: int,
+    device: torch.device,
+    order_seed: int | None,
+    start: int = 0,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of uint8 images (B, C, S, S) on the device and their indices (B,); the last pair may be shorter.
+
+    Args:
+        indices: int64 (N,) of the images to read.
+        order_seed: of their permutation; None: as given.
+        start: batches to skip, of which nothing is decoded.
+        workers: processes that decode ahead, if the source is files.
+
+    Raises:
+        InputError: a file can't be read.
+    """
+    if order_seed is not None:
+        generator = torch.Generator().manual_seed(order_seed)
+        indices = indices[torch.randperm(len(indices), generator=generator)]
+    chunks = list(torch.split(indices, batch_size))[start:] if len(indices) else []
+    if workers > 0 and chunks and isinstance(source, ImageFiles):
+        stream = _decoded_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
+    else:
+        stream = map(source.read, chunks)
+    for images, chunk in zip(stream, chunks, strict=True):
+        yield images.to(device, non_blocking=True), chunk
+
+
+class _Chunks(TorchDataset[Tensor | InputError | RunError]):
+    """Reads whole batches in a worker. Errors come back as values: DataLoader would wrap them in a traceback."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+    def __getitem__(self, chunk: Tensor) -> Tensor | InputError | RunError:
+        try:
+            return self.source.read(chunk)
+        except (InputError, RunError) as error:
+            return type(error)(str(error))
+
+
+def _decoded_ahead(source: ImageFiles, chunks: list[Tensor], workers: int, *, pin: bool) -> Iterator[Tensor]:
+    """The chunks' images in order. Forking a process with threads may dead-lock, so workers come from a fork server."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(
+            ["__main__", __name__]
+        )  # torch is imported once, not in every worker of every epoch
+    loader = DataLoader(
+        _Chunks(source),
+        sampler=chunks,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own, else it would draw from the one that the network uses
+    )
+    for images in loader:
+        if isinstance(images, (InputError, RunError)):
+            raise images
+        yield images

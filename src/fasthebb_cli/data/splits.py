@@ -1,0 +1,119 @@
+"""Seeded splits and label subsets. Both are prefixes or other stretches of an order, so that smaller ones are contained
+in larger ones. In a stratified order every prefix of m holds m c / N of a class of c, give or take less than one.
+Knows labels and numbers only.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.randomness import derived_seed
+
+
+def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: str) -> Tensor:
+    """Positions of the round(fraction * N) samples whose labels are given away, sorted.
+
+    For one seed and kind a smaller fraction's subset is contained in a larger one's.
+
+    Args:
+        labels_of_train: int64 (N,).
+        fraction: in (0, 1].
+        kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first of a permutation).
+
+    Raises:
+        InputError: a class would have no label, or there are no labels at all.
+    """
+    n = len(labels_of_train)
+    if n == 0 or int(labels_of_train.min()) < 0:
+        raise InputError("label_fraction: the training images have no labels to choose from")
+    if kind == "stratified":
+        order = stratified_order(labels_of_train, derived_seed(seed, "label_subset"))
+    elif kind == "random":
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, "label_subset")))
+    else:
+        raise InputError(f"label_subset must be one of stratified, random, not {kind!r}")
+    count, needed = round(fraction * n), _every_class(labels_of_train[order])
+    if count < needed:
+        smallest = min(1.0, ceil(needed / n * 1e6) / 1e6)
+        raise InputError(
+            f"label_fraction={fraction:g} of {n} training images is {count} labels, which leaves a class without one; "
+            f"the smallest fraction that works here is {smallest:g}"
+        )
+    return order[:count].sort().values
+
+
+def _every_class(labels: Tensor) -> int:
+    """Length of the shortest prefix of the labels in which every class occurs."""
+    seen: dict[int, int] = {}
+    for position, label in enumerate(labels.tolist()):
+        seen.setdefault(label, position + 1)
+    return max(seen.values())
+
+
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """A seeded order of the positions 0..N-1, int64 (N,).
+
+    Its first places go to one sample of every class. Every longer prefix of m holds between floor and ceil of
+    m c / N samples of a class of c, from where those first places allow it on (at once if the classes are of a size).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    grouped = shuffled[labels[shuffled].argsort(stable=True)]
+    sizes = [size for size in torch.bincount(labels).tolist() if size]
+    ties = torch.randperm(len(sizes), generator=generator).tolist()
+    members = [iter(group.tolist()) for group in torch.split(grouped, sizes)]
+    return torch.tensor([next(members[ties[k]]) for k in _proportional([sizes[k] for k in ties])], dtype=torch.int64)
+
+
+def _proportional(sizes: list[int]) -> Iterator[int]:
+    """Class numbers, each as often as its size, every prefix in proportion.
+
+    Sample j = 0, 1, .. of a class of c may stand at place m once m c / N > j, and must by m = ceil((j + 1) N / c).
+    Taking the one that is due first keeps both limits whenever that is possible at all.
+    """
+    total, taken = sum(sizes), [0] * len(sizes)
+    later: list[tuple[int, int]] = []  # (first place allowed, class)
+    due: list[tuple[int, int]] = []  # (last place allowed, class)
+    for place in range(1, total + 1):
+        while later and later[0][0] <= place:
+            k = heappop(later)[1]
+            heappush(due, (-(-(taken[k] + 1) * total // sizes[k]), k))
+        k = place - 1 if place <= len(sizes) else heappop(due)[1]
+        yield k
+        taken[k] += 1
+        if taken[k] < sizes[k]:
+            heappush(later, (taken[k] * total // sizes[k] + 1, k))
+
+
+def split_sizes(total: int, train: int | None, validation: int | None, test: int | None) -> tuple[int, int, int]:
+    """Numbers of training, validation and test images out of `total`; None is what the others leave, or 20 %.
+
+    Raises:
+        InputError: there are not enough images; names the setting and how many there are.
+    """
+    fifth = round(total / 5)
+    asked = [
+        f"dataset.{name}_samples={value}"
+        for name, value in (("train", train), ("validation", validation), ("test", test))
+        if value
+    ]
+    if test is None:
+        test = fifth if train is None or validation is None else total - train - validation
+        least = 1
+    else:
+        least = min(test, 1)
+    if validation is None:
+        validation = fifth if train is None else total - train - test
+    if train is None:
+        train = total - validation - test
+    if train < 1 or validation < 1 or test < least or train + validation + test > total:
+        parts = "training and validation" if least == 0 else "training, validation and test"
+        raise InputError(
+            f"{' '.join(asked) or 'dataset.train_samples'}: there are {total} images for {parts}, "
+            f"each of which needs at least one; lower dataset.train_samples"
+        )
+    return train, validation, test

@@ -1,0 +1,124 @@
+"""The help text, read from the configuration files, and Hydra's errors as one line that names what is accepted."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fasthebb_cli.config import GROUPS
+
+EXAMPLES = [
+    ("fasthebb train", "pre-train, fine-tune, evaluate on the embedded digits"),
+    ("fasthebb train dataset=imagenet rule=hpca", "the same on ImageNet (dataset.root=DIR or FASTHEBB_DATA)"),
+    ("fasthebb train -m label_fraction=0.01,0.1 rule=hpca,none 'seed=range(0,3)'", "a sweep; pre-trains once a seed"),
+    ("fasthebb pretrain dataset=image_folder dataset.root=photos", "features from a folder of photographs, no labels"),
+    ("fasthebb train ... --dry-run", "what a run would do, and how long it would take"),
+    ("fasthebb train ... --cfg job", "the composed configuration"),
+]
+VERB_LINES = {
+    "train": "pre-train, fine-tune and evaluate",
+    "pretrain": "learn features from all training images, without labels",
+    "finetune": "learn to classify from the labelled fraction",
+    "evaluate": "accuracy on the test images",
+}
+FLAGS = [
+    ("-m", "run every combination of comma-separated values"),
+    ("--dry-run", "say what would be done: stages, labels, directories, time"),
+    ("--cfg job", "print the composed configuration"),
+    ("--traceback", "show where an error comes from"),
+    ("--version", "print the version"),
+    ("-sc install=bash", 'shell completion (also zsh, fish): eval "$(fasthebb -sc install=bash)"'),
+]
+
+
+def help_page(conf: Path) -> Group:
+    """All of it: verbs, groups with each choice and its line, keys, flags, examples."""
+    parts: list[RenderableType] = ["[bold]fasthebb[/] VERB key=value ..."]
+    parts += _section("verbs", VERB_LINES.items())
+    for group in (*GROUPS, "experiment"):
+        parts += _section(f"{group}=", group_choices(conf, group).items())
+    parts += _section("keys", [(f"{key}={value}", text) for key, value, text in _keys(conf)])
+    parts += _section("flags", FLAGS)
+    parts += ["", "[bold]examples[/]"]
+    for command, text in EXAMPLES:
+        parts.append(Padding(Text(f"$ {command}"), (0, 0, 0, 2)))
+        parts.append(Padding(Text(text, style="dim"), (0, 0, 0, 6)))
+    return Group(*parts)
+
+
+def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[RenderableType]:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="cyan", min_width=14)
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(Text(name), Text(text))
+    return ["", f"[bold]{title}[/]", Padding(grid, (0, 0, 0, 2))] if grid.row_count else []
+
+
+def group_choices(conf: Path, group: str) -> dict[str, str]:
+    """The choices of a group with the comment that opens each one's file."""
+    choices = {}
+    for path in sorted((conf / group).rglob("*.yaml")):
+        first = path.read_text().split("\n", 1)[0]
+        choices[str(path.relative_to(conf / group).with_suffix(""))] = first.removeprefix("#").strip()
+    return choices
+
+
+def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
+    """An error as one line; Hydra's own are reworded to name the key and what it accepts."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
+        group, choice = match.groups()
+        return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        return _unknown_key(match.group(1) or match.group(2), conf)
+    if isinstance(error, OverrideParseException):
+        word = error.override or next((word for word in overrides if not _parses(word)), "")
+        return f"can't read {word!r}; an override is key=value, lists and ranges quoted: 'seed=range(0,5)'"
+    if "Config group override must be" in text:
+        group = next((word.split("=")[0] for word in overrides if word.endswith("=null")), "a group")
+        return f"{group}=null: a group needs a choice; {group} can be: {', '.join(group_choices(conf, group))}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match.group(1)}: several values need -m (a sweep); a list needs brackets and quotes: 'key=[a,b]'"
+    return text.split(" full_key:")[0].split(" See https")[0]
+
+
+def _parses(word: str) -> bool:
+    if word.startswith("-"):
+        return True
+    try:
+        OverridesParser.create().parse_override(word)
+    except OverrideParseException:
+        return False
+    return True
+
+
+def _unknown_key(key: str, conf: Path) -> str:
+    group, _, name = key.partition(".")
+    files = sorted((conf / group).glob("*.yaml"))
+    if name and files:
+        known = sorted({f"{group}.{found}" for path in files for found in _load(path) if found != "defaults"})
+    else:
+        known = [found for found in _load(conf / "config.yaml") if found not in ("defaults", "hydra")] + list(GROUPS)
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key {key}; {hint}accepted here: {', '.join(known)}"
+
+
+def _keys(conf: Path) -> list[tuple[str, str, str]]:
+    """Top-level keys of config.yaml with their defaults and comments."""
+    lines = (conf / "config.yaml").read_text().split("\n")
+    found = [re.match(r"^(\w+): (\S+)\s+# (.*)$", line) for line in lines]
+    return [match.groups() for match in found if match and match.group(1) not in ("verb", "dry_run")]  # type: ignore[misc]
+
+
+def _load(path: Path) -> dict[str, object]:
+    return yaml.safe_load(path.read_text()) or {}

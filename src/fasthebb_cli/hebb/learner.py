@@ -1,0 +1,244 @@
+"""Attaches a rule to the plain Conv2d and Linear layers of any network: they learn while it runs forward.
+
+    learner = HebbianLearner(network, "hpca", lr=0.1, exclude=["classifier*"])
+    for images in loader:
+        learner.observe(images)
+        learner.step()
+    learner.finish()
+
+A forward hook adds each layer's numerator and denominator to what it has seen since the last step, so observing two
+half batches equals observing the whole one. The update reaches the weights through a torch optimizer as -dW.
+Knows nothing of data, schedules or files.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb.responses import RESPONSES, UNITS, Response
+from fasthebb_cli.hebb.rules import RULES, Rule, Terms
+
+
+@dataclass(frozen=True)
+class RuleSetting:
+    """Which rule, on which response, and what the layer hands on.
+
+    Args:
+        name: a key of RULES.
+        response: a key of RESPONSES.
+        projection: the layer's output is x.w / |w| while learning, and weights have length 1 at the end.
+    """
+
+    name: str
+    response: str
+    projection: bool = False
+
+
+RULE_SETTINGS: dict[str, RuleSetting] = {
+    "hpca": RuleSetting("hpca", "rectified"),
+    "swta": RuleSetting("swta", "raised_cosine", projection=True),
+}
+
+
+@dataclass
+class LayerStatistics:
+    """What a layer did since the last call of `HebbianLearner.statistics`; there is no loss to watch.
+
+    Args:
+        update: mean over steps of |lr dW| / |W| (Frobenius norms).
+        dead: units that never responded, or under a competitive rule never won a patch.
+        units: number of units.
+        norm_minimum, norm_maximum: range of the weight vectors' lengths now.
+    """
+
+    update: float
+    dead: int
+    units: int
+    norm_minimum: float
+    norm_maximum: float
+
+
+class _LearningLayer:
+    """One layer's sums since the last step and its statistics since the last report."""
+
+    def __init__(self, name: str, module: engine.Layer) -> None:
+        self.name, self.module = name, module
+        self.sums: engine.Sums | None = None
+        self.reset_statistics()
+
+    def reset_statistics(self) -> None:
+        weight = self.module.weight
+        self.alive = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
+        self.update_total = torch.zeros((), dtype=weight.dtype, device=weight.device)
+        self.steps = 0
+
+    def statistics(self) -> LayerStatistics:
+        norm = self.module.weight.detach().flatten(1).norm(dim=1)
+        return LayerStatistics(
+            update=float(self.update_total) / max(self.steps, 1),
+            dead=int((~self.alive).sum()),
+            units=len(norm),
+            norm_minimum=float(norm.min()),
+            norm_maximum=float(norm.max()),
+        )
+
+
+class HebbianLearner:
+    """Hebbian learning for the layers of a network, through forward hooks.
+
+    Args:
+        network: any module; its Conv2d and Linear layers learn, unless excluded.
+        rule: a key of RULES, with its usual response, or a RuleSetting.
+        lr: learning rate, > 0.
+        options: keyword arguments of the rule.
+        include, exclude: patterns of layer names (`conv*`, `features.0`); exclusion wins.
+        layer_lr: factors on lr for layers whose name matches a pattern; the first match counts.
+        optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
+
+    Raises:
+        ValueError: an unknown rule or option, or patterns that leave no layer.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        rule: str | RuleSetting,
+        *,
+        lr: float,
+        options: Mapping[str, Any] | None = None,
+        include: Iterable[str] = ("*",),
+        exclude: Iterable[str] = (),
+        layer_lr: Mapping[str, float] | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
+    ) -> None:
+        self.network = network
+        self.setting = _setting(rule)
+        self.rule: Rule = RULES[self.setting.name]
+        self.response: Response = RESPONSES[self.setting.response]
+        self.options = dict(options or {})
+        check_options(self.rule, self.options)
+        include, exclude = list(include), list(exclude)
+        self.layers = [
+            _LearningLayer(name, module)
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, include) and not _matches(name, exclude)
+        ]
+        if not self.layers:
+            raise ValueError("no Conv2d or Linear layer is left to learn: see include and exclude")
+        self.optimizer = optimizer(
+            [{"params": [layer.module.weight], "lr": lr * _factor(layer.name, layer_lr or {})} for layer in self.layers]
+        )
+        self._hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self.layers]
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> Tensor:
+        """Runs the network forward, in its present mode, and adds what each layer saw to its sums."""
+        output: Tensor = self.network(images)
+        return output
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Applies the update of everything observed since the last step."""
+        for layer, group in zip(self.layers, self.optimizer.param_groups, strict=True):
+            weight = layer.module.weight
+            if layer.sums is None:
+                weight.grad = None
+                continue
+            update = layer.sums.update()
+            layer.update_total += group["lr"] * update.norm() / weight.norm()
+            layer.steps += 1
+            weight.grad = update.neg_()
+            layer.sums = None
+        self.optimizer.step()
+        for layer in self.layers:
+            layer.module.weight.grad = None
+
+    def statistics(self) -> dict[str, LayerStatistics]:
+        """Statistics by layer name since the last call."""
+        report = {layer.name: layer.statistics() for layer in self.layers}
+        for layer in self.layers:
+            layer.reset_statistics()
+        return report
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Removes the hooks. Under a projecting rule each weight vector becomes its direction."""
+        for hook in self._hooks:
+            hook.remove()
+        if self.setting.projection:
+            for layer in self.layers:
+                weight = layer.module.weight
+                norm = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
+                weight.div_(torch.where(norm == 0, 1, norm))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer and statistics; the weights are the network's own. Call it between steps."""
+        layers = {
+            layer.name: {"alive": layer.alive, "update_total": layer.update_total, "steps": layer.steps}
+            for layer in self.layers
+        }
+        return {"optimizer": self.optimizer.state_dict(), "layers": layers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        for layer in self.layers:
+            saved = state["layers"][layer.name]
+            layer.alive.copy_(saved["alive"])
+            layer.update_total.copy_(saved["update_total"])
+            layer.steps = saved["steps"]
+
+    def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            module, dtype = layer.module, layer.module.weight.dtype
+            x = inputs[0].to(dtype)
+            pre = engine.pre_activation(module, x, output.to(dtype))
+            # under autocast only the forward product is of low precision: the sums cancel too much for it
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                terms = self.rule(self.response(pre), **self.options)
+                seen = engine.sums(module, x, terms)
+                layer.sums = seen if layer.sums is None else layer.sums + seen
+                layer.alive |= _alive(terms)
+            return engine.projection(module, pre, output) if self.setting.projection else None
+
+        return hook
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Options must be keyword-only arguments of the function; the message names those it has."""
+    parameters = inspect.signature(function).parameters.values()
+    accepted = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in accepted]
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r} of {function.__name__}; it accepts: {', '.join(accepted)}")
+
+
+def _setting(rule: str | RuleSetting) -> RuleSetting:
+    if isinstance(rule, RuleSetting):
+        return rule
+    if rule not in RULE_SETTINGS:
+        raise ValueError(f"unknown rule {rule!r}; choose one of: {', '.join(RULE_SETTINGS)}")
+    return RULE_SETTINGS[rule]
+
+
+def _alive(terms: Terms) -> Tensor:
+    """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
+    gate = terms.gate
+    if terms.recombination is None:
+        low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
+        won = (gate == high) & (high > low) if gate.shape[UNITS] > 1 else gate > 0
+        return won.any(3).any(0).flatten()
+    return (gate.amax((0, 3)) > 0).flatten()
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _factor(name: str, factors: Mapping[str, float]) -> float:
+    return next((factor for pattern, factor in factors.items() if fnmatchcase(name, pattern)), 1.0)

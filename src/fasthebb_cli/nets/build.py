@@ -1,0 +1,45 @@
+"""A network from its name: one of ours, or a user's own `my_package.module:function`."""
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.nets.networks import NETWORKS
+
+
+def build_network(name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int) -> nn.Module:
+    """Calls the network's function.
+
+    Args:
+        name: a key of NETWORKS or "my_package.module:function".
+        arguments: its keyword arguments besides channels, size and classes.
+
+    Raises:
+        InputError: an unknown name or argument, a module that can't be imported, or images that do not fit.
+    """
+    function = NETWORKS.get(name)
+    if function is None:
+        if ":" not in name:
+            raise InputError(f"model.name: unknown {name!r}; use {', '.join(NETWORKS)} or my_package.module:function")
+        module_name, function_name = name.split(":", 1)
+        try:
+            function = getattr(import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"model.name={name}: {error}") from error
+    accepted = inspect.signature(function).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+        for argument in arguments:
+            if argument not in accepted:
+                known = [n for n in accepted if n not in ("channels", "size", "classes")]
+                raise InputError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known)}")
+    try:
+        network = function(channels=channels, size=size, classes=classes, **arguments)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model {name}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"model.name={name} must return a torch.nn.Module, not {type(network).__name__}")
+    return network

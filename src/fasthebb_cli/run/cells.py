@@ -1,0 +1,118 @@
+"""What a sweep leaves behind: one small file per cell, and the table over all of them that ends it.
+
+Cells may run in other processes or on other machines, so they report through files below `out`.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from fasthebb_cli.run.files import write_text
+from fasthebb_cli.run.wording import clock, labels, make_console, percent
+
+# For the processes of a sweep's cells, which inherit the environment: the command's name and when it was started
+SWEEP_VARIABLE, START_VARIABLE = "FASTHEBB_SWEEP", "FASTHEBB_STARTED"
+OWN_KEYS = ("verb", "dry_run", "out")
+
+
+def begin() -> None:
+    """Marks the start of a command, for itself and for the processes that it starts."""
+    os.environ[SWEEP_VARIABLE] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    os.environ[START_VARIABLE] = repr(time.time())
+
+
+def is_older(path: Path) -> bool:
+    """Whether a file is from before the command: what `force=true` does over, once, whichever cell comes first."""
+    return path.exists() and path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
+
+
+def write_cell(out: str, number: int, overrides: Sequence[str], cell: dict[str, Any]) -> None:
+    """Reports one cell: `code` (exit code), `rows` (its stages' results), `error` when it failed."""
+    path = _directory(out) / f"{number:05d}.json"
+    write_text(path, json.dumps({"number": number, "overrides": list(overrides)} | cell) + "\n")
+
+
+class SweepTable(Callback):
+    """Hydra calls it when a sweep ends; it prints the table and ends the process with the worst exit code."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        files = sorted(_directory(config.out).glob("*.json"))
+        cells = [json.loads(path.read_text()) for path in files]
+        print_cells(make_console(), cells)
+        for path in files:
+            path.unlink()
+        if files:
+            files[0].parent.rmdir()
+        sys.exit(max((cell["code"] for cell in cells), default=0))
+
+
+def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
+    """One row per cell; then, where several seeds were run, their means side by side."""
+    keys = _swept_keys(cells)
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    for name in ("top-1 %", "top-5 %", "labels", "time"):
+        table.add_column(name, justify="right")
+    table.add_column("where, or what went wrong", overflow="fold")
+    for cell in cells:
+        chosen = [_value(cell, key) for key in keys]
+        if cell["code"] != 0:
+            table.add_row(*chosen, "[red]failed[/]", "", "", "", cell["error"])
+            continue
+        last = cell["rows"][-1]
+        seconds = sum(row["seconds"] for row in cell["rows"] if not row["cached"])
+        how = "cached" if all(row["cached"] for row in cell["rows"]) else clock(seconds)
+        table.add_row(*chosen, percent(last["top1"]), percent(last["top5"]), labels(last), how, last["directory"])
+    console.print()
+    console.print(table)
+    failed = sum(cell["code"] != 0 for cell in cells)
+    if failed:
+        console.print(f"{failed} of {len(cells)} cells failed; the same command does them again and reuses the rest")
+    _print_means(console, cells, [key for key in keys if key != "seed"], repeated="seed" in keys)
+
+
+def _print_means(console: Console, cells: Sequence[dict[str, Any]], keys: Sequence[str], *, repeated: bool) -> None:
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for cell in cells:
+        if cell["code"] == 0 and cell["rows"][-1]["top1"] is not None:
+            groups.setdefault(tuple(_value(cell, key) for key in keys), []).append(100 * cell["rows"][-1]["top1"])
+    if not repeated or not groups:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    for name in ("top-1 %, mean", "sd", "seeds"):
+        table.add_column(name, justify="right")
+    for chosen, values in groups.items():
+        deviation = f"{statistics.stdev(values):.1f}" if len(values) > 1 else "–"
+        table.add_row(*chosen, f"{statistics.fmean(values):.1f}", deviation, str(len(values)))
+    console.print()
+    console.print(table)
+
+
+def _directory(out: str) -> Path:
+    return Path(out) / ".sweeps" / os.environ.get(SWEEP_VARIABLE, "unnamed")
+
+
+def _swept_keys(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys whose values differ between cells; with one cell, all that it overrides."""
+    keys = dict.fromkeys(item.split("=", 1)[0] for cell in cells for item in cell["overrides"])
+    wanted = [key for key in keys if key not in OWN_KEYS]
+    if len(cells) == 1:
+        return wanted
+    return [key for key in wanted if len({_value(cell, key) for cell in cells}) > 1]
+
+
+def _value(cell: dict[str, Any], key: str) -> str:
+    return next((item.split("=", 1)[1] for item in cell["overrides"] if item.split("=", 1)[0] == key), "")

@@ -1,0 +1,171 @@
+"""Runs a task's epochs and steps so that it can be killed at any moment and goes on to the same bits.
+
+A checkpoint is taken every SAVE_SECONDS at a step's end and holds all that the next step depends on: weights, the
+task's state, the random generators and the position. Nothing that is not finite is ever saved.
+"""
+
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import torchvision
+from torch import nn
+
+import fasthebb_cli
+from fasthebb_cli.compute import Compute
+from fasthebb_cli.errors import Interrupted, RunError
+from fasthebb_cli.run.checkpoint import save_checkpoint
+from fasthebb_cli.run.record import Record
+from fasthebb_cli.stages import Task
+
+SAVE_SECONDS = float(os.environ.get("FASTHEBB_SAVE_SECONDS", "30"))
+
+
+class Display(Protocol):
+    def advance(self, images: int) -> None: ...
+    def epoch_done(self, epoch: int, metrics: dict[str, Any], warnings: list[str]) -> None: ...
+
+
+@dataclass
+class Position:
+    """Where a stage stands: `step` of `epoch` is the next to do, after `seconds` of work."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a task is run and kept."""
+
+    checkpoint: Path
+    fingerprint: str
+    config: dict[str, Any]
+    compute: Compute
+
+
+def run_task(
+    task: Task, network: nn.Module, position: Position, session: Session, record: Record, display: Display
+) -> Position:
+    """Does what is left of the task.
+
+    Raises:
+        Interrupted: after saving, on SIGINT or SIGTERM.
+        RunError: a weight is no longer finite; the last checkpoint stays.
+    """
+    clock = time.perf_counter()
+    saved = clock
+
+    def save(epoch: int, step: int) -> None:
+        nonlocal saved
+        check_finite(network)
+        position.epoch, position.step = epoch, step
+        save_checkpoint(session.checkpoint, _state(task, network, position, session, time.perf_counter() - clock))
+        saved = time.perf_counter()
+
+    with stop_requests() as stop:
+        for epoch in range(position.epoch, task.epochs):
+            began = time.perf_counter()
+            first = position.step if epoch == position.epoch else 0
+            for step, batch in enumerate(task.batches(epoch, first), first):
+                task.step(epoch, step, batch)
+                display.advance(len(batch.labels))
+                if stop.requested or time.perf_counter() - saved > SAVE_SECONDS:
+                    save(epoch, step + 1)
+                    if stop.requested:
+                        raise Interrupted(f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
+            metrics = task.end_epoch(epoch)
+            check_finite(network)
+            seconds = time.perf_counter() - began
+            seen = task.samples - first * task.batch_size
+            speed = seen / seconds if seen > 0 else None
+            record.add({"epoch": epoch + 1} | metrics | {"seconds": round(seconds, 3), "images_per_second": speed})
+            position.records = record.epochs
+            display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
+            if time.perf_counter() - saved > SAVE_SECONDS / 2:
+                save(epoch + 1, 0)
+    position.seconds += time.perf_counter() - clock
+    return position
+
+
+def restore(task: Task, network: nn.Module, state: dict[str, Any]) -> Position:
+    """Puts task, network and random generators where the checkpoint left them."""
+    network.load_state_dict(state["network"])
+    for name, part in task.state.items():
+        part.load_state_dict(state["task"][name])
+    torch.set_rng_state(state["random"]["cpu"])
+    if "device" in state["random"]:
+        torch.get_device_module().set_rng_state(state["random"]["device"])
+    return Position(state["epoch"], state["step"], state["seconds"], state["records"])
+
+
+def check_finite(network: nn.Module) -> None:
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise RunError(f"layer {name} is not finite any more; lower the learning rate (pretrain.lr or finetune.lr)")
+
+
+def _state(task: Task, network: nn.Module, position: Position, session: Session, seconds: float) -> dict[str, Any]:
+    random = {"cpu": torch.get_rng_state()}
+    if session.compute.device.type != "cpu":
+        random["device"] = torch.get_device_module().get_rng_state()
+    return {
+        "fingerprint": session.fingerprint,
+        "epoch": position.epoch,
+        "step": position.step,
+        "seconds": position.seconds + seconds,
+        "records": position.records,
+        "network": network.state_dict(),
+        "task": {name: part.state_dict() for name, part in task.state.items()},
+        "random": random,
+        "config": session.config,
+        "versions": versions(),
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what computes, and the git revision of a checkout."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return {
+        "fasthebb": fasthebb_cli.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "git": git.stdout.strip() if git.returncode == 0 else "",
+    }
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def stop_requests() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C does not wait."""
+    stop = _Stop()
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,231 @@
+"""Runs one cell: its stages in order, each skipped when finished, resumed when begun, and handed the weights before it.
+
+config -> dataset -> plan -> for each stage: lock, weights, task, run, results.json -> outcomes
+"""
+
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fasthebb_cli.compute import Compute, prepare
+from fasthebb_cli.config import Config
+from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
+from fasthebb_cli.data.source import InMemory
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.randomness import derived_seed
+from fasthebb_cli.run.cells import is_older
+from fasthebb_cli.run.checkpoint import load_checkpoint
+from fasthebb_cli.run.files import read_json, write_json, write_text
+from fasthebb_cli.run.locks import locked
+from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
+from fasthebb_cli.run.plan import FINGERPRINT_FILE, RESULTS_FILE, PlannedStage, nearest_difference, plan
+from fasthebb_cli.run.record import Record, open_log, save_filters
+from fasthebb_cli.run.view import View
+from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, adopt_weights, read_model, save_model
+from fasthebb_cli.stages import STAGES, Context, Task
+
+CHECKPOINT_FILE = "checkpoint.pt"
+ERROR_FILE = "error.txt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished stage: its results, and whether they were there already."""
+
+    stage: PlannedStage
+    results: dict[str, Any]
+    cached: bool
+
+
+@dataclass
+class Cell:
+    """What the stages of one cell share."""
+
+    config: Config
+    yaml: str
+    dataset: Dataset
+    compute: Compute
+    view: View
+
+    @cached_property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over the training images."""
+        return mean_and_std(self.dataset)
+
+
+def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
+    """Runs or reuses every stage that the cell asks for.
+
+    Args:
+        yaml: the composed configuration, kept in each stage's directory.
+
+    Raises:
+        InputError, RunError, Interrupted: as the stages do; what was finished or saved stays.
+    """
+    compute = prepare(config.gpu)
+    view.note(f"{config.dataset.name} on {compute.describe()}")
+    dataset = load_dataset(config.dataset, config.seed)
+    if isinstance(dataset.source, InMemory):
+        dataset = replace(dataset, source=dataset.source.to(compute.device))
+    stages = plan(config, dataset)
+    cell = Cell(config, yaml, dataset, compute, view)
+    outcomes = []
+    with ExitStack() as locks:
+        for stage in stages:
+            if stage.wanted and stage.kind != "pretrain":  # a shared pre-training is waited for, a cell is not
+                locks.enter_context(locked(stage.directory))
+        for stage in stages:
+            if not stage.wanted:
+                _require(stage, config)
+            elif stage.kind == "pretrain":
+                with locked(stage.directory, lambda holder, stage=stage: _say_waiting(view, stage, holder)):  # type: ignore[misc]
+                    outcomes.append(_run_stage(cell, stage))
+            else:
+                outcomes.append(_run_stage(cell, stage))
+    return outcomes
+
+
+def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
+    config, directory = cell.config, stage.directory
+    if config.force and directory.exists() and is_older(directory / FINGERPRINT_FILE):
+        shutil.rmtree(directory)
+    if stage.finished:
+        results = read_json(directory / RESULTS_FILE)
+        cell.view.skipped(stage, results)
+        return Outcome(stage, results, cached=True)
+    _open_directory(cell, stage)
+    cell.view.log = open_log(directory)
+    try:
+        results = _do_stage(cell, stage)
+    except (InputError, RunError) as error:
+        write_text(directory / ERROR_FILE, f"{error}\n")
+        raise
+    finally:
+        cell.view.log = None
+    (directory / ERROR_FILE).unlink(missing_ok=True)
+    return Outcome(stage, results, cached=False)
+
+
+def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
+    config, compute, directory = cell.config, cell.compute, stage.directory
+    torch.manual_seed(derived_seed(config.seed, "network"))
+    network = _network(config, cell.dataset)
+    checkpoint = directory / CHECKPOINT_FILE
+    state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
+    before = _starting_weights(cell, stage, network, resumed=state is not None)
+    network = compute.place(network)
+    torch.manual_seed(derived_seed(config.seed, stage.name))
+    task = STAGES[stage.kind](
+        Context(
+            config, stage.settings, cell.dataset, network, compute, cell.statistics,
+            fresh=stage.previous is None and config.init_from is None and state is None,
+            labels_train=before.get("labels_train", 0), labels_validation=before.get("labels_validation", 0),
+        )
+    )  # fmt: skip
+    position = restore(task, network, state) if state is not None else Position()
+    session = Session(checkpoint, stage.fingerprint, {"yaml": cell.yaml}, compute)
+    record = Record(directory, position.records)
+    try:
+        with cell.view.stage(stage, task, position) as display:
+            position = run_task(task, network, position, session, record, display)
+    finally:
+        record.close()
+    return _finish(cell, stage, task, network, position)
+
+
+def _starting_weights(cell: Cell, stage: PlannedStage, network: nn.Module, *, resumed: bool) -> dict[str, Any]:
+    """Where a stage's weights come from, in this order; returns the results of the stage before.
+
+    1. its own unfinished checkpoint (loaded by the caller, over whatever is done here),
+    2. the stage before it in the cell,
+    3. `init_from`,
+    4. scratch: the network as the seed made it.
+    """
+    if stage.previous is not None:
+        if not resumed:
+            weights, _ = read_model(stage.previous.directory)
+            network.load_state_dict(weights)
+        return read_json(stage.previous.directory / RESULTS_FILE)
+    if cell.config.init_from is not None and not resumed:
+        origin = Path(cell.config.init_from)
+        weights, _ = read_model(origin)
+        left = adopt_weights(network, weights, origin)
+        cell.view.note(f"weights from {origin}" + (f", but not {', '.join(left)}" if left else ""))
+    return {}
+
+
+def _finish(cell: Cell, stage: PlannedStage, task: Task, network: nn.Module, position: Position) -> dict[str, Any]:
+    """Writes weights, filters and, last of all, results.json, which says that the stage is finished."""
+    config, directory = cell.config, stage.directory
+    measured = task.finish()
+    images = task.samples * task.epochs
+    results = {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "rule": config.rule.name,
+        "label_fraction": config.label_fraction,
+        "seed": config.seed,
+        **measured,
+        "epochs": task.epochs,
+        "seconds": round(position.seconds, 3),
+        "images_per_second": round(images / position.seconds, 1) if position.seconds > 0 else None,
+        "device": cell.compute.describe(),
+        "fingerprint": stage.fingerprint,
+        "versions": versions(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if stage.kind != "evaluate":
+        mean, std = cell.statistics
+        card = ModelCard(
+            config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
+            list(cell.dataset.classes), mean.tolist(), std.tolist(),
+        )  # fmt: skip
+        save_filters(directory / "filters.png", network)
+        save_model(directory / MODEL_FILE, network, card)
+    write_json(directory / RESULTS_FILE, results)
+    (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+    cell.view.finished(stage, results)
+    return results
+
+
+def _network(config: Config, dataset: Dataset) -> nn.Module:
+    return build_network(
+        config.model.name,
+        config.model.arguments(),
+        channels=dataset.source.channels,
+        size=dataset.source.size,
+        classes=max(len(dataset.classes), 1),
+    )
+
+
+def _open_directory(cell: Cell, stage: PlannedStage) -> None:
+    """A stage's directory with what describes it; a new one says how it differs from the nearest there is."""
+    directory = stage.directory
+    if not (directory / FINGERPRINT_FILE).exists():
+        nearest = nearest_difference(stage)
+        if nearest is not None:
+            cell.view.differs(stage, *nearest)
+        write_text(directory / "config.yaml", cell.yaml)
+        write_json(directory / FINGERPRINT_FILE, stage.content)
+
+
+def _require(stage: PlannedStage, config: Config) -> None:
+    if not stage.finished:
+        raise InputError(
+            f"{stage.name} is not finished at {stage.directory}; run it first with the same settings: "
+            f"fasthebb {stage.kind} ..., or all of it with fasthebb train ..., or name weights with init_from="
+        )
+
+
+def _say_waiting(view: View, stage: PlannedStage, holder: str) -> None:
+    view.note(f"{stage.name} is being done by {holder}; waiting for it ({stage.directory})")

@@ -1,0 +1,167 @@
+"""What a cell will do, before it does it: its stages in order, each with its directory.
+
+A stage's directory carries a fingerprint of everything that changes its numbers: images and split, network, rule,
+settings, seed, precision and the fingerprint of the stage before. It leaves out what doesn't: device, threads,
+workers, paths. So cells that share a stage share its directory, and other settings are another directory.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasthebb_cli.config import VERBS, Config, StageConfig
+from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.errors import InputError
+
+NUMBERS_VERSION = 1  # raise it when a change of the code changes results, so that old directories are not taken for new
+RESULTS_FILE = "results.json"
+FINGERPRINT_FILE = "fingerprint.json"
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a cell.
+
+    Args:
+        name, kind: the name in `stages`, and which kind of stage it is.
+        content: what the fingerprint covers, as flat keys.
+        wanted: named in `stages`; otherwise it is only needed by one that is, and must be there already.
+        previous: the stage that its weights come from.
+    """
+
+    name: str
+    kind: str
+    settings: StageConfig
+    directory: Path
+    fingerprint: str
+    content: dict[str, Any]
+    wanted: bool
+    previous: "PlannedStage | None"
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / RESULTS_FILE).exists()
+
+
+def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
+    """The cell's stages in order.
+
+    Raises:
+        InputError: nothing is left to do, or `init_from` can't be read.
+    """
+    stages: list[PlannedStage] = []
+    origin = _file_digest(Path(config.init_from)) if config.init_from else None
+    previous: PlannedStage | None = None
+    for name, wanted in _names(config):
+        settings = config.settings(name)
+        content = _content(config, dataset, settings, previous.fingerprint if previous else origin)
+        fingerprint = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+        directory = Path(config.out) / f"{_readable(config, name, settings.kind)}-{fingerprint[:8]}"
+        stage = PlannedStage(name, settings.kind, settings, directory, fingerprint, content, wanted, previous)
+        stages.append(stage)
+        if settings.kind != "evaluate":
+            previous = stage
+    return stages
+
+
+def nearest_difference(stage: PlannedStage) -> tuple[Path, dict[str, tuple[Any, Any]]] | None:
+    """The directory of the same kind of stage whose settings differ in the fewest keys: {key: (there, here)}."""
+    nearest: tuple[Path, dict[str, tuple[Any, Any]]] | None = None
+    for path in sorted(stage.directory.parent.glob(f"*/{FINGERPRINT_FILE}")):
+        try:
+            other = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if path.parent == stage.directory or not isinstance(other, dict) or other.get("kind") != stage.kind:
+            continue
+        keys = [key for key in (*stage.content, *other) if key != "previous"]
+        difference = {
+            key: (other.get(key), stage.content.get(key)) for key in keys if other.get(key) != stage.content.get(key)
+        }
+        if nearest is None or len(difference) < len(nearest[1]):
+            nearest = (path.parent, difference)
+    return nearest
+
+
+def _names(config: Config) -> list[tuple[str, bool]]:
+    """Stage names with whether they are asked for: those that the first one needs are put before it."""
+    names = [(name, True) for name in config.stages]
+    first = config.settings(config.stages[0]).kind
+    if config.init_from is None:
+        needed = VERBS["train"][: VERBS["train"].index(first)]
+        names = [(name, False) for name in needed] + names
+    if config.rule.name == "none":  # nothing to pre-train: the network starts from scratch
+        names = [(name, wanted) for name, wanted in names if config.settings(name).kind != "pretrain"]
+        if not any(wanted for _, wanted in names):
+            raise InputError("rule=none learns nothing without labels, so there is nothing to pre-train; choose a rule")
+    return names
+
+
+def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: str | None) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "version": NUMBERS_VERSION,
+        "kind": settings.kind,
+        "seed": config.seed,
+        "gpu.precision": config.gpu.precision,
+        "dataset.name": dataset.name,
+        "dataset.images": dataset.digest,
+        "dataset.size": dataset.source.size,
+        "model.name": config.model.name,
+        "rule.name": config.rule.name,
+        "previous": previous,
+    }
+    content |= _flat("model", config.model.arguments())
+    content |= _flat(settings.kind, asdict(settings))
+    if settings.kind == "pretrain":
+        content |= _flat("rule", {"response": config.rule.response, "projection": config.rule.projection})
+        content |= _flat("rule.options", config.rule.options)
+        content |= _samples("train", dataset.train) | _samples("unlabelled", dataset.unlabelled)
+    elif settings.kind == "finetune":
+        content |= _samples("train", dataset.train)
+        content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
+        if getattr(settings, "select", None) == "best":
+            content |= _samples("validation", dataset.validation)
+    else:
+        split = getattr(settings, "split", "test")
+        content |= _samples(split, dataset.test if split == "test" else dataset.validation)
+        content.pop("evaluate.batch_size")
+    return content
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
+    return flat
+
+
+def _samples(name: str, indices: Tensor) -> dict[str, Any]:
+    digest = blake2b(indices.to(torch.int64).numpy().tobytes(), digest_size=8).hexdigest()
+    return {f"dataset.{name}": f"{len(indices)} images {digest}"}
+
+
+def _readable(config: Config, name: str, kind: str) -> str:
+    """The part of a directory's name that is for people."""
+    width = f"w{config.model.width:g}" if config.model.width not in (None, 1) else ""
+    fraction = "" if kind == "pretrain" else f"{config.label_fraction:g}"
+    parts = [config.dataset.name, config.model.name, width, config.rule.name, fraction, f"seed{config.seed}", name]
+    return "-".join(re.sub(r"[^\w.]+", "_", part.split(":")[-1]) for part in parts if part)
+
+
+def _file_digest(path: Path) -> str:
+    path = path / "model.safetensors" if path.is_dir() else path
+    try:
+        with path.open("rb") as file:
+            digest = blake2b(digest_size=16)
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        wanted = "give a model.safetensors or the stage's directory"
+        raise InputError(f"init_from: can't read {path} ({error.strerror}); {wanted}") from error
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""`--dry-run`: what a cell would do, where, with how many labels and for how long. Writes nothing."""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from fasthebb_cli.compute import Compute, prepare
+from fasthebb_cli.config import Config, FinetuneConfig
+from fasthebb_cli.data.dataset import Dataset, load_dataset
+from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.run.plan import PlannedStage, plan
+from fasthebb_cli.run.view import View
+from fasthebb_cli.run.wording import clock
+from fasthebb_cli.stages import STAGES, Context
+
+STEPS = 3  # timed, after one that is not
+"""Seconds a training image takes, by all that it depends on: cells of a sweep measure it once."""
+_measured: dict[tuple[object, ...], float] = {}
+
+
+def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
+    """Prints the cell's stages and returns them as a sweep's rows."""
+    compute = prepare(config.gpu)
+    dataset = load_dataset(config.dataset, config.seed)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "state", "images", "labels", "time", "where"):
+        table.add_column(name, justify="right" if name in ("images", "labels", "time") else "left", overflow="fold")
+    rows = []
+    for stage in plan(config, dataset):
+        state = _state(stage)
+        samples, labels, seconds = _size(config, dataset, compute, stage, measure=state in ("new", "to be resumed"))
+        shown = "–" if state in ("finished", "missing") else f"about {clock(seconds)}"
+        table.add_row(stage.name, state, f"{samples:,}", f"{labels:,}", shown, str(stage.directory))
+        rows.append(_row(stage, labels, seconds, cached=state == "finished"))
+    view.note(
+        f"{dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation, "
+        f"{len(dataset.test):,} test images, {len(dataset.classes)} classes; {compute.describe()}"
+    )
+    view.console.print(table)
+    return rows
+
+
+def _state(stage: PlannedStage) -> str:
+    if stage.finished:
+        return "finished"
+    if not stage.wanted:
+        return "missing"
+    return "to be resumed" if (stage.directory / "checkpoint.pt").exists() else "new"
+
+
+def _size(
+    config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, *, measure: bool
+) -> tuple[int, int, float]:
+    """Images a pass, labels, and seconds for all passes from the pace of a few steps on this machine."""
+    network = compute.place(
+        build_network(
+            config.model.name, config.model.arguments(), channels=dataset.source.channels, size=dataset.source.size,
+            classes=max(len(dataset.classes), 1),
+        )
+    )  # fmt: skip
+    statistics_ = torch.full((dataset.source.channels,), 0.5), torch.full((dataset.source.channels,), 0.25)
+    task = STAGES[stage.kind](Context(config, stage.settings, dataset, network, compute, statistics_, fresh=False))
+    labels = task.samples if isinstance(stage.settings, FinetuneConfig) else 0
+    if not measure:
+        return task.samples, labels, 0.0
+    batch = min(task.batch_size, task.samples)
+    key = (str(stage.settings), str(config.model), str(config.rule), dataset.digest, batch)
+    if key not in _measured:
+        paces = []
+        stream = task.batches(0, 0)
+        first = next(stream)
+        for _ in range(STEPS + 1):
+            began = time.perf_counter()
+            task.step(0, 0, first)
+            if compute.device.type != "cpu":
+                torch.accelerator.synchronize()
+            paces.append((time.perf_counter() - began) / len(first.labels))
+        _measured[key] = statistics.median(paces[1:])
+    return task.samples, labels, _measured[key] * task.samples * task.epochs
+
+
+def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> dict[str, Any]:
+    return {
+        "stage": stage.name, "top1": None, "top5": None, "labels_train": labels, "labels_validation": 0,
+        "seconds": seconds, "cached": cached, "directory": str(stage.directory),
+    }  # fmt: skip

@@ -1,0 +1,93 @@
+"""What a running stage leaves in its directory: metrics.jsonl, TensorBoard events, a log and the first filters.
+
+The epochs' records travel in the checkpoint. A resumed stage writes both files anew from there, so that each epoch
+stands in them once, whatever was killed when.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from fasthebb_cli.run.files import write_atomically, write_text
+
+
+class Record:
+    """The running record of one stage.
+
+    Args:
+        directory: of the stage.
+        epochs: records of the epochs that are done already.
+    """
+
+    def __init__(self, directory: Path, epochs: list[dict[str, Any]]) -> None:
+        self.directory, self.epochs = directory, list(epochs)
+        for old in directory.glob("events.out.tfevents.*"):
+            old.unlink()
+        write_text(directory / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+        self._events = SummaryWriter(str(directory), flush_secs=10)
+        for epoch in epochs:
+            self._show(epoch)
+
+    def add(self, epoch: dict[str, Any]) -> None:
+        """One finished epoch; it must have a key `epoch`, counted from 1."""
+        self.epochs.append(epoch)
+        with (self.directory / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(epoch) + "\n")
+        self._show(epoch)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _show(self, epoch: dict[str, Any]) -> None:
+        for key, value in _scalars(epoch):
+            self._events.add_scalar(key, value, epoch["epoch"])
+
+
+def open_log(directory: Path) -> logging.Logger:
+    """A logger that appends to the stage's log.txt, with the time before each line."""
+    logger = logging.getLogger(f"fasthebb.{directory.name}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        handler.close()
+        logger.removeHandler(handler)
+    handler = logging.FileHandler(directory / "log.txt", delay=True)
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    return logger
+
+
+def save_filters(path: Path, network: nn.Module) -> None:
+    """The first convolution's filters as a PNG: one tile a unit, in the units' order, each scaled to its own range."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        return
+    tiles = first.weight.detach().float().cpu()
+    if tiles.shape[1] not in (1, 3):
+        tiles = tiles.mean(1, keepdim=True)
+    grid = make_grid(_enlarged(tiles), nrow=12, normalize=True, scale_each=True, padding=3, pad_value=1.0)
+    image = to_pil_image(grid)
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def _enlarged(tiles_KCHW: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(tiles_KCHW, scale_factor=max(1, 40 // tiles_KCHW.shape[-1]), mode="nearest")
+
+
+def _scalars(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "epoch":
+            yield f"{prefix}{key}", float(value)

@@ -1,0 +1,145 @@
+"""What a user sees of a running cell: progress where there is a terminal, plain lines where there is none."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import Task as Bar
+from rich.table import Table
+from rich.text import Text
+
+from fasthebb_cli.run.loop import Position
+from fasthebb_cli.run.plan import PlannedStage
+from fasthebb_cli.run.wording import clock, labels, percent
+from fasthebb_cli.stages import Task
+
+PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
+
+
+class View:
+    """Lines, progress and tables on a console; lines also go to the log of the stage that is running."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.log: logging.Logger | None = None
+
+    def note(self, text: str, style: str = "dim") -> None:
+        self.console.print(escape(text), style=style, soft_wrap=True, highlight=False)
+        if self.log is not None:
+            self.log.info(text)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}", "yellow")
+
+    def differs(self, stage: PlannedStage, nearest: Path, difference: Mapping[str, tuple[Any, Any]]) -> None:
+        changes = ", ".join(f"{key} {there} -> {here}" for key, (there, here) in difference.items())
+        self.note(f"{stage.name}: new directory; from {nearest.name} it differs in {changes or 'the stage before it'}")
+
+    def skipped(self, stage: PlannedStage, results: Mapping[str, Any]) -> None:
+        self.note(f"{stage.name}: finished before, reused from {stage.directory}")
+
+    def finished(self, stage: PlannedStage, results: Mapping[str, Any]) -> None:
+        parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
+        if results["top1"] is not None:
+            parts.append(f"top-1 {percent(results['top1'])} %")
+        if results["images_per_second"]:
+            parts.append(f"{results['images_per_second']:,.0f} images/s")
+        self.note(", ".join(parts), "bold")
+
+    @contextmanager
+    def stage(self, stage: PlannedStage, task: Task, position: Position) -> Iterator["StageDisplay"]:
+        done = (position.epoch * task.samples) + min(position.step * task.batch_size, task.samples)
+        display = StageDisplay(self, stage, task, done)
+        if done:
+            self.note(f"{stage.name}: resumed at epoch {position.epoch + 1}, step {position.step + 1}")
+        with display.progress:
+            yield display
+
+    def outcomes(self, rows: Sequence[tuple[PlannedStage, Mapping[str, Any], bool]]) -> None:
+        """The table that ends a cell."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("stage", "top-1 %", "top-5 %", "labels", "time", "where"):
+            table.add_column(name, justify="left" if name in ("stage", "where") else "right", overflow="fold")
+        for stage, results, cached in rows:
+            split = f" ({results['split']})" if results.get("split") else ""
+            table.add_row(
+                stage.name + split, percent(results["top1"]), percent(results["top5"]), labels(results),
+                "cached" if cached else clock(results["seconds"]), str(stage.directory),
+            )  # fmt: skip
+        self.console.print()
+        self.console.print(table)
+
+
+class StageDisplay:
+    """The progress of one stage, over all its epochs."""
+
+    def __init__(self, view: View, stage: PlannedStage, task: Task, done: int) -> None:
+        self.view, self.stage_name, self.task = view, stage.name, task
+        self.total, self.done, self.before = task.samples * task.epochs, done, done
+        self.began = self.last_line = time.perf_counter()
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
+            Speed(), console=view.console, transient=True, disable=not view.console.is_terminal,
+        )  # fmt: skip
+        self.bar = self.progress.add_task(self._title(done), total=self.total, completed=done, display=self)
+
+    def advance(self, images: int) -> None:
+        self.done += images
+        self.progress.update(self.bar, completed=self.done, description=self._title(self.done - 1))
+
+    def epoch_done(self, epoch: int, metrics: Mapping[str, Any], warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self.view.warn(f"{self.stage_name}, epoch {epoch}: {warning}")
+        line = f"{self.stage_name} epoch {epoch}/{self.task.epochs}  {summary(metrics)}  {self.speed()}"
+        now = time.perf_counter()
+        if self.view.log is not None:
+            self.view.log.info(line)
+        if self.view.console.is_terminal:
+            return
+        if now - self.last_line >= PLAIN_SECONDS or epoch == self.task.epochs:
+            self.last_line = now
+            self.view.console.print(escape(line), soft_wrap=True, highlight=False)
+
+    def speed(self) -> str:
+        """Images per second of this session, and the time that the rest of the stage takes at that rate."""
+        rate = (self.done - self.before) / max(time.perf_counter() - self.began, 1e-9)
+        if rate <= 0:
+            return ""
+        return f"{rate:,.0f} images/s  {clock((self.total - self.done) / rate)} left"
+
+    def _title(self, done: int) -> str:
+        epoch = min(max(done, 0) // max(self.task.samples, 1) + 1, self.task.epochs)
+        return f"{self.stage_name} epoch {epoch}/{self.task.epochs}"
+
+
+class Speed(ProgressColumn):
+    def render(self, task: Bar) -> Text:
+        return Text(task.fields["display"].speed(), style="cyan")
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """An epoch's numbers in a few words: losses and accuracies, or how much each layer moved."""
+    if "layers" in metrics:
+        return "  ".join(
+            f"{short} {layer['update']:.1e}" + (f" ({layer['dead']} dead)" if layer["dead"] else "")
+            for short, layer in zip(_short(list(metrics["layers"])), metrics["layers"].values(), strict=True)
+        )
+    shown = ("train_loss", "train_top1", "validation_top1", "top1", "loss")
+    parts = []
+    for name in shown:
+        if name in metrics:
+            value = f"{metrics[name]:.4f}" if "loss" in name else f"{percent(metrics[name])} %"
+            parts.append(f"{name.replace('_', ' ').replace('top1', 'top-1')} {value}")
+    return "  ".join(parts)
+
+
+def _short(names: Sequence[str]) -> Sequence[str]:
+    """Layer names without what follows the first dot, where that tells them apart."""
+    heads = [name.split(".")[0] for name in names]
+    return heads if len(set(heads)) == len(names) else names

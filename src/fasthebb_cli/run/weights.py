@@ -1,0 +1,101 @@
+"""A trained network as one safetensors file that says how to build the network and prepare its images."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.run.files import write_atomically
+
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What it takes to use the weights.
+
+    Args:
+        model, arguments: name and keyword arguments of the network's function.
+        channels, size: of its images.
+        classes: names of the classes, in the order of the scores.
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    channels: int
+    size: int
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+
+
+def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    data = save(tensors, metadata={"fasthebb": json.dumps(asdict(card))})  # one key: several are written in any order
+    write_atomically(path, lambda file: file.write(data))
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Weights and card of a model file, or of the stage directory that holds one.
+
+    Raises:
+        InputError: the file is not there, damaged, or not written by fasthebb.
+    """
+    path = path / MODEL_FILE if path.is_dir() else path
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        card = ModelCard(**json.loads(metadata["fasthebb"]))
+    except FileNotFoundError as error:
+        raise InputError(f"no model at {path}; give a {MODEL_FILE} or the stage directory that holds one") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} was not written by fasthebb: it has no description of its network") from error
+    return weights, card
+
+
+def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
+    """A trained network in evaluation mode, from `model.safetensors` or a stage directory."""
+    weights, card = read_model(Path(path))
+    network = build_network(
+        card.model, card.arguments, channels=card.channels, size=card.size, classes=max(len(card.classes), 1)
+    )
+    network.load_state_dict(weights)
+    return network.to(torch.device(device)).eval()
+
+
+def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) -> list[str]:
+    """Loads weights that may come from another data set: a classifier of other classes is left as it is.
+
+    Returns:
+        Names of the tensors that were left.
+
+    Raises:
+        InputError: any other tensor is missing, unknown or of another shape.
+    """
+    own = network.state_dict()
+    left = []
+    for name, value in own.items():
+        fits = name in weights and weights[name].shape == value.shape
+        if fits:
+            continue
+        if name.startswith("classifier."):
+            left.append(name)
+            continue
+        found = f"has shape {list(weights[name].shape)}" if name in weights else "is missing"
+        raise InputError(f"init_from={origin}: {name} {found}, the network's is {list(value.shape)}; see model")
+    unknown = [name for name in weights if name not in own]
+    if unknown:
+        raise InputError(f"init_from={origin}: the network has no {unknown[0]}; see model")
+    network.load_state_dict({name: weights[name] for name in own if name not in left}, strict=False)
+    return left

@@ -1,0 +1,38 @@
+"""Numbers as people write them, and the console that they are written on."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+PLAIN_WIDTH = 160  # characters, where there is no terminal
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def labels(results: Mapping[str, Any]) -> str:
+    """Labels used for training, and those looked at for choosing."""
+    choosing = f" + {results['labels_validation']:,} val." if results["labels_validation"] else ""
+    return f"{results['labels_train']:,}{choosing}"
+
+
+def clock(seconds: float) -> str:
+    """A duration as people write it: 4.2 s, 3 min 20 s, 5 h 12 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """As wide as the terminal; where there is none, wide enough for a table's row to stay on one line."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(stderr=stderr, width=PLAIN_WIDTH)
+    return console

@@ -1,0 +1,73 @@
+"""Top-1, top-5 and loss on images that no stage before has seen. The only stage that touches the test split.
+
+`evaluate.split=validation` is for choosing settings; the labels looked at are counted.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasthebb_cli.config import EvaluateConfig
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.stages.task import Batch, Context, Task, Totals
+
+
+def evaluate(context: Context) -> Task:
+    settings, dataset = context.settings, context.dataset
+    assert isinstance(settings, EvaluateConfig)
+    if not dataset.classes:
+        raise InputError(f"dataset {dataset.name} has no labels to evaluate against; use `fasthebb pretrain`")
+    indices = dataset.test if settings.split == "test" else dataset.validation
+    if len(indices) == 0:
+        raise InputError(f"evaluate.split={settings.split}: dataset {dataset.name} has no such images")
+    totals = Totals(context.compute.device)
+    results: dict[str, Any] = {}
+    context.network.eval()
+
+    def end_epoch(epoch: int) -> dict[str, Any]:
+        results.update(totals.means())
+        return dict(results)
+
+    def finish() -> dict[str, Any]:
+        chosen_on = len(indices) if settings.split == "validation" else 0
+        return results | {
+            "split": settings.split,
+            "samples": len(indices),
+            "labels_train": context.labels_train,
+            "labels_validation": max(context.labels_validation, chosen_on),
+        }
+
+    return Task(
+        epochs=1,
+        samples=len(indices),
+        batch_size=settings.batch_size,
+        batches=lambda epoch, start: context.batches(indices, settings.batch_size, start=start),
+        step=lambda epoch, step, batch: add_batch(totals, context, batch),
+        end_epoch=end_epoch,
+        finish=finish,
+        state={"totals": totals},
+    )
+
+
+@torch.no_grad()
+def add_batch(totals: Totals, context: Context, batch: Batch) -> None:
+    """Adds one batch's loss and hits; top-5 among fewer than five classes is always a hit."""
+    with context.compute.autocast():
+        scores: Tensor = context.network(batch.images).float()
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
+    loss = F.cross_entropy(scores, batch.labels, reduction="sum")
+    totals.add(top1=best[:, 0].sum(), top5=best.sum(), loss=loss, samples=len(batch.labels))
+
+
+def accuracy(context: Context, indices: Tensor, batch_size: int) -> dict[str, float]:
+    """top1, top5 and loss of the network as it is, over the given images; its mode is left as it was."""
+    totals = Totals(context.compute.device)
+    modes = {module: module.training for module in context.network.modules()}
+    context.network.eval()
+    for batch in context.batches(indices, batch_size):
+        add_batch(totals, context, batch)
+    for module, training in modes.items():
+        module.training = training
+    return totals.means()

@@ -1,0 +1,51 @@
+"""Learning-rate schedules as pure functions of how far a run is: a resumed run has no scheduler to restore."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+# progress in [0, 1): fraction of all steps done; epoch of epochs: for schedules that step once an epoch
+Schedule = Callable[[float, int, int], float]
+
+
+def constant(progress: float, epoch: int, epochs: int) -> float:
+    return 1.0
+
+
+def linear(progress: float, epoch: int, epochs: int) -> float:
+    """From 1 to 0 in a straight line."""
+    return 1.0 - progress
+
+
+def cosine(progress: float, epoch: int, epochs: int) -> float:
+    """From 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def one_cycle(progress: float, epoch: int, epochs: int) -> float:
+    """From 1/25 up to 1 in the first 30 %, then down to 0, both along a cosine (Smith and Topin 2019)."""
+    if progress < 0.3:
+        return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
+    return cosine((progress - 0.3) / 0.7, epoch, epochs)
+
+
+def halving(progress: float, epoch: int, epochs: int) -> float:
+    """Constant for half the epochs, then halved every epoch (the FastHebb papers: epochs 10 to 19 of 20)."""
+    return 0.5 ** max(0, epoch - epochs // 2 + 1)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+    "halving": halving,
+}
+
+
+def set_rate(optimizer: torch.optim.Optimizer, schedule: str, step: int, steps: int, epoch: int, epochs: int) -> None:
+    """Sets each group's learning rate for one step of one epoch."""
+    factor = SCHEDULES[schedule]((epoch * steps + step) / (epochs * steps), epoch, epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

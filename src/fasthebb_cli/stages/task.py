@@ -1,0 +1,136 @@
+"""What a stage is: a task of epochs and steps that says what its state is. Running, resuming and recording it is
+the business of `run`; a stage reads no file and writes none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fasthebb_cli.compute import Compute
+from fasthebb_cli.config import Config, StageConfig
+from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.data.loading import batches
+from fasthebb_cli.data.transforms import augment, to_float
+from fasthebb_cli.randomness import derived_seed
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass
+class Batch:
+    """Normalised float images (B, C, S, S) and their labels (B,), on the device; -1 where there is no label."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Context:
+    """What a stage is given.
+
+    Args:
+        settings: the stage's own settings; `config` is the whole cell.
+        network: on the device, with the weights of the stage before (or fresh ones).
+        statistics: mean and standard deviation of each channel over the training images.
+        fresh: the network is untrained.
+        labels_train, labels_validation: labels that the network has seen so far.
+    """
+
+    config: Config
+    settings: StageConfig
+    dataset: Dataset
+    network: nn.Module
+    compute: Compute
+    statistics: tuple[Tensor, Tensor]
+    fresh: bool
+    labels_train: int = 0
+    labels_validation: int = 0
+
+    def batches(
+        self, indices: Tensor, batch_size: int, *, epoch: int | None = None, start: int = 0, augmentation: str = "none"
+    ) -> Iterator[Batch]:
+        """Batches of the given images; shuffled and augmented by the seed and the epoch, in order without an epoch."""
+        seed, kind = self.config.seed, self.settings.kind
+        order = None if epoch is None else derived_seed(seed, kind, "order", epoch)
+        mean, std = (value.to(self.compute.device) for value in self.statistics)
+        source = self.dataset.source
+        stream = batches(
+            source,
+            indices,
+            batch_size=batch_size,
+            device=self.compute.device,
+            order_seed=order,
+            start=start,
+            workers=self.config.gpu.workers,
+        )
+        for step, (pixels, chosen) in enumerate(stream, start):
+            images = to_float(pixels, mean, std)
+            if augmentation != "none":
+                draws = torch.Generator().manual_seed(derived_seed(seed, kind, "augment", epoch, step))
+                images = augment(images, augmentation, draws)
+            labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
+            yield Batch(self.compute.arrange(images), labels)
+
+
+@dataclass
+class Task:
+    """Epochs of steps.
+
+    Args:
+        epochs: number of passes.
+        samples: images in a pass.
+        batch_size: images in a step (the last one may have fewer).
+        batches: the batches of an epoch from a step on.
+        step: does one, given epoch, step within it and the batch.
+        end_epoch: metrics of the epoch, a flat or nested mapping of numbers.
+        finish: puts the network into its final state and gives `top1`, `top5`, `loss`, label counts and so on.
+        state: everything besides the network's weights that the next step depends on.
+        warnings: of the epoch just ended, one line each.
+    """
+
+    epochs: int
+    samples: int
+    batch_size: int
+    batches: Callable[[int, int], Iterator[Batch]]
+    step: Callable[[int, int, Batch], None]
+    end_epoch: Callable[[int], dict[str, Any]]
+    finish: Callable[[], dict[str, Any]]
+    state: dict[str, Stateful] = field(default_factory=dict)
+    warnings: Callable[[Mapping[str, Any]], list[str]] = lambda metrics: []
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return -(-self.samples // self.batch_size)
+
+
+class Totals:
+    """Running sums over samples; means are taken once, at the end, so that short batches weigh right."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, **values: Tensor | float) -> None:
+        for name, value in values.items():
+            value = torch.as_tensor(value, dtype=torch.float64 if self.device.type != "mps" else torch.float32)
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value, device=self.device)) + value.to(self.device)
+
+    def means(self) -> dict[str, float]:
+        """Every sum divided by the sum called `samples`; the totals start again."""
+        samples = float(self.sums.pop("samples"))
+        means = {name: float(value) / samples for name, value in self.sums.items()}
+        self.sums = {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.sums)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sums = {name: value.to(self.device) for name, value in state.items()}

@@ -1,0 +1,52 @@
+"""What tests share: running the command in this process, on the small digits data set and a narrow network."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from fasthebb_cli import cli
+
+# digits (1,000 training images of 8 x 8) through a 32nd of conv6: a stage takes a second or two
+SMALL = ("dataset=digits", "model.width=0.03", "pretrain.epochs=2", "finetune.epochs=2", "gpu=cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., "Ran"]]:
+    """`command("train", "seed=1")` runs fasthebb with SMALL and out=tmp_path/runs, in this process."""
+
+    def run(verb: str, *arguments: str, small: bool = True) -> "Ran":
+        GlobalHydra.instance().clear()
+        given = {argument.split("=")[0] for argument in arguments}
+        shared = [word for word in SMALL if word.split("=")[0] not in given] if small else []
+        code = cli.run([verb, *shared, f"out={tmp_path / 'runs'}", *arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err, tmp_path / "runs")
+
+    yield run
+    GlobalHydra.instance().clear()
+
+
+class Ran:
+    """What one call of the command did."""
+
+    def __init__(self, code: int, out: str, err: str, runs: Path) -> None:
+        self.code, self.out, self.err, self.runs = code, out, err, runs
+
+    def directories(self, stage: str) -> list[Path]:
+        """Directories of a stage's name below out, sorted."""
+        return sorted(path for path in self.runs.glob("*") if f"-{stage}-" in path.name)
+
+    def results(self, stage: str) -> dict[str, Any]:
+        (directory,) = self.directories(stage)
+        results: dict[str, Any] = json.loads((directory / "results.json").read_text())
+        return results

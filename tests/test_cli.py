@@ -1,0 +1,194 @@
+"""The command as its users meet it: verbs, help, sweeps, and one line with the right exit code for every bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import fasthebb_cli
+from fasthebb_cli import cli
+from tests.conftest import Ran
+
+Command = Callable[..., Ran]
+
+BAD_INPUT = {
+    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, evaluate"),
+    "unknown key": (["train", "lable_fraction=0.1"], "did you mean label_fraction"),
+    "unknown key of a group": (["train", "pretrain.epoch=3"], "did you mean pretrain.epochs"),
+    "unknown added key": (["train", "+pretrain.speed=3"], "unknown key pretrain.speed; pretrain accepts: kind, epochs"),
+    "unknown choice": (["train", "rule=foo"], "rule can be: hpca, none, swta"),
+    "no choice": (["train", "rule=null"], "rule"),
+    "wrong type": (["train", "pretrain.epochs=many"], "pretrain.epochs"),
+    "out of range": (["train", "label_fraction=0"], "label_fraction must be in (0, 1]"),
+    "above range": (["train", "label_fraction=1.5"], "label_fraction must be in (0, 1]"),
+    "negative epochs": (["train", "pretrain.epochs=-1"], "pretrain.epochs must be at least 0"),
+    "bad schedule": (["train", "finetune.schedule=often"], "finetune.schedule must be one of constant"),
+    "too few labels": (["train", "label_fraction=0.005"], "label_fraction"),
+    "unknown stage": (["train", "stages=[pretrain,probe]"], "unknown stage 'probe'; choose from: pretrain"),
+    "no stages": (["train", "stages=[]"], "stages is empty"),
+    "extra without a kind": (["train", "+extra.probe.epochs=5"], "extra.probe.kind must be one of"),
+    "unknown rule option": (["train", "+rule.options.speed=3"], "unknown option 'speed' of hpca; it accepts: denom"),
+    "unknown flag": (["train", "--fast"], "unknown flag --fast"),
+    "no equals sign": (["train", "hpca"], "can't read 'hpca'; an override is key=value"),
+    "unknown model option": (["train", "+model.options.depth=3"], "unknown key model.depth"),
+    "images too small": (["train", "dataset.size=8"], "conv2"),
+    "nothing to pre-train": (["pretrain", "rule=none"], "nothing to pre-train"),
+    "stage before is missing": (["finetune"], "pretrain is not finished"),
+    "no such device": (["train", "gpu.device=toaster"], "gpu.device"),
+    "precision needs a GPU": (["train", "gpu.precision=tf32"], "gpu.precision=tf32 needs gpu.device=cuda"),
+    "unparsable": (["train", "pretrain.layer_lr={fc5"], "can't read"),
+    "several values without -m": (["train", "rule=hpca,swta"], "need -m"),
+    "no such file": (["train", "init_from=nowhere.safetensors"], "init_from"),
+    "no data": (["train", "dataset=cifar10", "dataset.root=/nonexistent"], "/nonexistent"),
+    "layers all excluded": (["train", 'pretrain.exclude=["*"]'], "no Conv2d or Linear layer is left"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_code_2(command: Command, case: str) -> None:
+    (verb, *arguments), expected = BAD_INPUT[case]
+    ran = command(verb, *arguments)
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1, ran.err
+    assert ran.err.startswith("error: ")
+    assert expected in ran.err
+
+
+def test_a_diverging_run_names_the_layer_and_exits_with_1(command: Command) -> None:
+    ran = command("pretrain", "pretrain.lr=1e9")
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert "layer conv" in ran.err
+    assert "lower" in ran.err
+    (directory,) = ran.directories("pretrain")
+    assert "layer conv" in (directory / "error.txt").read_text()
+    assert not (directory / "results.json").exists()
+
+
+def test_a_loss_that_is_not_finite_exits_with_1(command: Command) -> None:
+    ran = command("train", "rule=none", "finetune.lr=1e30")
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert "finetune.lr" in ran.err
+
+
+def test_traceback_only_when_asked_for(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTHEBB_TRACEBACK", "")  # restored after the test
+    ran = command("train", "label_fraction=2", "--traceback")
+    assert ran.code == 2
+    assert "Traceback" in ran.err
+
+
+def test_train_runs_all_stages_and_ends_with_a_table(command: Command) -> None:
+    ran = command("train", "label_fraction=0.1")
+    assert ran.code == 0, ran.err
+    assert "top-1 %" in ran.out
+    results = ran.results("evaluate")
+    assert {"top1", "top5", "loss", "samples", "seconds", "images_per_second", "stage", "dataset"} <= set(results)
+    assert results["labels_train"] == 100
+    assert results["labels_validation"] == 0
+    assert 0 <= results["top1"] <= results["top5"] <= 1
+    (pretrained,) = ran.directories("pretrain")
+    names = {path.name.split(".")[0] for path in pretrained.iterdir()}
+    assert names == {"config", "events", "filters", "fingerprint", "log", "metrics", "model", "results"}
+    epochs = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert set(epochs[0]["layers"]) == {"conv1.0", "conv2.0", "conv3.0", "conv4.0", "fc5.1"}
+
+
+def test_verbs_are_defaults_for_stages(command: Command) -> None:
+    assert command("pretrain").code == 0
+    assert command("finetune").code == 0
+    ran = command("evaluate")
+    assert ran.code == 0
+    assert [len(ran.directories(stage)) for stage in ("pretrain", "finetune", "evaluate")] == [1, 1, 1]
+
+
+def test_a_stage_used_twice_with_other_settings(command: Command) -> None:
+    ran = command(
+        "train", "+finetune@extra.probe=frozen", "stages=[pretrain,finetune,probe,evaluate]", "extra.probe.epochs=1"
+    )
+    assert ran.code == 0, ran.err
+    assert ran.results("probe")["epochs"] == 1
+    assert ran.results("finetune")["epochs"] == 2
+
+
+def test_a_sweep_over_label_fractions_pretrains_once(command: Command) -> None:
+    ran = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,none")
+    assert ran.code == 0, ran.err
+    assert len(ran.directories("pretrain")) == 1
+    assert len(ran.directories("evaluate")) == 4
+    again = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,none")
+    assert again.out.count("cached") == 4
+
+
+def test_a_failed_cell_is_marked_and_the_others_run(command: Command) -> None:
+    ran = command("train", "-m", "label_fraction=0.001,0.1", "rule=none")
+    assert ran.code == 2
+    assert "failed" in ran.out
+    assert len(ran.directories("evaluate")) == 1
+
+
+def test_a_single_run_and_a_sweep_cell_share_directories(command: Command) -> None:
+    command("train", "label_fraction=0.1")
+    ran = command("train", "-m", "label_fraction=0.1,0.2")
+    assert len(ran.directories("pretrain")) == 1
+    assert len(ran.directories("finetune")) == 2
+
+
+def test_seeds_are_summed_up(command: Command) -> None:
+    ran = command("train", "-m", "rule=none", "seed=range(0,2)", "finetune.epochs=1")
+    assert "top-1 %, mean" in ran.out
+
+
+def test_dry_run_writes_nothing(command: Command) -> None:
+    ran = command("train", "label_fraction=0.1", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert not list(ran.runs.glob("*seed*"))
+    assert "about" in ran.out
+    assert "100" in ran.out
+
+
+def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for path in cli.conf_directory().glob("*/*.yaml"):
+        assert path.read_text().startswith("# "), path
+        assert path.stem in text
+    assert "fasthebb train dataset=imagenet rule=hpca" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"fasthebb {fasthebb_cli.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("fasthebb tr", "train"),
+        ("fasthebb train rule=", "rule=hpca rule=none rule=swta"),
+        ("fasthebb train label_", "label_fraction="),
+        ("fasthebb train pretrain.ep", "pretrain.epochs="),
+    ],
+)
+def test_completion(line: str, expected: str) -> None:
+    environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    done = subprocess.run(
+        [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
+def test_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fasthebb_cli", "train", "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "label_fraction: 1.0" in done.stdout
+    assert not list(tmp_path.iterdir())
