@@ -13,6 +13,8 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from fasthebb_cli.errors import InputError
 
+AUGMENTATIONS = ("none", "shift", "light")
+
 
 @dataclass
 class DatasetConfig:
@@ -27,6 +29,7 @@ class DatasetConfig:
     labels: str | None = None
     unlabelled: str | None = None
     download: bool = False
+    mirror: bool = True
     in_memory: bool | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -40,13 +43,19 @@ class DatasetConfig:
 
 @dataclass
 class RuleConfig:
-    """How features are learnt without labels; `none`: they are not."""
+    """How features are learnt without labels; `none`: they are not. `whitening`: smoothing of ZCA on the images."""
 
     name: str = MISSING
     response: str | None = None
     projection: bool = False
+    whitening: float | None = None
     lr: float | None = None
+    layer_lr: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.whitening is not None:
+            _above("whitening", self.whitening, 0)
 
 
 @dataclass
@@ -113,7 +122,7 @@ class PretrainConfig:
         if self.lr is not None:
             _above("lr", self.lr, 0)
         _one_of("schedule", self.schedule, self.SCHEDULES)
-        _one_of("augment", self.augment, ("none", "light"))
+        _one_of("augment", self.augment, AUGMENTATIONS)
 
 
 @dataclass
@@ -129,6 +138,7 @@ class FinetuneConfig:
     momentum: float = MISSING
     features_lr: float = 1.0
     classifier_epochs: int = 0
+    min_steps: int = 0
     select: str = "last"
     augment: str = "none"
 
@@ -144,8 +154,9 @@ class FinetuneConfig:
         _in_range("momentum", self.momentum, 0, 0.9999)
         _in_range("features_lr", self.features_lr, 0, float("inf"))
         _at_least("classifier_epochs", self.classifier_epochs, 0)
+        _at_least("min_steps", self.min_steps, 0)
         _one_of("select", self.select, ("last", "best"))
-        _one_of("augment", self.augment, ("none", "light"))
+        _one_of("augment", self.augment, AUGMENTATIONS)
 
 
 @dataclass
@@ -289,7 +300,7 @@ def _typed(cls: type[T], node: DictConfig, key: str) -> T:
         name = dot + str(error.key or "KEY")
         raise InputError(f"{name} has no value; set it, as in {name}=VALUE") from error
     except ValidationError as error:
-        raise InputError(f"{dot}{error.full_key}: {_first_line(error)}") from error
+        raise InputError(f"{dot}{error.full_key!s}: {_first_line(error)}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{key or 'configuration'}: {_first_line(error)}") from error
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Batches of a source, in order or shuffled by a seed, from any batch on. An epoch depends on nothing else."""
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -32,6 +33,7 @@ def batches(
 
     Raises:
         InputError: a file can't be read.
+        RunError: a worker process died.
     """
     if order_seed is not None:
         generator = torch.Generator().manual_seed(order_seed)
@@ -51,9 +53,9 @@ class _Chunks(TorchDataset[Tensor | InputError | RunError]):
     def __init__(self, source: ImageSource) -> None:
         self.source = source
 
-    def __getitem__(self, chunk: Tensor) -> Tensor | InputError | RunError:
+    def __getitem__(self, chunk: list[int]) -> Tensor | InputError | RunError:
         try:
-            return self.source.read(chunk)
+            return self.source.read(torch.tensor(chunk))
         except (InputError, RunError) as error:
             return type(error)(str(error))
 
@@ -62,20 +64,22 @@ def _decoded_ahead(source: ImageFiles, chunks: list[Tensor], workers: int, *, pi
     """The chunks' images in order. Forking a process with threads may dead-lock, so workers come from a fork server."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(
-            ["__main__", __name__]
-        )  # torch is imported once, not in every worker of every epoch
+    if method == "forkserver":  # it imports what this process has of ours once; workers would, in every epoch: seconds
+        context.set_forkserver_preload([name for name in sys.modules if name.startswith("fasthebb_cli")])
     loader = DataLoader(
         _Chunks(source),
-        sampler=chunks,
+        sampler=[chunk.tolist() for chunk in chunks],
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,
         pin_memory=pin,
         generator=torch.Generator(),  # its own, else it would draw from the one that the network uses
     )
-    for images in loader:
-        if isinstance(images, (InputError, RunError)):
-            raise images
-        yield images
+    try:
+        for images in loader:
+            if isinstance(images, (InputError, RunError)):
+                raise images
+            yield images
+    except RuntimeError as error:  # such as a process killed for want of memory
+        reason = " ".join(str(error).split())
+        raise RunError(f"a decoding process failed; lower gpu.workers or batch_size ({reason})") from error

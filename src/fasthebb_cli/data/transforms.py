@@ -14,29 +14,33 @@ def to_float(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, kind: str, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
     """Float images (B, C, S, S), each changed at random; "none" returns them as they are.
 
-    "light": flip from left to right (p = 0.5), rescale by up to 25 %, rotate by up to 10 degrees, move by up to 1/8 of
-    the size; what lies outside is reflected. Draws are made on the CPU, so that they don't depend on the device.
+    "shift": move by up to 1/8 of the size. "light" (the papers'): rescale by up to 25 %, rotate by up to 10 degrees and
+    move as well. Both flip half of the images from left to right if `mirror`; what lies outside is reflected. Draws are
+    made on the CPU, so that they don't depend on the device.
 
     Args:
         generator: on the CPU.
+        mirror: a mirrored image is of the same class (no for digits).
     """
     if kind == "none":
         return images
-    if kind != "light":
+    if kind not in ("shift", "light"):
         raise ValueError(f"unknown augmentation {kind!r}")
-    transforms = _light(len(images), generator).to(images.device, images.dtype)
+    transforms = _affine(len(images), generator, kind, mirror=mirror).to(images.device, images.dtype)
     grid = affine_grid(transforms, list(images.shape), align_corners=False)
     return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _light(count: int, generator: torch.Generator) -> Tensor:
+def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) -> Tensor:
     """Affine maps (count, 2, 3) from a place in the new image to one in the old, both in [-1, 1]."""
     draws = torch.rand(count, 5, generator=generator)
-    flip = torch.where(draws[:, 0] < 0.5, -1.0, 1.0)
+    flip = torch.where(draws[:, 0] < 0.5, -1.0, 1.0) if mirror else torch.ones(count)
     unit = draws[:, 1:] * 2 - 1
+    if kind == "shift":
+        unit[:, :2] = 0
     scale = 1 / (1 + RESCALE * unit[:, 0])
     angle = torch.deg2rad(ROTATION * unit[:, 1])
     shift = 2 * TRANSLATION * unit[:, 2:]  # [-1, 1] spans the size twice over

@@ -1,6 +1,7 @@
 """A network from its name: one of ours, or a user's own `my_package.module:function`."""
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -9,14 +10,18 @@ from torch import nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.networks import NETWORKS
+from fasthebb_cli.nets.whitening import Whitening
 
 
-def build_network(name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int) -> nn.Module:
+def build_network(
+    name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int, whitening: bool = False
+) -> nn.Module:
     """Calls the network's function.
 
     Args:
         name: a key of NETWORKS or "my_package.module:function".
         arguments: its keyword arguments besides channels, size and classes.
+        whitening: put a Whitening layer, not yet fitted, before the first; the network must be an nn.Sequential.
 
     Raises:
         InputError: an unknown name or argument, a module that can't be imported, or images that do not fit.
@@ -42,4 +47,8 @@ def build_network(name: str, arguments: Mapping[str, Any], *, channels: int, siz
         raise InputError(f"model {name}: {error}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model.name={name} must return a torch.nn.Module, not {type(network).__name__}")
-    return network
+    if not whitening:
+        return network
+    if not isinstance(network, nn.Sequential):
+        raise InputError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential to be whitened")
+    return nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
-import torchvision
 from torch import nn
 
 import fasthebb_cli
@@ -144,7 +144,7 @@ def versions() -> dict[str, str]:
         "fasthebb": fasthebb_cli.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": metadata.version("torchvision"),
         "git": git.stdout.strip() if git.returncode == 0 else "",
     }
 

@@ -117,7 +117,7 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
 def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     torch.manual_seed(derived_seed(config.seed, "network"))
-    network = _network(config, cell.dataset)
+    network = new_network(config, cell.dataset)
     checkpoint = directory / CHECKPOINT_FILE
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
     before = _starting_weights(cell, stage, network, resumed=state is not None)
@@ -126,7 +126,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     task = STAGES[stage.kind](
         Context(
             config, stage.settings, cell.dataset, network, compute, cell.statistics,
-            fresh=stage.previous is None and config.init_from is None and state is None,
+            untrained=stage.previous is None and config.init_from is None, resumed=state is not None,
             labels_train=before.get("labels_train", 0), labels_validation=before.get("labels_validation", 0),
         )
     )  # fmt: skip
@@ -188,7 +188,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, network: nn.Module, pos
         mean, std = cell.statistics
         card = ModelCard(
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
-            list(cell.dataset.classes), mean.tolist(), std.tolist(),
+            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None,
         )  # fmt: skip
         save_filters(directory / "filters.png", network)
         save_model(directory / MODEL_FILE, network, card)
@@ -198,13 +198,14 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, network: nn.Module, pos
     return results
 
 
-def _network(config: Config, dataset: Dataset) -> nn.Module:
+def new_network(config: Config, dataset: Dataset) -> nn.Module:
     return build_network(
         config.model.name,
         config.model.arguments(),
         channels=dataset.source.channels,
         size=dataset.source.size,
         classes=max(len(dataset.classes), 1),
+        whitening=config.rule.whitening is not None,
     )
 
 

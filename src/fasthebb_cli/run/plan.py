@@ -114,10 +114,13 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
         "dataset.size": dataset.source.size,
         "model.name": config.model.name,
         "rule.name": config.rule.name,
+        "rule.whitening": config.rule.whitening,
         "previous": previous,
     }
     content |= _flat("model", config.model.arguments())
     content |= _flat(settings.kind, asdict(settings))
+    if getattr(settings, "augment", "none") != "none":
+        content["dataset.mirror"] = config.dataset.mirror
     if settings.kind == "pretrain":
         content |= _flat("rule", {"response": config.rule.response, "projection": config.rule.projection})
         content |= _flat("rule.options", config.rule.options)

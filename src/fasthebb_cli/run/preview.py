@@ -10,7 +10,7 @@ from rich.table import Table
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
-from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.run.pipeline import new_network
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import clock
@@ -55,14 +55,12 @@ def _size(
     config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, *, measure: bool
 ) -> tuple[int, int, float]:
     """Images a pass, labels, and seconds for all passes from the pace of a few steps on this machine."""
-    network = compute.place(
-        build_network(
-            config.model.name, config.model.arguments(), channels=dataset.source.channels, size=dataset.source.size,
-            classes=max(len(dataset.classes), 1),
-        )
-    )  # fmt: skip
-    statistics_ = torch.full((dataset.source.channels,), 0.5), torch.full((dataset.source.channels,), 0.25)
-    task = STAGES[stage.kind](Context(config, stage.settings, dataset, network, compute, statistics_, fresh=False))
+    network = compute.place(new_network(config, dataset))
+    half = torch.full((dataset.source.channels,), 0.5)
+    trained = stage.previous is not None or config.init_from is not None
+    task = STAGES[stage.kind](
+        Context(config, stage.settings, dataset, network, compute, (half, half), untrained=not trained, resumed=True)
+    )
     labels = task.samples if isinstance(stage.settings, FinetuneConfig) else 0
     if not measure:
         return task.samples, labels, 0.0

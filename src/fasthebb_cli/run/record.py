@@ -6,18 +6,21 @@ stands in them once, whatever was killed when.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from fasthebb_cli.run.files import write_atomically, write_text
+
+GAP = 2  # pixels of white around a filter
 
 
 class Record:
@@ -74,15 +77,17 @@ def save_filters(path: Path, network: nn.Module) -> None:
     if first is None:
         return
     tiles = first.weight.detach().float().cpu()
-    if tiles.shape[1] not in (1, 3):
-        tiles = tiles.mean(1, keepdim=True)
-    grid = make_grid(_enlarged(tiles), nrow=12, normalize=True, scale_each=True, padding=3, pad_value=1.0)
-    image = to_pil_image(grid)
+    if tiles.shape[1] != 3:
+        tiles = tiles.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    low, high = tiles.amin((1, 2, 3), keepdim=True), tiles.amax((1, 2, 3), keepdim=True)
+    tiles = (tiles - low) / (high - low).clamp_min(1e-12)
+    tiles = F.pad(F.interpolate(tiles, scale_factor=max(1, 40 // tiles.shape[-1])), (GAP,) * 4, value=1.0)
+    columns = math.isqrt(3 * len(tiles) // 2 - 1) + 1
+    tiles = torch.cat([tiles, tiles.new_ones(-len(tiles) % columns, *tiles.shape[1:])])
+    rows = [torch.cat(list(row), dim=2) for row in tiles.split(columns)]
+    pixels = (torch.cat(rows, dim=1) * 255).round().to(torch.uint8)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     write_atomically(path, lambda file: image.save(file, format="PNG"))
-
-
-def _enlarged(tiles_KCHW: Tensor) -> Tensor:
-    return torch.nn.functional.interpolate(tiles_KCHW, scale_factor=max(1, 40 // tiles_KCHW.shape[-1]), mode="nearest")
 
 
 def _scalars(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

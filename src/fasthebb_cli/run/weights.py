@@ -26,6 +26,7 @@ class ModelCard:
         channels, size: of its images.
         classes: names of the classes, in the order of the scores.
         mean, std: per channel, of pixels in [0, 1].
+        whitening: the network's first layer whitens; its matrix is among the weights.
     """
 
     model: str
@@ -35,6 +36,7 @@ class ModelCard:
     classes: list[str]
     mean: list[float]
     std: list[float]
+    whitening: bool = False
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
@@ -68,7 +70,12 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
     """A trained network in evaluation mode, from `model.safetensors` or a stage directory."""
     weights, card = read_model(Path(path))
     network = build_network(
-        card.model, card.arguments, channels=card.channels, size=card.size, classes=max(len(card.classes), 1)
+        card.model,
+        card.arguments,
+        channels=card.channels,
+        size=card.size,
+        classes=max(len(card.classes), 1),
+        whitening=card.whitening,
     )
     network.load_state_dict(weights)
     return network.to(torch.device(device)).eval()

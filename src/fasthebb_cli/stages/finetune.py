@@ -1,10 +1,14 @@
 """Supervised training on the labelled subset: end to end, the classifier alone, or one after the other.
 
-The first `classifier_epochs` train the classifier on frozen features; then the features learn too, at `features_lr`
-times the classifier's rate (0: they stay frozen). Frozen means frozen: no gradient, batch norm as it was learnt and
-no dropout inside the features. The last epoch counts; `select=best` looks at the validation labels and counts them.
+First `classifier_epochs` train the classifier alone, on frozen features; then `epochs` train all layers, those that
+come pre-trained at `features_lr` times the rate (0: they stay frozen). Each phase runs through the schedule. An
+untrained network has no features to spare: all of it learns at the full rate in both phases, unless features_lr is 0.
+With few labels an epoch is a few steps; below `min_steps` in all, both phases are lengthened in proportion.
+Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. The last epoch counts;
+`select=best` looks at the validation labels and counts them.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -16,9 +20,8 @@ from fasthebb_cli.data.dataset import label_subset
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.schedules import set_rate
+from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
-
-CALIBRATION_BATCHES = 20  # of training images, to give fresh frozen features their batch-norm statistics
 
 
 def finetune(context: Context) -> Task:
@@ -26,10 +29,13 @@ def finetune(context: Context) -> Task:
     assert isinstance(settings, FinetuneConfig)
     indices = labelled(context)
     classifier, features = split_network(network)
-    frozen_for_good = settings.features_lr == 0
+    steps = -(-len(indices) // settings.batch_size)
+    alone, together = phases(settings, steps)
+    frozen = settings.features_lr == 0
+    factor = 1.0 if context.untrained and not frozen else settings.features_lr
     optimizer = torch.optim.SGD(
         [
-            {"params": list(features.parameters()), "lr": settings.lr * settings.features_lr},
+            {"params": list(features.parameters()), "lr": settings.lr * factor},
             {"params": list(classifier.parameters()), "lr": settings.lr},
         ],
         lr=settings.lr,
@@ -39,16 +45,17 @@ def finetune(context: Context) -> Task:
     )
     totals = Totals(compute.device)
     best = Best(network)
-    steps = -(-len(indices) // settings.batch_size)
     last: dict[str, float] = {}
-    if context.fresh and frozen_for_good:
-        calibrate_batch_norm(context)
+    if context.begins:
+        fit_whitening(context)
+        if frozen:
+            calibrate_batch_norm(context)
 
     def step(epoch: int, step: int, batch: Batch) -> None:
-        frozen = frozen_for_good or epoch < settings.classifier_epochs
-        freeze(features, frozen)
+        first, length = (0, alone) if epoch < alone else (alone, together)
+        freeze(features, frozen=frozen or (epoch < alone and not context.untrained))
         classifier.train()
-        set_rate(optimizer, settings.schedule, step, steps, epoch, settings.epochs)
+        set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
         with compute.autocast():
             scores = network(batch.images)
         loss = F.cross_entropy(scores.float(), batch.labels)
@@ -74,7 +81,7 @@ def finetune(context: Context) -> Task:
     def finish() -> dict[str, Any]:
         if settings.select == "best":
             best.restore(network)
-        freeze(features, False)
+        freeze(features, frozen=False)
         return {
             "top1": best.top1 if settings.select == "best" else None,
             "top5": None,
@@ -85,7 +92,7 @@ def finetune(context: Context) -> Task:
         }
 
     return Task(
-        epochs=settings.epochs,
+        epochs=alone + together,
         samples=len(indices),
         batch_size=settings.batch_size,
         batches=lambda epoch, start: context.batches(
@@ -96,6 +103,15 @@ def finetune(context: Context) -> Task:
         finish=finish,
         state={"optimizer": optimizer, "totals": totals, "best": best},
     )
+
+
+def phases(settings: FinetuneConfig, steps: int) -> tuple[int, int]:
+    """Epochs of the classifier alone and of all layers, for epochs of so many steps."""
+    alone, together = settings.classifier_epochs, settings.epochs
+    if (alone + together) * steps < settings.min_steps:
+        longer = settings.min_steps / ((alone + together) * steps)
+        alone, together = math.ceil(alone * longer), math.ceil(together * longer)
+    return alone, together
 
 
 def labelled(context: Context) -> Tensor:
@@ -118,26 +134,10 @@ def split_network(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     return children["classifier"], features
 
 
-def freeze(features: nn.Module, frozen: bool) -> None:
+def freeze(features: nn.Module, *, frozen: bool) -> None:
     """Frozen features get no gradient and stand in evaluation mode, so batch norm and dropout stand still too."""
     features.requires_grad_(not frozen)
     features.train(not frozen)
-
-
-@torch.no_grad()
-def calibrate_batch_norm(context: Context) -> None:
-    """Random features deserve normalised inputs as well: statistics from training images, without labels."""
-    norms = [m for m in context.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # the plain mean over batches
-    context.network.train()
-    for number, batch in enumerate(context.batches(context.dataset.train, 64, epoch=0)):
-        if number == CALIBRATION_BATCHES:
-            break
-        context.network(batch.images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 class Best:

@@ -15,6 +15,7 @@ from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner, RuleSetting
 from fasthebb_cli.stages.schedules import set_rate
+from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
 
 
@@ -25,6 +26,8 @@ def pretrain(context: Context) -> Task:
     learner = _learner(context, settings)
     samples = len(indices)
     steps = -(-samples // settings.batch_size)
+    if context.begins:
+        fit_whitening(context)
     context.network.train()
 
     def step(epoch: int, step: int, batch: Batch) -> None:

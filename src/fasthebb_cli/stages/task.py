@@ -38,7 +38,8 @@ class Context:
         settings: the stage's own settings; `config` is the whole cell.
         network: on the device, with the weights of the stage before (or fresh ones).
         statistics: mean and standard deviation of each channel over the training images.
-        fresh: the network is untrained.
+        untrained: no stage before has taught the network anything.
+        resumed: the stage goes on from a checkpoint, which is loaded over the network.
         labels_train, labels_validation: labels that the network has seen so far.
     """
 
@@ -48,9 +49,15 @@ class Context:
     network: nn.Module
     compute: Compute
     statistics: tuple[Tensor, Tensor]
-    fresh: bool
+    untrained: bool
+    resumed: bool
     labels_train: int = 0
     labels_validation: int = 0
+
+    @property
+    def begins(self) -> bool:
+        """The network is about to take its very first step."""
+        return self.untrained and not self.resumed
 
     def batches(
         self, indices: Tensor, batch_size: int, *, epoch: int | None = None, start: int = 0, augmentation: str = "none"
@@ -73,7 +80,7 @@ class Context:
             images = to_float(pixels, mean, std)
             if augmentation != "none":
                 draws = torch.Generator().manual_seed(derived_seed(seed, kind, "augment", epoch, step))
-                images = augment(images, augmentation, draws)
+                images = augment(images, augmentation, draws, mirror=self.config.dataset.mirror)
             labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
             yield Batch(self.compute.arrange(images), labels)
 

@@ -1,0 +1,37 @@
+"""What an untrained network is given before its first step, from training images without their labels."""
+
+from itertools import islice
+
+import torch
+from torch import nn
+
+from fasthebb_cli.nets.whitening import Whitening
+from fasthebb_cli.stages.task import Context
+
+WHITENING_SAMPLES = 20_000  # images are enough for the covariance of 3,072 pixels
+CALIBRATION_BATCHES = 20
+BATCH_SIZE = 64
+
+
+def fit_whitening(context: Context) -> None:
+    """Fits the network's whitening layer, if it has one."""
+    smoothing = context.config.rule.whitening
+    layer = next((module for module in context.network.modules() if isinstance(module, Whitening)), None)
+    if layer is None or smoothing is None:
+        return
+    stream = context.batches(context.dataset.train, BATCH_SIZE, epoch=0)
+    layer.fit((batch.images for batch in islice(stream, WHITENING_SAMPLES // BATCH_SIZE)), smoothing)
+
+
+@torch.no_grad()
+def calibrate_batch_norm(context: Context) -> None:
+    """Random features deserve normalised inputs too: batch norm's statistics, as the plain mean over some batches."""
+    norms = [m for m in context.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None
+    context.network.train()
+    for batch in islice(context.batches(context.dataset.train, BATCH_SIZE, epoch=0), CALIBRATION_BATCHES):
+        context.network(batch.images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,42 @@
+"""Small generated images and folders for the tests of `data`."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    """RGB noise, width x height, that can be told from that of other seeds."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def save(path: Path, seed: int, size: tuple[int, int] = (8, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed, size).save(path)
+    return path
+
+
+def class_folders(root: Path, classes: dict[str, int], first: int = 0) -> None:
+    """`classes[name]` different png files in root/name."""
+    for name, count in classes.items():
+        for i in range(count):
+            save(root / name / f"{i:03}.png", first)
+            first += 1
+
+
+def tiny_imagenet(root: Path, train: int = 10, val: int = 4) -> Path:
+    """A copy of tiny-imagenet-200 with two classes in the real layout, below root."""
+    top, wnids = root / "tiny-imagenet-200", ["n02", "n01"]
+    for k, wnid in enumerate(wnids):
+        for i in range(train):
+            save(top / f"train/{wnid}/images/{wnid}_{i}.JPEG", 100 * k + i)
+        (top / f"train/{wnid}/{wnid}_boxes.txt").write_text("")
+    lines = []
+    for i in range(val):
+        save(top / f"val/images/val_{i}.JPEG", 500 + i)
+        lines.append(f"val_{i}.JPEG\t{wnids[i % 2]}\t0\t0\t7\t7\n")
+    (top / "val/val_annotations.txt").write_text("".join(lines))
+    (top / "wnids.txt").write_text("n02\nn01\n")
+    (top / "words.txt").write_text("n01\tgoldfish\nn02\tcentipede\n")
+    return top

@@ -1,0 +1,105 @@
+"""Batches: their order, resuming in the middle of an epoch, and worker processes."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fasthebb_cli.data.loading import batches
+from fasthebb_cli.data.source import ImageFiles, ImageSource, InMemory
+from fasthebb_cli.errors import InputError, RunError
+from tests.data.images import save
+
+CPU = torch.device("cpu")
+
+
+class Counting:
+    """Image k is filled with k; remembers what was read."""
+
+    channels, size = 1, 2
+
+    def __init__(self, count: int) -> None:
+        self.count, self.seen = count, list[int]()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: torch.Tensor) -> torch.Tensor:
+        self.seen += indices.tolist()
+        return indices.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+
+def epoch(source: ImageSource, count: int = 10, seed: int | None = None, start: int = 0) -> list[list[int]]:
+    stream = batches(source, torch.arange(count), batch_size=4, device=CPU, order_seed=seed, start=start)
+    pairs = list(stream)
+    for images, chosen in pairs:
+        assert images.dtype == torch.uint8
+        assert torch.equal(images[:, 0, 0, 0].long(), chosen)
+    return [chosen.tolist() for _, chosen in pairs]
+
+
+def test_without_a_seed_the_order_is_kept_and_the_last_batch_is_short() -> None:
+    assert epoch(Counting(10)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    first = epoch(Counting(10), seed=1)
+    torch.manual_seed(5)
+    assert epoch(Counting(10), seed=1) == first
+    assert epoch(Counting(10), seed=2) != first
+    assert sorted(k for chunk in first for k in chunk) == list(range(10))
+
+
+def test_a_resumed_epoch_continues_and_reads_nothing_of_what_it_skips() -> None:
+    source = Counting(10)
+    assert epoch(source, seed=1, start=2) == epoch(Counting(10), seed=1)[2:]
+    assert len(source.seen) == 2
+    assert epoch(Counting(10), start=3) == []
+
+
+def test_no_indices_no_batches() -> None:
+    assert epoch(Counting(10), count=0) == []
+
+
+def test_memory_is_indexed() -> None:
+    source = InMemory(torch.arange(10, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2))
+    assert epoch(source, seed=3) == epoch(Counting(10), seed=3)
+
+
+def test_workers_read_the_same_and_errors_reach_the_caller(tmp_path: Path) -> None:
+    source = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(10)], 8)
+
+    def pairs(workers: int, start: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        stream = batches(source, torch.arange(10), batch_size=3, device=CPU, order_seed=1, start=start, workers=workers)
+        return list(stream)
+
+    state = torch.get_rng_state()
+    with_workers, without = pairs(2), pairs(0)
+    assert torch.equal(torch.get_rng_state(), state), "the network's draws would depend on gpu.workers"
+    assert len(with_workers) == len(without) == 4
+    for (images, chosen), (expected, expected_chosen) in zip(with_workers, without, strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(chosen, expected_chosen)
+    Path(source.paths[7]).write_bytes(b"no image")
+    with pytest.raises(InputError) as here:
+        pairs(0)
+    with pytest.raises(InputError) as there:
+        pairs(2)
+    assert (
+        str(there.value)
+        == str(here.value)
+        == f"{source.paths[7]}: can't be read as an image: cannot identify image file"
+    )
+
+
+class Dying(ImageFiles):
+    def read(self, indices: torch.Tensor) -> torch.Tensor:
+        os._exit(1)
+
+
+@pytest.mark.slow  # torch looks for dead workers every five seconds
+def test_a_worker_that_dies_is_one_line() -> None:
+    stream = batches(Dying(["x"], 8), torch.arange(1), batch_size=1, device=CPU, order_seed=None, workers=1)
+    with pytest.raises(RunError, match=r"a decoding process failed; lower gpu.workers .*exited unexpectedly"):
+        next(stream)

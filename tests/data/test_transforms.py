@@ -1,0 +1,81 @@
+"""Normalisation and augmentation: one draw per sample, from the generator alone, within the stated ranges."""
+
+import pytest
+import torch
+
+from fasthebb_cli.data.transforms import _affine, augment, to_float
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_to_float_normalises_each_channel() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    normalised = to_float(images, torch.tensor([0.5, 0.1, 0.5]), torch.tensor([0.5, 0.1, 0.25]))
+    assert normalised.dtype == torch.float32
+    assert torch.allclose(normalised.flatten(), torch.tensor([-1.0, 1.0, 2.0]))
+
+
+def test_every_sample_has_its_own_draw() -> None:
+    image = torch.rand(1, 3, 16, 16, generator=generator())
+    augmented = augment(image.expand(8, -1, -1, -1), "light", generator(1))
+    assert augmented.shape == (8, 3, 16, 16)
+    assert len({tuple(sample.flatten().tolist()) for sample in augmented}) == 8
+
+
+def test_the_draws_depend_on_the_generator_alone() -> None:
+    images = torch.rand(4, 3, 16, 16, generator=generator())
+    first = augment(images, "light", generator(1))
+    torch.manual_seed(7)
+    assert torch.equal(augment(images, "light", generator(1)), first)
+    assert not torch.equal(augment(images, "light", generator(2)), first)
+
+
+def test_none_changes_nothing_and_draws_nothing() -> None:
+    images, draws = torch.rand(2, 3, 4, 4), generator()
+    assert augment(images, "none", draws) is images
+    assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match="hard"):
+        augment(torch.rand(1, 3, 4, 4), "hard", generator())
+
+
+def test_the_maps_are_within_the_stated_ranges() -> None:
+    maps = _affine(4000, generator(), "light", mirror=True)
+    assert torch.allclose(maps[:, 0, :2].norm(dim=1), maps[:, 1, :2].norm(dim=1)), "not the same scale both ways"
+    assert (maps[:, 0, :2] * maps[:, 1, :2]).sum(1).abs().max() < 1e-6, "sheared"
+    size = 1 / maps[:, 1, :2].norm(dim=1)
+    angle = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 1, 1]))
+    for values, low, high in ((size, 0.75, 1.25), (angle, -10, 10), (maps[:, :, 2] / 2, -0.125, 0.125)):
+        assert low <= values.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < values.max() <= high
+    assert 0.47 < (torch.det(maps[:, :, :2]) < 0).float().mean() < 0.53  # flipped
+
+
+def test_shift_only_moves() -> None:
+    maps = _affine(500, generator(), "shift", mirror=False)
+    assert torch.equal(maps[:, :, :2], torch.eye(2).expand(500, -1, -1))
+    assert maps[:, :, 2].abs().max() <= 0.25
+    assert maps[:, :, 2].std() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["shift", "light"])
+def test_without_mirror_nothing_is_flipped(kind: str) -> None:
+    assert torch.det(_affine(500, generator(), kind, mirror=False)[:, :, :2]).min() > 0
+    assert torch.det(_affine(500, generator(), kind, mirror=True)[:, :, :2]).min() < 0
+
+
+def test_a_flip_is_exact_and_the_outside_is_reflected(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+
+    def with_map(rows: list[list[float]]) -> torch.Tensor:
+        maps = torch.tensor([rows])
+        monkeypatch.setattr("fasthebb_cli.data.transforms._affine", lambda *arguments, **keywords: maps)
+        return augment(image, "light", generator())
+
+    assert torch.allclose(with_map([[-1, 0, 0], [0, 1, 0]]), image.flip(3), atol=1e-5)
+    moved = with_map([[1, 0, 0.5], [0, 1, 0]])  # by one pixel of four
+    assert torch.allclose(moved, image[..., [1, 2, 3, 3]], atol=1e-5)

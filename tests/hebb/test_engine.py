@@ -1,0 +1,291 @@
+"""The engine against the naive loops of tests/reference.py, over every shape of layer that it accepts."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb.learner import RULE_SETTINGS
+from fasthebb_cli.hebb.responses import RESPONSES
+from fasthebb_cli.hebb.rules import RULES, Mask, Terms
+from tests import reference
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says it copies the input: no matter here
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Options = dict[str, float | str]
+RULE_OPTIONS: list[tuple[str, Options]] = [
+    ("hpca", {"denominator": "patches"}),
+    ("hpca", {"denominator": "power"}),
+    ("hpca", {"denominator": "power", "damping": 0.5}),
+    ("swta", {}),
+    ("swta", {"temperature": 0.5}),
+]
+
+
+@dataclass
+class Case:
+    layer: engine.Layer
+    x: Tensor
+    rule: str
+    options: Options
+
+
+def sums(layer: engine.Layer, x: Tensor, rule: str, options: Options) -> engine.Sums:
+    with torch.no_grad():
+        pre = engine.pre_activation(layer, x, layer(x))
+        terms = RULES[rule](RESPONSES[RULE_SETTINGS[rule].response](pre), **options)
+        return engine.sums(layer, x, terms)
+
+
+def assert_close(found: Tensor, wanted: Tensor, *, tolerance: float = 1e-10, scale: float = 0.0) -> None:
+    """Errors relative to the largest entry wanted, or to scale where that is larger."""
+    assert found.shape == wanted.shape
+    error = float((found - wanted).abs().max())
+    assert error <= tolerance * max(scale, float(wanted.abs().max()))
+
+
+def assert_agrees(case: Case) -> None:
+    wanted = reference.update(copy.deepcopy(case.layer).double(), case.x.double(), case.rule, **case.options)
+    found = sums(case.layer, case.x, case.rule, case.options).update()
+    assert found.dtype == case.x.dtype
+    tolerance = 1e-10
+    if case.x.dtype == torch.float32:
+        temperature = case.options.get("temperature", 0.02) if case.rule == "swta" else 1.0
+        tolerance = max(1e-5, 1e-6 / float(temperature))  # softmax multiplies the rounding of scores by 1 / temperature
+    scale = float(case.layer.weight.detach().abs().max()) / 100  # an update of 0 may be the difference of two weights
+    assert_close(found.double(), wanted, tolerance=tolerance, scale=scale)
+
+
+def _case(draw: st.DrawFn, layer: engine.Layer, shape: list[int]) -> Case:
+    """Random eighths for a layer and an input, some of them all zero.
+
+    Inner products of eighths are exact in float32 too. Otherwise a unit that all but ignores the one patch it sees
+    would have its update, x / (x.w) under "power", from the rounding of x.w.
+    """
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+
+    def eighths(size: Sequence[int], scale: float) -> Tensor:
+        return (torch.randn(size, generator=generator, dtype=dtype) * scale * 8).round() / 8
+
+    x = eighths(shape, 1)
+    empty = draw(st.sampled_from(["nothing", "nothing", "sample", "all"]))
+    if empty == "sample":
+        x[0] = 0
+    elif empty == "all":
+        x.zero_()
+    layer = layer.to(dtype)
+    with torch.no_grad():
+        layer.weight.copy_(eighths(layer.weight.shape, max(0.25, layer.weight[0].numel() ** -0.5)))
+        if draw(st.booleans()):
+            layer.weight[draw(st.integers(0, len(layer.weight) - 1))] = 0
+        if layer.bias is not None:
+            layer.bias.copy_(eighths(layer.bias.shape, 1))
+    if x.dim() == 4 and draw(st.booleans()):
+        x = x.contiguous(memory_format=torch.channels_last)
+        layer = layer.to(memory_format=torch.channels_last)
+    rule, options = draw(st.sampled_from(RULE_OPTIONS))
+    return Case(layer, x, rule, options)
+
+
+def _pair(draw: st.DrawFn, low: int, high: int) -> tuple[int, int]:
+    return draw(st.integers(low, high)), draw(st.integers(low, high))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Case:
+    kernel, dilation = _pair(draw, 1, 3), _pair(draw, 1, 2)
+    stride = _pair(draw, 1, 3)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    height, width = (r + draw(st.integers(0, 3)) for r in reach)
+    largest = min(2, height - 1, width - 1)  # reflection needs more pixels than padding
+    padding: str | tuple[int, int] = draw(st.sampled_from(["valid", "same", "number", "number"]))
+    if padding == "number":
+        padding = _pair(draw, 0, largest)
+    mode: PaddingMode = draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"]))
+    if padding == "same":
+        stride = (1, 1)
+        if mode == "reflect" and any(r // 2 >= size for r, size in zip(reach, (height, width), strict=True)):
+            mode = "zeros"
+    groups = draw(st.integers(1, 3))
+    layer = nn.Conv2d(
+        groups * draw(st.integers(1, 3)),
+        groups * draw(st.integers(1, 4)),
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=mode,
+    )
+    return _case(draw, layer, [draw(st.integers(1, 2)), layer.in_channels, height, width])
+
+
+@st.composite
+def full_map_convolutions(draw: st.DrawFn) -> Case:
+    """One patch a sample, unless padded: the layer is a linear one (but not with groups)."""
+    kernel, groups = _pair(draw, 1, 4), draw(st.sampled_from([1, 1, 2]))
+    padding: str | int = draw(st.one_of(st.just("valid"), st.integers(0, 1)))
+    layer = nn.Conv2d(
+        groups * draw(st.integers(1, 3)),
+        groups * draw(st.integers(1, 5)),
+        kernel,
+        stride=draw(st.integers(1, 2)),
+        padding=padding,
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+    return _case(draw, layer, [draw(st.integers(1, 4)), layer.in_channels, *kernel])
+
+
+@st.composite
+def linears(draw: st.DrawFn) -> Case:
+    """Few samples for many units (blocks, the last one cut short) or the reverse (K x K matrix)."""
+    if draw(st.booleans()):
+        samples, units = draw(st.integers(1, 4)), draw(st.integers(1, 2 * engine.BLOCK + 3))
+    else:
+        samples, units = draw(st.integers(40, 80)), draw(st.integers(1, 5))
+    layer = nn.Linear(draw(st.integers(1, 24)), units, bias=draw(st.booleans()))
+    leading = draw(st.sampled_from([[samples], [samples, 1], [1, samples]]))
+    return _case(draw, layer, [*leading, layer.in_features])
+
+
+@given(case=convolutions())
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_convolution_equals_reference(case: Case) -> None:
+    assert_agrees(case)
+
+
+@given(case=full_map_convolutions())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_full_map_convolution_equals_reference(case: Case) -> None:
+    assert_agrees(case)
+
+
+@given(case=linears())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_linear_equals_reference(case: Case) -> None:
+    assert_agrees(case)
+
+
+@given(case=st.one_of(convolutions(), linears()), cuts=st.lists(st.integers(1, 5), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_micro_batches_add_up_to_the_batch(case: Case, cuts: list[int]) -> None:
+    """However the batch is split, one division at the end gives the update of the whole."""
+    generator = torch.Generator().manual_seed(len(cuts))
+    x = torch.randn(6, *case.x.shape[1:], generator=generator, dtype=torch.float64)
+    case.layer.double()
+    pieces = list(torch.tensor_split(x, sorted(set(cuts))))
+    total = sums(case.layer, pieces[0], case.rule, case.options)
+    for piece in pieces[1:]:
+        total = total + sums(case.layer, piece, case.rule, case.options)
+    whole = sums(case.layer, x, case.rule, case.options)
+    assert len(pieces) > 1
+    assert_close(total.update(), whole.update())
+
+
+LAYERS: list[tuple[engine.Layer, list[int]]] = [
+    (nn.Linear(6, 2 * engine.BLOCK + 7), [5, 6]),
+    (nn.Linear(30, 9), [200, 30]),
+    (nn.Conv2d(4, 6, 3, padding=1, groups=2), [2, 4, 5, 5]),
+    (nn.Conv2d(2, 5, 3), [4, 2, 3, 3]),
+    (nn.Conv2d(2, 5, 3, padding=1), [4, 2, 3, 3]),
+]
+
+
+@pytest.mark.parametrize("mask", ["tril", "diag"])
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=["blocks", "matrix", "groups", "full map", "padded map"])
+def test_gate_and_recombination_may_differ(layer: engine.Layer, shape: list[int], mask: Mask) -> None:
+    """G^T X - mask(G^T R) W for any G and R, though in hpca they are the same."""
+    torch.manual_seed(0)
+    layer, x = copy.deepcopy(layer).double(), torch.randn(shape, dtype=torch.float64)
+    with torch.no_grad():
+        dot_BGKL = engine.pre_activation(layer, x, layer(x)).dot_BGKL
+        gate, recombination = torch.randn_like(dot_BGKL), torch.randn_like(dot_BGKL)
+        found = engine.sums(layer, x, Terms(gate, recombination, mask)).numerator
+    groups, units = gate.shape[1:3]
+    wanted = torch.zeros_like(layer.weight).reshape(groups, units, -1)
+    w_GKD = layer.weight.detach().reshape(groups, units, -1)
+    for group in range(groups):
+        x_P = list(x)
+        if isinstance(layer, nn.Conv2d):
+            x_P = list(reference.patches(layer, x.unflatten(1, (groups, -1))[:, group]))
+        g_PK, r_PK = (values[:, group].transpose(1, 2).reshape(-1, units) for values in (gate, recombination))
+        for n, patch in enumerate(x_P):
+            for i in range(units):
+                rebuilt = [r_PK[n, j] * w_GKD[group, j] for j in range(units) if j == i or (mask == "tril" and j < i)]
+                wanted[group, i] += g_PK[n, i] * (patch - torch.stack(rebuilt).sum(0))
+    assert_close(found, wanted.detach().reshape(found.shape))
+
+
+@pytest.mark.parametrize(("samples", "units", "blocks"), [(5, 3 * engine.BLOCK, True), (2000, 100, False)])
+def test_a_linear_layer_is_done_in_the_cheaper_form(samples: int, units: int, blocks: bool) -> None:
+    """Few samples for many units go by blocks, many samples for few units through the K x K matrix."""
+    layer, x = nn.Linear(400, units, bias=False), torch.randn(samples, 400)
+    products = _products(layer, x)
+    assert [shape for shape in products if shape == (units, units)] == ([] if blocks else [(units, units)])
+    assert [shape for shape in products if shape == (engine.BLOCK, engine.BLOCK)] == (
+        [(engine.BLOCK, engine.BLOCK)] * 3 if blocks else []
+    )
+
+
+def test_a_full_map_convolution_is_done_as_a_linear_layer() -> None:
+    assert _products(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 5, 5))
+    assert _products(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 6, 6)) == []
+
+
+def _products(layer: engine.Layer, x: Tensor) -> list[tuple[int, ...]]:
+    """Shapes of the plain matrix products that hpca's sums are made of."""
+
+    class Recorder(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func in (Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.addmm_) and result.dim() == 2:
+                shapes.append(tuple(result.shape))
+            return result
+
+    shapes: list[tuple[int, ...]] = []
+    with torch.no_grad():
+        terms = RULES["hpca"](engine.pre_activation(layer, x, layer(x)).dot_BGKL.relu())
+        with Recorder():
+            engine.sums(layer, x, terms)
+    return shapes
+
+
+def test_a_group_is_damped_by_its_own_power() -> None:
+    """Beside a group of strong responses, a quiet group learns as it would alone."""
+    torch.manual_seed(0)
+    both = nn.Conv2d(4, 6, 3, groups=2, bias=False, dtype=torch.float64)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    x[:, :2] *= 1000
+    alone = nn.Conv2d(2, 3, 3, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        alone.weight.copy_(both.weight[3:])
+    quiet = sums(both, x, "hpca", {}).update()[3:]
+    assert_close(quiet, sums(alone, x[:, 2:], "hpca", {}).update())
+
+
+def test_a_silent_unit_stays_as_it_is_without_damping() -> None:
+    layer = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    update = sums(layer, torch.tensor([[2.0, 1.0]], dtype=torch.float64), "hpca", {"damping": 0.0}).update()
+    assert update[1].tolist() == [0, 0]
+    assert update[0].tolist() == [2 / 2 - 1, 1 / 2]
+
+
+def test_an_empty_patch_has_no_direction() -> None:
+    """An empty patch has no direction: all units score alike and move towards it, none becomes nan."""
+    layer = nn.Linear(3, 2, bias=False, dtype=torch.float64)
+    update = sums(layer, torch.zeros(1, 3, dtype=torch.float64), "swta", {}).update()
+    assert_close(update, -layer.weight.detach() / 2)
