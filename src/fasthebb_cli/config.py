@@ -289,7 +289,7 @@ def _typed(cls: type[T], node: DictConfig, key: str) -> T:
     """One group as its dataclass; errors name the whole key and what is accepted."""
     dot = f"{key}." if key else ""
     accepted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for name in node:
+    for name in map(str, node):
         if name not in accepted:
             raise InputError(f"unknown key {dot}{name}; {key or 'the top level'} accepts: {', '.join(accepted)}")
     try:
@@ -300,7 +300,8 @@ def _typed(cls: type[T], node: DictConfig, key: str) -> T:
         name = dot + str(error.key or "KEY")
         raise InputError(f"{name} has no value; set it, as in {name}=VALUE") from error
     except ValidationError as error:
-        raise InputError(f"{dot}{error.full_key!s}: {_first_line(error)}") from error
+        name = dot + str(error.full_key)
+        raise InputError(f"{name}: {_first_line(error)}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{key or 'configuration'}: {_first_line(error)}") from error
     except ValueError as error:

@@ -67,7 +67,8 @@ def group_choices(conf: Path, group: str) -> dict[str, str]:
     """The choices of a group with the comment that opens each one's file."""
     choices = {}
     for path in sorted((conf / group).rglob("*.yaml")):
-        first = path.read_text().split("\n", 1)[0]
+        comments = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+        first = comments[0]
         choices[str(path.relative_to(conf / group).with_suffix(""))] = first.removeprefix("#").strip()
     return choices
 

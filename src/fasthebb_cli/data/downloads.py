@@ -16,38 +16,44 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, Table, from_arrays, missing, root_of
 from fasthebb_cli.errors import InputError, RunError
 
 
+def _datasets() -> Any:
+    """torchvision's data sets; importing them takes seconds, which no other data set should pay for."""
+    from torchvision import datasets
+
+    return datasets
+
+
 def mnist(config: DatasetConfig) -> Collection:
     """70,000 digits, 28 x 28, from idx files."""
     classes = tuple("0123456789")
-    return _idx_set(config, ("mnist", "MNIST/raw", "."), datasets.MNIST, classes)
+    return _idx_set(config, ("mnist", "MNIST/raw", "."), _datasets().MNIST, classes)
 
 
 def fashion_mnist(config: DatasetConfig) -> Collection:
     """70,000 pieces of clothing, 28 x 28, from idx files, such as Debian's package dataset-fashion-mnist has them."""
-    classes = tuple(datasets.FashionMNIST.classes)
-    return _idx_set(config, ("fashion-mnist", "FashionMNIST/raw", "."), datasets.FashionMNIST, classes)
+    classes = tuple(_datasets().FashionMNIST.classes)
+    return _idx_set(config, ("fashion-mnist", "FashionMNIST/raw", "."), _datasets().FashionMNIST, classes)
 
 
 def cifar10(config: DatasetConfig) -> Collection:
-    return _cifar(config, datasets.CIFAR10)
+    return _cifar(config, _datasets().CIFAR10)
 
 
 def cifar100(config: DatasetConfig) -> Collection:
-    return _cifar(config, datasets.CIFAR100)
+    return _cifar(config, _datasets().CIFAR100)
 
 
 def stl10(config: DatasetConfig) -> Collection:
     """13,000 labelled photographs, 96 x 96, and 100,000 without labels for pre-training."""
 
     def part(split: str, download: bool) -> tuple[Any, tuple[Tensor, Tensor]]:
-        loaded = _torchvision(config, datasets.STL10, split=split, download=download)
+        loaded = _torchvision(config, _datasets().STL10, split=split, download=download)
         return loaded, (torch.from_numpy(loaded.data), torch.from_numpy(np.asarray(loaded.labels)))
 
     first, train = part("train", config.download)
@@ -55,7 +61,7 @@ def stl10(config: DatasetConfig) -> Collection:
     return from_arrays(parts, tuple(first.classes), config.size, Table(4_000, 5_000))
 
 
-def _cifar(config: DatasetConfig, cls: type[datasets.CIFAR10]) -> Collection:
+def _cifar(config: DatasetConfig, cls: type[Any]) -> Collection:
     loaded = [_torchvision(config, cls, train=True, download=config.download), _torchvision(config, cls, train=False)]
     parts = {
         part: (torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets))

@@ -5,8 +5,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from torchvision import datasets
-
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, ImageFile, Table, from_files, missing, root_of
 from fasthebb_cli.data.folders import SUFFIXES, class_folders, labelled, list_images
@@ -42,6 +40,8 @@ def imagenet(config: DatasetConfig) -> Collection:
 def _unpack(top: Path) -> None:
     try:
         for split in ("train", "val"):
+            from torchvision import datasets  # here, since it takes seconds to import
+
             datasets.ImageNet(top, split=split)
     except (RuntimeError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())

@@ -63,7 +63,8 @@ class Whitening(nn.Module):
         if any(missing):
             images = F.pad(images, missing, mode="reflect")
         cut = images.unflatten(3, (-1, self.block)).unflatten(2, (-1, self.block))
-        return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * self.block**2)
+        blocks_ND: Tensor = cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * self.block**2)
+        return blocks_ND
 
     def _assemble(self, blocks_ND: Tensor, images: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
