@@ -12,7 +12,14 @@ from hydra.core.global_hydra import GlobalHydra
 from fasthebb_cli import cli
 
 # digits (1,000 training images of 8 x 8) through a 32nd of conv6: a stage takes a second or two
-SMALL = ("dataset=digits", "model.width=0.03", "pretrain.epochs=2", "finetune.epochs=2", "gpu=cpu")
+SMALL = (
+    "dataset=digits",
+    "model.width=0.03",
+    "pretrain.epochs=2",
+    "finetune.epochs=2",
+    "finetune.min_steps=0",
+    "gpu=cpu",
+)
 
 
 @pytest.fixture(autouse=True)
