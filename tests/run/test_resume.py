@@ -67,9 +67,10 @@ def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, settings: tuple[
             wait_for_work(process, tmp_path / "killed")
             time.sleep(0.6 * moments.random())
             process.kill()
-        process.communicate()
+        text = process.communicate()[0]
         if process.returncode == 0:
             break
+        assert process.returncode == -signal.SIGKILL, text
         kills += 1
     assert kills >= 2
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "once")

@@ -143,7 +143,7 @@ def versions() -> dict[str, str]:
     return {
         "fasthebb": fasthebb_cli.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a TorchVersion is not loaded by weights_only
         "torchvision": metadata.version("torchvision"),
         "git": git.stdout.strip() if git.returncode == 0 else "",
     }
