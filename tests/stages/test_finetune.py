@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch._dynamo.utils
 from safetensors.torch import load_file
 
 from fasthebb_cli.config import FinetuneConfig
@@ -31,3 +32,16 @@ def test_frozen_features_stay_to_the_bit(command: Callable[..., Ran], choice: st
     features = [name for name in before if not name.startswith("classifier.")]
     assert all(torch.equal(before[name], after[name]) for name in features) is not moves
     assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiled_networks_learn_the_same(command: Callable[..., Ran]) -> None:
+    plain = command("train", "rule=none", "label_fraction=0.2", "model.dropout=0")
+    loss = plain.results("finetune")["loss"]
+    counters = torch._dynamo.utils.counters
+    assert not counters["stats"]["unique_graphs"]
+    compiled = command("train", "rule=none", "label_fraction=0.2", "model.dropout=0", "gpu.compile=true", "force=true")
+    assert compiled.code == 0, compiled.err
+    assert counters["stats"]["unique_graphs"] > 0
+    assert compiled.results("finetune")["loss"] == pytest.approx(loss, rel=1e-3)

@@ -122,6 +122,8 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
     before = _starting_weights(cell, stage, network, resumed=state is not None)
     network = compute.place(network)
+    if compute.compile and stage.kind != "pretrain":  # the hooks of a Hebbian stage are not for tracing
+        network.compile()
     torch.manual_seed(derived_seed(config.seed, stage.name))
     task = STAGES[stage.kind](
         Context(
