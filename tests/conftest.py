@@ -17,7 +17,6 @@ SMALL = (
     "model.width=0.03",
     "pretrain.epochs=2",
     "finetune.epochs=2",
-    "finetune.min_steps=0",
     "gpu=cpu",
 )
 

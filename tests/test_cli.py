@@ -11,7 +11,8 @@ import pytest
 
 import fasthebb_cli
 from fasthebb_cli import cli
-from tests.conftest import Ran
+from tests.conftest import SMALL, Ran
+from tests.data.images import class_folders
 
 Command = Callable[..., Ran]
 
@@ -110,7 +111,7 @@ def test_verbs_are_defaults_for_stages(command: Command) -> None:
 
 def test_a_stage_used_twice_with_other_settings(command: Command) -> None:
     stages = ("+finetune@extra.probe=frozen", "stages=[pretrain,finetune,probe,evaluate]")
-    ran = command("train", *stages, "extra.probe.epochs=1", "extra.probe.min_steps=0")
+    ran = command("train", *stages, "extra.probe.epochs=1")
     assert ran.code == 0, ran.err
     assert ran.results("probe")["epochs"] == 1
     assert ran.results("finetune")["epochs"] == 2
@@ -191,3 +192,33 @@ def test_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "label_fraction: 1.0" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unreadable_image_is_named_in_one_line(command: Command, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    class_folders(root, {"cat": 30, "dog": 30})
+    (root / "cat" / "000.png").write_bytes(b"not an image")
+    ran = command("train", "dataset=image_folder", f"dataset.root={root}", "label_fraction=0.5")
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+    assert str(root / "cat" / "000.png") in ran.err
+
+
+def test_a_folder_of_photographs_end_to_end(command: Command, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    class_folders(root, {"cat": 30, "dog": 30})
+    ran = command("train", "dataset=image_folder", f"dataset.root={root}", "label_fraction=0.5")
+    assert ran.code == 0, ran.err
+    assert ran.results("finetune")["labels_train"] == 18
+
+
+@pytest.mark.slow
+def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
+    words = ["train", "-m", *SMALL, "label_fraction=0.1,0.2,0.001", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fasthebb_cli", *words, f"out={tmp_path}"], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(list(tmp_path.glob("*pretrain*/results.json"))) == 1
+    assert len(list(tmp_path.glob("*evaluate*/results.json"))) == 2
+    assert done.stdout.count("failed") == 2  # the row, and the count below the table

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 
 import fasthebb_cli
-from fasthebb_cli import config as configuration
+from fasthebb_cli.compose import load
+from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import explain, help_page
 from fasthebb_cli.run import cells
@@ -53,8 +54,8 @@ def run(arguments: list[str]) -> int:
         return 0
     verb, *rest = arguments
     try:
-        if verb not in configuration.VERBS:
-            verbs = ", ".join(configuration.VERBS)
+        if verb not in VERBS:
+            verbs = ", ".join(VERBS)
             raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
         return _run_hydra(_for_hydra(verb, rest))
     except InputError as error:
@@ -84,7 +85,7 @@ def run_cell(cfg: DictConfig) -> None:
 
 
 def _do_cell(cfg: DictConfig) -> list[dict[str, Any]]:
-    config = configuration.load(cfg)
+    config = load(cfg)
     yaml = OmegaConf.to_yaml(cfg, resolve=True)
     from fasthebb_cli.run.pipeline import run_cell as run_pipeline
     from fasthebb_cli.run.preview import preview_cell
@@ -175,7 +176,7 @@ def _complete(arguments: list[str]) -> int:
         command, _, rest = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
-            Console().print(" ".join([*configuration.VERBS, "--help", "--version"]), soft_wrap=True, highlight=False)
+            Console().print(" ".join([*VERBS, "--help", "--version"]), soft_wrap=True, highlight=False)
             return 0
         os.environ["COMP_LINE"] = f"{command} {tail.lstrip()}"
     return _run_hydra(arguments)

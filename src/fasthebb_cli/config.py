@@ -1,17 +1,14 @@
-"""The experiment as typed dataclasses, checked once at the door. The only file that sees a DictConfig.
+"""The experiment as typed dataclasses. Every field has its default in conf/; here stands what is accepted.
 
-Every field has its default in conf/; the dataclasses say what is accepted. After `load` there are no loose mappings
-but `options`, which go to the function that a name stands for and are checked against its arguments.
+Ranges are checked when a dataclass is made. `options` alone are open mappings: they go to the function that a name
+stands for and are checked against its arguments.
 """
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
-
-from fasthebb_cli.errors import InputError
+from omegaconf import MISSING
 
 AUGMENTATIONS = ("none", "shift", "light")
 
@@ -130,7 +127,7 @@ class FinetuneConfig:
     """Supervised training on the labelled subset: the classifier alone, or the features with it."""
 
     kind: str = "finetune"
-    epochs: int = MISSING
+    epochs: int | None = None
     batch_size: int = MISSING
     lr: float = MISSING
     schedule: str = MISSING
@@ -138,7 +135,6 @@ class FinetuneConfig:
     momentum: float = MISSING
     features_lr: float = 1.0
     classifier_epochs: int = 0
-    min_steps: int = 0
     select: str = "last"
     augment: str = "none"
 
@@ -146,7 +142,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, ("finetune",))
-        _at_least("epochs", self.epochs, 1)
+        if self.epochs is not None:
+            _at_least("epochs", self.epochs, 1)
         _at_least("batch_size", self.batch_size, 1)
         _above("lr", self.lr, 0)
         _one_of("schedule", self.schedule, self.SCHEDULES)
@@ -154,7 +151,6 @@ class FinetuneConfig:
         _in_range("momentum", self.momentum, 0, 0.9999)
         _in_range("features_lr", self.features_lr, 0, float("inf"))
         _at_least("classifier_epochs", self.classifier_epochs, 0)
-        _at_least("min_steps", self.min_steps, 0)
         _one_of("select", self.select, ("last", "best"))
         _one_of("augment", self.augment, AUGMENTATIONS)
 
@@ -213,7 +209,7 @@ class Config:
 
 
 @dataclass
-class _Top:
+class TopLevel:
     """The plain keys of config.yaml."""
 
     verb: str = MISSING
@@ -235,87 +231,6 @@ class _Top:
 
 
 GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
-
-
-def load(cfg: DictConfig) -> Config:
-    """The composed configuration as checked dataclasses.
-
-    Raises:
-        InputError: an unknown key, a wrong type, a value out of range, a missing value or a bad interpolation.
-    """
-    for group in GROUPS:
-        if not isinstance(cfg.get(group), DictConfig):
-            raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
-    try:
-        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise InputError(_first_line(error)) from error
-    plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
-    top = _typed(_Top, OmegaConf.create(plain), "")
-    extra = {}
-    for name, node in (cfg.get("extra") or {}).items():
-        kind = node.get("kind") if isinstance(node, DictConfig) else None
-        if kind not in KINDS:
-            raise InputError(
-                f"extra.{name}.kind must be one of {', '.join(KINDS)}, not {kind}; "
-                f"add a stage as in +finetune@extra.{name}=frozen"
-            )
-        if name in KINDS:
-            raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
-        extra[str(name)] = _typed(KINDS[kind], node, f"extra.{name}")
-    names = top.stages if top.stages is not None else VERBS[top.verb]
-    if not names:
-        raise InputError("stages is empty; name at least one of: " + ", ".join([*KINDS, *extra]))
-    for name in names:
-        if name not in KINDS and name not in extra:
-            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
-    return Config(
-        dataset=_typed(DatasetConfig, cfg.dataset, "dataset"),
-        rule=_typed(RuleConfig, cfg.rule, "rule"),
-        model=_typed(ModelConfig, cfg.model, "model"),
-        gpu=_typed(GpuConfig, cfg.gpu, "gpu"),
-        extra=extra,
-        pretrain=_typed(PretrainConfig, cfg.pretrain, "pretrain"),
-        finetune=_typed(FinetuneConfig, cfg.finetune, "finetune"),
-        evaluate=_typed(EvaluateConfig, cfg.evaluate, "evaluate"),
-        **(vars(top) | {"stages": list(names)}),
-    )
-
-
-T = TypeVar("T")
-
-
-def _typed(cls: type[T], node: DictConfig, key: str) -> T:
-    """One group as its dataclass; errors name the whole key and what is accepted."""
-    dot = f"{key}." if key else ""
-    accepted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for name in map(str, node):
-        if name not in accepted:
-            raise InputError(f"unknown key {dot}{name}; {key or 'the top level'} accepts: {', '.join(accepted)}")
-    try:
-        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), node))
-    except ConfigKeyError as error:
-        raise InputError(f"unknown key {dot}{error.key}; {key} accepts: {', '.join(accepted)}") from error
-    except MissingMandatoryValue as error:
-        name = dot + str(error.key or "KEY")
-        raise InputError(f"{name} has no value; set it, as in {name}=VALUE") from error
-    except ValidationError as error:
-        name = dot + str(error.full_key)
-        raise InputError(f"{name}: {_first_line(error)}") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{key or 'configuration'}: {_first_line(error)}") from error
-    except ValueError as error:
-        raise InputError(f"{dot}{error}") from error
-    assert isinstance(typed, cls)
-    return typed
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
-
-
-def _example(group: str) -> str:
-    return {"dataset": "cifar10", "rule": "hpca", "model": "conv6", "gpu": "auto"}.get(group, "default")
 
 
 def _at_least(name: str, value: int, low: int) -> None:

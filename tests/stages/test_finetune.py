@@ -1,5 +1,6 @@
 """Fine-tuning: what is frozen stays to the bit, and few labels still get enough steps."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -7,21 +8,16 @@ import torch
 import torch._dynamo.utils
 from safetensors.torch import load_file
 
-from fasthebb_cli.config import FinetuneConfig
-from fasthebb_cli.stages.finetune import phases
 from tests.conftest import Ran
 
 
-def settings(epochs: int, alone: int, least: int) -> FinetuneConfig:
-    return FinetuneConfig("finetune", epochs, 64, 0.1, "cosine", 0.0, 0.9, 1.0, alone, least)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "alone", "least", "expected"),
-    [(20, 0, 0, (0, 20)), (20, 0, 40, (0, 20)), (20, 0, 100, (0, 50)), (20, 10, 120, (20, 40))],
-)
-def test_phases_are_lengthened_in_proportion(epochs: int, alone: int, least: int, expected: tuple[int, int]) -> None:
-    assert phases(settings(epochs, alone, least), steps=2) == expected
+def test_few_labels_still_get_200_steps(command: Callable[..., Ran]) -> None:
+    ran = command("train", "rule=none", "label_fraction=0.02", "finetune.epochs=null", "--dry-run")
+    assert ran.code == 0, ran.err
+    command("finetune", "rule=none", "label_fraction=0.02", "finetune.epochs=null")  # 20 labels: an epoch is one step
+    assert ran.results("finetune")["epochs"] == 200
+    command("finetune", "rule=none", "label_fraction=0.02", "finetune.epochs=3", "seed=1")
+    assert [json.loads((d / "results.json").read_text())["epochs"] for d in ran.directories("finetune")] == [200, 3]
 
 
 @pytest.mark.parametrize(("choice", "moves"), [("frozen", False), ("default", True)])

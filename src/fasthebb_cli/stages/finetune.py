@@ -3,7 +3,7 @@
 First `classifier_epochs` train the classifier alone, on frozen features; then `epochs` train all layers, those that
 come pre-trained at `features_lr` times the rate (0: they stay frozen). Each phase runs through the schedule. An
 untrained network has no features to spare: all of it learns at the full rate in both phases, unless features_lr is 0.
-With few labels an epoch is a few steps; below `min_steps` in all, both phases are lengthened in proportion.
+With few labels an epoch is a few steps, so `epochs=null` means at least MINIMUM_STEPS of them.
 Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. The last epoch counts;
 `select=best` looks at the validation labels and counts them.
 """
@@ -23,6 +23,9 @@ from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 
+EPOCHS = 20  # as in the papers
+MINIMUM_STEPS = 200
+
 
 def finetune(context: Context) -> Task:
     settings, network, compute = context.settings, context.network, context.compute
@@ -30,7 +33,8 @@ def finetune(context: Context) -> Task:
     indices = labelled(context)
     classifier, features = split_network(network)
     steps = -(-len(indices) // settings.batch_size)
-    alone, together = phases(settings, steps)
+    alone = settings.classifier_epochs
+    together = settings.epochs or max(EPOCHS, math.ceil(MINIMUM_STEPS / steps))
     frozen = settings.features_lr == 0
     factor = 1.0 if context.untrained and not frozen else settings.features_lr
     optimizer = torch.optim.SGD(
@@ -103,15 +107,6 @@ def finetune(context: Context) -> Task:
         finish=finish,
         state={"optimizer": optimizer, "totals": totals, "best": best},
     )
-
-
-def phases(settings: FinetuneConfig, steps: int) -> tuple[int, int]:
-    """Epochs of the classifier alone and of all layers, for epochs of so many steps."""
-    alone, together = settings.classifier_epochs, settings.epochs
-    if (alone + together) * steps < settings.min_steps:
-        longer = settings.min_steps / ((alone + together) * steps)
-        alone, together = math.ceil(alone * longer), math.ceil(together * longer)
-    return alone, together
 
 
 def labelled(context: Context) -> Tensor:

@@ -1,0 +1,103 @@
+"""From the composed configuration to checked dataclasses: the only file that sees a DictConfig."""
+
+from dataclasses import fields
+from typing import TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from fasthebb_cli.config import (
+    GROUPS,
+    KINDS,
+    VERBS,
+    Config,
+    DatasetConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    GpuConfig,
+    ModelConfig,
+    PretrainConfig,
+    RuleConfig,
+    TopLevel,
+)
+from fasthebb_cli.errors import InputError
+
+T = TypeVar("T")
+
+
+def load(cfg: DictConfig) -> Config:
+    """The composed configuration as checked dataclasses.
+
+    Raises:
+        InputError: an unknown key, a wrong type, a value out of range, a missing value or a bad interpolation.
+    """
+    for group in GROUPS:
+        if not isinstance(cfg.get(group), DictConfig):
+            raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
+    try:
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise InputError(_first_line(error)) from error
+    plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
+    top = _typed(TopLevel, OmegaConf.create(plain), "")
+    extra = {}
+    for name, node in (cfg.get("extra") or {}).items():
+        kind = node.get("kind") if isinstance(node, DictConfig) else None
+        if kind not in KINDS:
+            raise InputError(
+                f"extra.{name}.kind must be one of {', '.join(KINDS)}, not {kind}; "
+                f"add a stage as in +finetune@extra.{name}=frozen"
+            )
+        if name in KINDS:
+            raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
+        extra[str(name)] = _typed(KINDS[kind], node, f"extra.{name}")
+    names = top.stages if top.stages is not None else VERBS[top.verb]
+    if not names:
+        raise InputError("stages is empty; name at least one of: " + ", ".join([*KINDS, *extra]))
+    for name in names:
+        if name not in KINDS and name not in extra:
+            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
+    return Config(
+        dataset=_typed(DatasetConfig, cfg.dataset, "dataset"),
+        rule=_typed(RuleConfig, cfg.rule, "rule"),
+        model=_typed(ModelConfig, cfg.model, "model"),
+        gpu=_typed(GpuConfig, cfg.gpu, "gpu"),
+        extra=extra,
+        pretrain=_typed(PretrainConfig, cfg.pretrain, "pretrain"),
+        finetune=_typed(FinetuneConfig, cfg.finetune, "finetune"),
+        evaluate=_typed(EvaluateConfig, cfg.evaluate, "evaluate"),
+        **(vars(top) | {"stages": list(names)}),
+    )
+
+
+def _typed(cls: type[T], node: DictConfig, key: str) -> T:
+    """One group as its dataclass; errors name the whole key and what is accepted."""
+    dot = f"{key}." if key else ""
+    accepted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for name in map(str, node):
+        if name not in accepted:
+            raise InputError(f"unknown key {dot}{name}; {key or 'the top level'} accepts: {', '.join(accepted)}")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), node))
+    except ConfigKeyError as error:
+        raise InputError(f"unknown key {dot}{error.key}; {key} accepts: {', '.join(accepted)}") from error
+    except MissingMandatoryValue as error:
+        name = dot + str(error.key or "KEY")
+        raise InputError(f"{name} has no value; set it, as in {name}=VALUE") from error
+    except ValidationError as error:
+        name = dot + str(error.full_key)
+        raise InputError(f"{name}: {_first_line(error)}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{key or 'configuration'}: {_first_line(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{dot}{error}") from error
+    assert isinstance(typed, cls)
+    return typed
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _example(group: str) -> str:
+    return {"dataset": "cifar10", "rule": "hpca", "model": "conv6", "gpu": "auto"}.get(group, "default")
