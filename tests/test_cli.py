@@ -43,6 +43,7 @@ BAD_INPUT = {
     "precision needs a GPU": (["train", "gpu.precision=tf32"], "gpu.precision=tf32 needs gpu.device=cuda"),
     "unparsable": (["train", "pretrain.layer_lr={fc5"], "can't read"),
     "several values without -m": (["train", "rule=hpca,swta"], "need -m"),
+    "unknown layer": (["train", "finetune.layer=conv9"], "no layer 'conv9'; the network has: conv1"),
     "no such file": (["train", "init_from=nowhere.safetensors"], "init_from"),
     "no data": (["train", "dataset=cifar10", "dataset.root=/nonexistent"], "/nonexistent"),
     "layers all excluded": (["train", 'pretrain.exclude=["*"]'], "no Conv2d or Linear layer is left"),

@@ -135,6 +135,7 @@ class FinetuneConfig:
     momentum: float = MISSING
     features_lr: float = 1.0
     classifier_epochs: int = 0
+    layer: str | None = None
     select: str = "last"
     augment: str = "none"
 

@@ -8,6 +8,7 @@ import torch
 import torch._dynamo.utils
 from safetensors.torch import load_file
 
+from fasthebb_cli.run.weights import load_model
 from tests.conftest import Ran
 
 
@@ -41,3 +42,20 @@ def test_compiled_networks_learn_the_same(command: Callable[..., Ran]) -> None:
     assert compiled.code == 0, compiled.err
     assert counters["stats"]["unique_graphs"] > 0
     assert compiled.results("finetune")["loss"] == pytest.approx(loss, rel=1e-3)
+
+
+def test_fine_tuning_after_a_layer_shares_the_pretraining_and_is_evaluated_whole(command: Callable[..., Ran]) -> None:
+    ran = command("train", "-m", "finetune=few_labels", "finetune.layer=conv1,conv2", "label_fraction=0.2")
+    assert ran.code == 0, ran.err
+    assert len(ran.directories("pretrain")) == 1
+    shapes = [load_file(d / "model.safetensors")["classifier.3.weight"].shape for d in ran.directories("finetune")]
+    assert sorted(shapes) == [(10, 3 * 16), (10, 4 * 16)]
+    network = load_model(ran.directories("finetune")[0])
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_a_cut_network_can_not_grow_again(command: Callable[..., Ran]) -> None:
+    stages = ("+finetune@extra.deeper=few_labels", "extra.deeper.layer=conv3", "stages=[pretrain,finetune,deeper]")
+    ran = command("train", "finetune=few_labels", *stages)
+    assert ran.code == 2
+    assert "no layer 'conv3'; the network has: conv1, conv2" in ran.err

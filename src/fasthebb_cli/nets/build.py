@@ -10,17 +10,20 @@ from torch import nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.networks import NETWORKS
+from fasthebb_cli.nets.readout import cut_after
 from fasthebb_cli.nets.whitening import Whitening
 
 
 def build_network(
-    name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int, whitening: bool = False
-) -> nn.Module:
+    name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int,
+    whitening: bool = False, layer: str | None = None
+) -> nn.Module:  # fmt: skip
     """Calls the network's function.
 
     Args:
         name: a key of NETWORKS or "my_package.module:function".
         arguments: its keyword arguments besides channels, size and classes.
+        layer: cut the network after this one, with a classifier of its own; None: the whole network.
         whitening: put a Whitening layer, not yet fitted, before the first; the network must be an nn.Sequential.
 
     Raises:
@@ -47,8 +50,16 @@ def build_network(
         raise InputError(f"model {name}: {error}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model.name={name} must return a torch.nn.Module, not {type(network).__name__}")
-    if not whitening:
-        return network
-    if not isinstance(network, nn.Sequential):
-        raise InputError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential to be whitened")
-    return nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))
+    if whitening:
+        if not isinstance(network, nn.Sequential):
+            raise InputError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential")
+        network = nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))
+    return network if layer is None else cut_network(network, layer, channels=channels, size=size, classes=classes)
+
+
+def cut_network(network: nn.Module, layer: str, *, channels: int, size: int, classes: int) -> nn.Module:
+    """See `cut_after`; raises InputError."""
+    try:
+        return cut_after(network, layer, channels=channels, size=size, classes=classes)
+    except ValueError as error:
+        raise InputError(f"finetune.layer={layer}: {error}") from error

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config
+from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.nets.build import build_network, cut_network
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import load_checkpoint
@@ -76,6 +76,9 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
+    with torch.device("meta"):  # a layer that the network has not is found before anything runs
+        for layer in {stage.layer for stage in stages} - {None}:
+            new_network(config, dataset, layer)
     cell = Cell(config, yaml, dataset, compute, view)
     outcomes = []
     with ExitStack() as locks:
@@ -116,11 +119,9 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
 
 def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
-    torch.manual_seed(derived_seed(config.seed, "network"))
-    network = new_network(config, cell.dataset)
     checkpoint = directory / CHECKPOINT_FILE
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
-    before = _starting_weights(cell, stage, network, resumed=state is not None)
+    network, layer, before = _starting_network(cell, stage)
     network = compute.place(network)
     if compute.compile and stage.kind != "pretrain":  # the hooks of a Hebbian stage are not for tracing
         network.compile()
@@ -140,31 +141,43 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
             position = run_task(task, network, position, session, record, display)
     finally:
         record.close()
-    return _finish(cell, stage, task, network, position)
+    return _finish(cell, stage, task, position, network, layer)
 
 
-def _starting_weights(cell: Cell, stage: PlannedStage, network: nn.Module, *, resumed: bool) -> dict[str, Any]:
-    """Where a stage's weights come from, in this order; returns the results of the stage before.
+def _starting_network(cell: Cell, stage: PlannedStage) -> tuple[nn.Module, str | None, dict[str, Any]]:
+    """The stage's network, the layer that it is cut after, and the results of the stage before.
+
+    Weights come from, in this order:
 
     1. its own unfinished checkpoint (loaded by the caller, over whatever is done here),
     2. the stage before it in the cell,
     3. `init_from`,
     4. scratch: the network as the seed made it.
     """
+    config, dataset = cell.config, cell.dataset
+    wanted = stage.settings.layer if isinstance(stage.settings, FinetuneConfig) else None
+    torch.manual_seed(derived_seed(config.seed, "network"))
     if stage.previous is not None:
-        if not resumed:
-            weights, _ = read_model(stage.previous.directory)
-            network.load_state_dict(weights)
-        return read_json(stage.previous.directory / RESULTS_FILE)
-    if cell.config.init_from is not None and not resumed:
-        origin = Path(cell.config.init_from)
-        weights, _ = read_model(origin)
-        left = adopt_weights(network, weights, origin)
+        origin, results = stage.previous.directory, read_json(stage.previous.directory / RESULTS_FILE)
+    elif config.init_from is not None:
+        origin, results = Path(config.init_from), {}
+    else:
+        return new_network(config, dataset, wanted), wanted, {}
+    weights, card = read_model(origin)
+    network = new_network(config, dataset, card.layer)
+    left = adopt_weights(network, weights, origin)
+    if stage.previous is None:
         cell.view.note(f"weights from {origin}" + (f", but not {', '.join(left)}" if left else ""))
-    return {}
+    if wanted in (None, card.layer):
+        return network, card.layer, results
+    source = dataset.source
+    classes = max(len(dataset.classes), 1)
+    return cut_network(network, wanted, channels=source.channels, size=source.size, classes=classes), wanted, results
 
 
-def _finish(cell: Cell, stage: PlannedStage, task: Task, network: nn.Module, position: Position) -> dict[str, Any]:
+def _finish(
+    cell: Cell, stage: PlannedStage, task: Task, position: Position, network: nn.Module, layer: str | None
+) -> dict[str, Any]:
     """Writes weights, filters and, last of all, results.json, which says that the stage is finished."""
     config, directory = cell.config, stage.directory
     measured = task.finish()
@@ -190,7 +203,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, network: nn.Module, pos
         mean, std = cell.statistics
         card = ModelCard(
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
-            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None,
+            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, layer,
         )  # fmt: skip
         save_filters(directory / "filters.png", network)
         save_model(directory / MODEL_FILE, network, card)
@@ -200,7 +213,8 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, network: nn.Module, pos
     return results
 
 
-def new_network(config: Config, dataset: Dataset) -> nn.Module:
+def new_network(config: Config, dataset: Dataset, layer: str | None = None) -> nn.Module:
+    """A fresh network for the data set, cut after `layer` if that is not None."""
     return build_network(
         config.model.name,
         config.model.arguments(),
@@ -208,6 +222,7 @@ def new_network(config: Config, dataset: Dataset) -> nn.Module:
         size=dataset.source.size,
         classes=max(len(dataset.classes), 1),
         whitening=config.rule.whitening is not None,
+        layer=layer,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb_cli.config import VERBS, Config, StageConfig
+from fasthebb_cli.config import VERBS, Config, FinetuneConfig, StageConfig
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
 
@@ -43,6 +43,12 @@ class PlannedStage:
     content: dict[str, Any]
     wanted: bool
     previous: "PlannedStage | None"
+
+    @property
+    def layer(self) -> str | None:
+        """The layer that the network is cut after, as far as the cell itself says."""
+        own = self.settings.layer if isinstance(self.settings, FinetuneConfig) else None
+        return own or (self.previous.layer if self.previous else None)
 
     @property
     def finished(self) -> bool:

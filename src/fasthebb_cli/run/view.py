@@ -111,7 +111,8 @@ class StageDisplay:
         rate = (self.done - self.before) / max(time.perf_counter() - self.began, 1e-9)
         if rate <= 0:
             return ""
-        return f"{rate:,.0f} images/s  {clock((self.total - self.done) / rate)} left"
+        left = f"  {clock((self.total - self.done) / rate)} left" if self.done < self.total else ""
+        return f"{rate:,.0f} images/s{left}"
 
     def _title(self, done: int) -> str:
         epoch = min(max(done, 0) // max(self.task.samples, 1) + 1, self.task.epochs)

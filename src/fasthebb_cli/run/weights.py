@@ -26,6 +26,7 @@ class ModelCard:
         channels, size: of its images.
         classes: names of the classes, in the order of the scores.
         mean, std: per channel, of pixels in [0, 1].
+        layer: the network ends after it; None: it is whole.
         whitening: the network's first layer whitens; its matrix is among the weights.
     """
 
@@ -37,6 +38,7 @@ class ModelCard:
     mean: list[float]
     std: list[float]
     whitening: bool = False
+    layer: str | None = None
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
@@ -76,6 +78,7 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
         size=card.size,
         classes=max(len(card.classes), 1),
         whitening=card.whitening,
+        layer=card.layer,
     )
     network.load_state_dict(weights)
     return network.to(torch.device(device)).eval()
@@ -100,9 +103,9 @@ def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) 
             left.append(name)
             continue
         found = f"has shape {list(weights[name].shape)}" if name in weights else "is missing"
-        raise InputError(f"init_from={origin}: {name} {found}, the network's is {list(value.shape)}; see model")
+        raise InputError(f"weights of {origin}: {name} {found}, the network's is {list(value.shape)}; see model")
     unknown = [name for name in weights if name not in own]
     if unknown:
-        raise InputError(f"init_from={origin}: the network has no {unknown[0]}; see model")
+        raise InputError(f"weights of {origin}: the network has no {unknown[0]}; see model")
     network.load_state_dict({name: weights[name] for name in own if name not in left}, strict=False)
     return left

@@ -1,0 +1,40 @@
+"""Cutting a network after a layer: what stays is shared, and the classifier reads a small grid of its output."""
+
+import pytest
+import torch
+from torch import nn
+
+from fasthebb_cli.nets.networks import conv6, features
+from fasthebb_cli.nets.readout import cut_after
+
+
+@pytest.mark.parametrize(("layer", "inputs"), [("conv1", 4 * 16), ("conv2", 5 * 16), ("conv4", 10 * 9), ("fc5", 164)])
+def test_the_classifier_reads_the_layer_averaged_to_a_grid(layer: str, inputs: int) -> None:
+    network = conv6(channels=3, size=32, classes=10, width=0.04).eval()
+    cut = cut_after(network, layer, channels=3, size=32, classes=7).eval()
+    linear = cut[-1][-1]
+    assert linear.weight.shape == (7, inputs)
+    images = torch.randn(2, 3, 32, 32)
+    read = features(network, images, layer)
+    if read.dim() == 4:
+        size = min(4, read.shape[2])
+        rows = [range(i * read.shape[2] // size, -(-(i + 1) * read.shape[2] // size)) for i in range(size)]
+        cells = [read[:, :, list(a)][:, :, :, list(b)].mean((2, 3)) for a in rows for b in rows]
+        read = torch.stack(cells, 2)
+    torch.testing.assert_close(cut(images), linear(read.flatten(1)))
+    assert cut[0] is network[0]
+
+
+def test_cutting_leaves_mode_and_batch_norm_alone() -> None:
+    network = conv6(channels=1, size=32, classes=3, width=0.04)
+    cut_after(network, "conv2", channels=1, size=32, classes=3)
+    assert all(module.training for module in network.modules())
+    assert network[0][-1].num_batches_tracked == 0
+
+
+def test_what_can_not_be_cut() -> None:
+    network = conv6(channels=3, size=32, classes=10, width=0.04)
+    with pytest.raises(ValueError, match="no layer 'conv9'; the network has: conv1, conv2, conv3, conv4, fc5"):
+        cut_after(network, "conv9", channels=3, size=32, classes=10)
+    with pytest.raises(ValueError, match="ends in a child called classifier"):
+        cut_after(nn.Linear(3, 3), "conv1", channels=3, size=32, classes=10)
