@@ -12,7 +12,7 @@ from fasthebb_cli.nets.readout import cut_after
 def test_the_classifier_reads_the_layer_averaged_to_a_grid(layer: str, inputs: int) -> None:
     network = conv6(channels=3, size=32, classes=10, width=0.04).eval()
     cut = cut_after(network, layer, channels=3, size=32, classes=7).eval()
-    linear = cut[-1][-1]
+    linear = cut.get_submodule("classifier")[-1]  # type: ignore[index]
     assert linear.weight.shape == (7, inputs)
     images = torch.randn(2, 3, 32, 32)
     read = features(network, images, layer)
@@ -22,14 +22,14 @@ def test_the_classifier_reads_the_layer_averaged_to_a_grid(layer: str, inputs: i
         cells = [read[:, :, list(a)][:, :, :, list(b)].mean((2, 3)) for a in rows for b in rows]
         read = torch.stack(cells, 2)
     torch.testing.assert_close(cut(images), linear(read.flatten(1)))
-    assert cut[0] is network[0]
+    assert cut.get_submodule("conv1") is network.get_submodule("conv1")
 
 
 def test_cutting_leaves_mode_and_batch_norm_alone() -> None:
     network = conv6(channels=1, size=32, classes=3, width=0.04)
     cut_after(network, "conv2", channels=1, size=32, classes=3)
     assert all(module.training for module in network.modules())
-    assert network[0][-1].num_batches_tracked == 0
+    assert network.get_buffer("conv1.3.num_batches_tracked") == 0
 
 
 def test_what_can_not_be_cut() -> None:
