@@ -109,7 +109,150 @@ def swta(x_P: list[Tensor], w_KD: Tensor, temperature: float = 0.02) -> Tensor:
     return torch.stack([_divided(numerator_KD[i], weight_of_patches[i]) for i in range(len(w_KD))])
 
 
-UPDATES: dict[str, Callable[..., Tensor]] = {"hpca": hpca, "swta": swta}
+def pswta(x_P: list[Tensor], w_KD: Tensor, power: float = 0.05) -> Tensor:
+    """As swta with r = y^(1/p) / sum y^(1/p)."""
+    numerator_KD = torch.zeros_like(w_KD)
+    weight_of_patches = [0.0] * len(w_KD)
+    for x in x_P:
+        scores = [((_cosine(x, w) + 1) / 2) ** 2 for w in w_KD]
+        best = max(scores)
+        powers = [(score / best) ** (1 / power) if best > 0 else 0.0 for score in scores]
+        for i, w in enumerate(w_KD):
+            r = powers[i] / sum(powers) if best > 0 else 0.0
+            numerator_KD[i] += r**2 * (x - w)
+            weight_of_patches[i] += r
+    return torch.stack([_divided(numerator_KD[i], weight_of_patches[i]) for i in range(len(w_KD))])
+
+
+def kwta(x_P: list[Tensor], w_KD: Tensor, k: int = 5) -> Tensor:
+    """Each unit's mean of x - w over the patches among whose k best units it is; ties with the k-th all win."""
+    numerator_KD = torch.zeros_like(w_KD)
+    wins = [0] * len(w_KD)
+    for x in x_P:
+        scores = [((_cosine(x, w) + 1) / 2) ** 2 for w in w_KD]
+        least = sorted(scores, reverse=True)[min(k, len(scores)) - 1]
+        for i, w in enumerate(w_KD):
+            if scores[i] >= least:
+                numerator_KD[i] += x - w
+                wins[i] += 1
+    return torch.stack([_divided(numerator_KD[i], wins[i]) for i in range(len(w_KD))])
+
+
+def hwta(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    return kwta(x_P, w_KD, k=1)
+
+
+def hpca_tanh(x_P: list[Tensor], w_KD: Tensor, denominator: str = "patches") -> Tensor:
+    """hpca with y = tanh(x.w)."""
+    assert denominator == "patches"
+    return _decorrelated([[math.tanh(float(x @ w)) for w in w_KD] for x in x_P], x_P, w_KD) / len(x_P)
+
+
+def hpca_adaptive(x_P: list[Tensor], w_KD: Tensor, damping: float = 0.01) -> Tensor:
+    """hpca with y = sigma tanh((s - mu) / sigma + mu), mean and deviation over these patches (a first batch)."""
+    y_PK = [[0.0] * len(w_KD) for _ in x_P]
+    for i, w in enumerate(w_KD):
+        s_P = [float(x @ w) for x in x_P]
+        mu = sum(s_P) / len(s_P)
+        sigma = max(math.sqrt(sum((s - mu) ** 2 for s in s_P) / len(s_P)), 1e-6)
+        for n, s in enumerate(s_P):
+            y_PK[n][i] = sigma * math.tanh((s - mu) / sigma + mu)
+    numerator_KD = _decorrelated(y_PK, x_P, w_KD)
+    power = [sum(y[i] ** 2 for y in y_PK) for i in range(len(w_KD))]
+    mean_power = sum(power) / len(power)
+    return torch.stack([_divided(numerator_KD[i], power[i] + damping * mean_power) for i in range(len(w_KD))])
+
+
+def _decorrelated(y_PK: list[list[float]], x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """sum_n y_i (x - sum_{j<=i} y_j w_j)."""
+    numerator_KD = torch.zeros_like(w_KD)
+    for y_K, x in zip(y_PK, x_P, strict=True):
+        reconstruction = torch.zeros_like(x)
+        for i, w in enumerate(w_KD):
+            reconstruction = reconstruction + y_K[i] * w
+            numerator_KD[i] += y_K[i] * (x - reconstruction)
+    return numerator_KD
+
+
+def gha(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Sanger 1989: dw_i = y_i (x - sum_{j<=i} y_j w_j), y = x.w."""
+    return _decorrelated([[float(x @ w) for w in w_KD] for x in x_P], x_P, w_KD) / len(x_P)
+
+
+def oja(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Oja 1982: dw = y (x - y w), y = x.w."""
+    return torch.stack([sum((float(x @ w) * (x - float(x @ w) * w) for x in x_P), 0 * w) / len(x_P) for w in w_KD])
+
+
+def subspace(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Oja 1989: dw_i = y_i (x - sum_j y_j w_j), y = x.w."""
+    update_KD = torch.zeros_like(w_KD)
+    for x in x_P:
+        reconstruction = sum((float(x @ w) * w for w in w_KD), torch.zeros_like(x))
+        for i, w in enumerate(w_KD):
+            update_KD[i] += float(x @ w) * (x - reconstruction)
+    return update_KD / len(x_P)
+
+
+def instar(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Grossberg 1976: dw = y (x - w), y = relu(x.w)."""
+    return torch.stack([sum((max(0.0, float(x @ w)) * (x - w) for x in x_P), 0 * w) / len(x_P) for w in w_KD])
+
+
+def hebb(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Hebb 1949: dw = y x, y = x.w."""
+    return torch.stack([sum((float(x @ w) * x for x in x_P), 0 * w) / len(x_P) for w in w_KD])
+
+
+def bcm(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Bienenstock, Cooper, Munro 1982: dw = y (y - theta) x, theta the mean of y^2 over these patches."""
+    rows = []
+    for w in w_KD:
+        y_P = [max(0.0, float(x @ w)) for x in x_P]
+        theta = sum(y**2 for y in y_P) / len(y_P)
+        rows.append(sum((y * (y - theta) * x for y, x in zip(y_P, x_P, strict=True)), 0 * w) / len(x_P))
+    return torch.stack(rows)
+
+
+def softhebb(x_P: list[Tensor], w_KD: Tensor, temperature: float = 1.0) -> Tensor:
+    """Journé et al. 2023: dw_i = y_i (x - u_i w_i), y = softmax(u / T), negated for losers; over the largest |dw|."""
+    update_KD = torch.zeros_like(w_KD)
+    for x in x_P:
+        u = [float(x @ w) for w in w_KD]
+        exponentials = [math.exp((value - max(u)) / temperature) for value in u]
+        for i, w in enumerate(w_KD):
+            y = exponentials[i] / sum(exponentials)
+            update_KD[i] += (y if u[i] == max(u) else -y) * (x - u[i] * w)
+    return _divided(update_KD, float(update_KD.abs().max()))
+
+
+def ica(x_P: list[Tensor], w_KD: Tensor, normalised: bool = False) -> Tensor:
+    """Amari et al. 1996: dw_i = w_i - mean of tanh(s_i) sum_j s_j w_j, s = x.w; normalised: (V_i.w_i) w_i - V_i."""
+    return _independent(x_P, w_KD, normalised, seen=lambda i: range(len(w_KD)))
+
+
+def hica(x_P: list[Tensor], w_KD: Tensor, normalised: bool = False) -> Tensor:
+    """As ica, but the sum is over j <= i."""
+    return _independent(x_P, w_KD, normalised, seen=lambda i: range(i + 1))
+
+
+def _independent(x_P: list[Tensor], w_KD: Tensor, normalised: bool, seen: Callable[[int], range]) -> Tensor:
+    rows = []
+    for i, w in enumerate(w_KD):
+        v = torch.zeros_like(w)
+        for x in x_P:
+            for j in seen(i):
+                v += math.tanh(float(x @ w)) * float(x @ w_KD[j]) * w_KD[j] / len(x_P)
+        free = w - v
+        rows.append(free - float(free @ w) * w if normalised else free)
+    return torch.stack(rows)
+
+
+UPDATES: dict[str, Callable[..., Tensor]] = {
+    "hpca": hpca, "hpca_tanh": hpca_tanh, "hpca_adaptive": hpca_adaptive, "oja": oja, "gha": gha,
+    "subspace": subspace, "instar": instar, "hebb": hebb, "bcm": bcm, "swta": swta, "pswta": pswta, "hwta": hwta,
+    "kwta": kwta, "softhebb": softhebb, "ica": ica, "hica": hica,
+}  # fmt: skip
 
 
 def _cosine(x: Tensor, w: Tensor) -> float:

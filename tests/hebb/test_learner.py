@@ -137,7 +137,7 @@ def test_layer_lr_scales_the_first_match() -> None:
 
 
 def test_unknown_names_are_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"unknown rule 'hcpa'; choose one of: hpca, swta"):
+    with pytest.raises(ValueError, match=r"unknown rule 'hcpa'; choose one of: hpca, hpca_tanh, "):
         HebbianLearner(network(), "hcpa", lr=0.1)
     with pytest.raises(ValueError, match=r"unknown option 'temperature' of hpca; it accepts: denominator, damping"):
         HebbianLearner(network(), "hpca", lr=0.1, options={"temperature": 1.0})

@@ -10,7 +10,7 @@ gives the update of the whole batch, exactly. Two exact speed-ups (nothing is ap
 Shapes: N patches, D inputs of a unit, K units; B batch, G groups, L positions of a convolution. Knows no rule by name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +26,35 @@ Layer = nn.Linear | nn.Conv2d
 
 @dataclass
 class Sums:
-    """Numerator (shape of the weight) and denominator (groups, units of a group) of an update, sums over patches."""
+    """Numerator (shape of the weight) and denominator (groups, units of a group) of an update, sums over patches.
+
+    `largest` and `tangent` as in Terms: what the division does once all patches are summed.
+    """
 
     numerator: Tensor
     denominator: Tensor
-    damping: float
+    damping: float = 0.0
+    largest: bool = False
+    tangent: bool = False
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.numerator + other.numerator, self.denominator + other.denominator, self.damping)
+        return replace(
+            self, numerator=self.numerator + other.numerator, denominator=self.denominator + other.denominator
+        )
 
-    def update(self) -> Tensor:
+    @torch.no_grad()
+    def update(self, weight: Tensor) -> Tensor:
         """dW = numerator / denominator; a unit whose denominator is 0 has learnt nothing and stays as it is."""
-        denominator_GK = self.denominator + self.damping * self.denominator.mean(1, keepdim=True)
+        numerator = self.numerator
+        if self.tangent:
+            along_K = (numerator * weight).flatten(1).sum(1)
+            numerator = numerator - per_row(along_K, weight) * weight
+        if self.largest:
+            denominator_GK = numerator.abs().amax().expand_as(self.denominator)
+        else:
+            denominator_GK = self.denominator + self.damping * self.denominator.mean(1, keepdim=True)
         denominator_GK = torch.where(denominator_GK == 0, 1, denominator_GK)
-        return self.numerator / denominator_GK.reshape(-1, *[1] * (self.numerator.dim() - 1))
+        return numerator / per_row(denominator_GK, weight)
 
 
 def pre_activation(layer: Layer, x: Tensor, output: Tensor) -> PreActivation:
@@ -50,7 +65,7 @@ def pre_activation(layer: Layer, x: Tensor, output: Tensor) -> PreActivation:
     return PreActivation(_by_group(layer, dot), weight_norm_GK1, lambda: _patch_norm(layer, x))
 
 
-def projection(layer: Layer, pre: PreActivation, output: Tensor) -> Tensor:
+def projected(layer: Layer, pre: PreActivation, output: Tensor) -> Tensor:
     """x.w / |w| in shape and type of the output; a bias is added after, as it will be to weights of length 1."""
     norm_GK1 = torch.where(pre.weight_norm_GK1 == 0, 1, pre.weight_norm_GK1)
     projected = (pre.dot_BGKL / norm_GK1).reshape(output.shape)
@@ -74,23 +89,35 @@ def sums(layer: Layer, x: Tensor, terms: Terms) -> Sums:
         w_KD = layer.weight.flatten(1)
         x_ND = x.reshape(-1, w_KD.shape[1])
         numerator = _linear_numerator(x_ND, w_KD, terms).view_as(layer.weight)
-    return Sums(numerator, _denominator(terms), terms.damping)
+    return Sums(numerator, _denominator(terms), terms.damping, terms.largest, terms.tangent)
 
 
 def _linear_numerator(x_ND: Tensor, w_KD: Tensor, terms: Terms) -> Tensor:
     n, k = len(x_ND), len(w_KD)
-    g_NK = terms.gate.reshape(n, k)
-    if terms.recombination is None:
-        return torch.addmm(-g_NK.sum(0).unsqueeze(1) * w_KD, g_NK.T, x_ND)
-    r_NK = terms.recombination.reshape(n, k)
-    if terms.mask == "diag":
-        return torch.addmm(-(g_NK * r_NK).sum(0).unsqueeze(1) * w_KD, g_NK.T, x_ND)
     d = x_ND.shape[1]
-    if k * (n + d) <= n * d:  # forming K x K costs N K^2 + K^2 D, the blocks about N K D
-        return g_NK.T @ x_ND - torch.tril(g_NK.T @ r_NK) @ w_KD
-    rest_ND = x_ND.clone()  # what the units before this block leave of each patch
+    g_NK = terms.gate.reshape(n, k)
+    r_NK = None if terms.recombination is None else terms.recombination.reshape(n, k)
+    if terms.towards == "weights":
+        attraction_KD = w_KD * n
+    elif terms.mask == "tril" and r_NK is not None and k * (n + d) > n * d:
+        return _blocked(x_ND, w_KD, g_NK, r_NK)  # forming K x K costs N K^2 + K^2 D, the blocks about N K D
+    else:
+        attraction_KD = g_NK.T @ x_ND
+    if terms.mask == "none":
+        return attraction_KD
+    if terms.mask == "diag":
+        return attraction_KD.addcmul_((g_NK if r_NK is None else g_NK * r_NK).sum(0).unsqueeze(1), w_KD, value=-1)
+    assert r_NK is not None
+    if terms.mask == "full":
+        return attraction_KD.addmm_(g_NK.T, r_NK @ w_KD, alpha=-1)
+    return attraction_KD.addmm_(torch.tril(g_NK.T @ r_NK), w_KD, alpha=-1)
+
+
+def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor) -> Tensor:
+    """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
+    rest_ND = x_ND.clone()
     numerator_KD = torch.empty_like(w_KD)
-    for start in range(0, k, BLOCK):
+    for start in range(0, len(w_KD), BLOCK):
         block = slice(start, start + BLOCK)
         g_Nb, r_Nb, w_bD = g_NK[:, block], r_NK[:, block], w_KD[block]
         torch.mm(g_Nb.T, rest_ND, out=numerator_KD[block])
@@ -101,23 +128,26 @@ def _linear_numerator(x_ND: Tensor, w_KD: Tensor, terms: Terms) -> Tensor:
 
 def _conv_numerator(layer: nn.Conv2d, x: Tensor, terms: Terms) -> Tensor:
     """X is never unfolded; the K x K matrix is small beside the number of positions."""
-    x, padding = _padded(layer, x)
-    gate = terms.gate
-    gate_BCHW = gate.reshape(len(x), layer.out_channels, *_output_size(layer, x, padding))
-    _, numerator, _ = torch.ops.aten.convolution_backward(
-        gate_BCHW, x, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
-        [False, True, False],
-    )  # fmt: skip
+    gate, recombination = terms.gate, terms.recombination
     w_GKD = layer.weight.reshape(layer.groups, layer.out_channels // layer.groups, -1)
-    if terms.recombination is None:
-        recombined_GKD = gate.sum((0, 3)).unsqueeze(2) * w_GKD
-    elif terms.mask == "diag":
-        recombined_GKD = (gate * terms.recombination).sum((0, 3)).unsqueeze(2) * w_GKD
+    numerator = layer.weight * (gate.shape[0] * gate.shape[3])
+    if terms.towards == "patches":
+        x, padding = _padded(layer, x)
+        gate_BCHW = gate.reshape(len(x), layer.out_channels, *_output_size(layer, x, padding))
+        _, numerator, _ = torch.ops.aten.convolution_backward(
+            gate_BCHW, x, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
+            [False, True, False],
+        )  # fmt: skip
+    if terms.mask == "none":
+        return numerator
+    if terms.mask == "diag":
+        weighed = gate if recombination is None else gate * recombination
+        recombined_GKD = weighed.sum((0, 3)).unsqueeze(2) * w_GKD
     else:
-        interaction_GKK = torch.einsum("bgkl,bgjl->gkj", gate, terms.recombination)
-        recombined_GKD = torch.tril(interaction_GKK) @ w_GKD
-    difference: Tensor = numerator - recombined_GKD.view_as(layer.weight)
-    return difference
+        assert recombination is not None
+        interaction_GKK = torch.einsum("bgkl,bgjl->gkj", gate, recombination)
+        recombined_GKD = (interaction_GKK.tril() if terms.mask == "tril" else interaction_GKK) @ w_GKD
+    return numerator - recombined_GKD.view_as(layer.weight)
 
 
 def _denominator(terms: Terms) -> Tensor:
@@ -140,6 +170,11 @@ def _patch_norm(layer: Layer, x: Tensor) -> Tensor:
 
 def _groups(layer: Layer) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
+def per_row(values: Tensor, weight: Tensor) -> Tensor:
+    """One value for each unit, in any shape, to be multiplied with the weight."""
+    return values.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def _per_unit(layer: Layer, values_K: Tensor) -> Tensor:

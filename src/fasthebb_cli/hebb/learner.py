@@ -12,6 +12,7 @@ Knows nothing of data, schedules or files.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
-from fasthebb_cli.hebb.responses import RESPONSES, UNITS, Response
-from fasthebb_cli.hebb.rules import RULES, Rule, Terms
+from fasthebb_cli.hebb.responses import RESPONSES, UNITS, Moments, PreActivation, Response
+from fasthebb_cli.hebb.rules import RULES, Rule, Terms, taught, teacher_signal
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,49 @@ class RuleSetting:
         name: a key of RULES.
         response: a key of RESPONSES.
         projection: the layer's output is x.w / |w| while learning, and weights have length 1 at the end.
+        running: the rule is given running moments of the response, with momentum MOMENTUM, this batch included.
     """
 
     name: str
     response: str
     projection: bool = False
+    running: bool = False
 
 
+MOMENTUM = 0.1  # of running moments, as in the authors' code
 RULE_SETTINGS: dict[str, RuleSetting] = {
     "hpca": RuleSetting("hpca", "rectified"),
+    "hpca_tanh": RuleSetting("hpca", "tanh"),
+    "hpca_adaptive": RuleSetting("hpca_adaptive", "dot", running=True),
+    "oja": RuleSetting("oja", "dot"),
+    "gha": RuleSetting("gha", "dot"),
+    "subspace": RuleSetting("subspace", "dot"),
+    "instar": RuleSetting("instar", "rectified"),
+    "hebb": RuleSetting("hebb", "dot"),
+    "bcm": RuleSetting("bcm", "rectified", running=True),
     "swta": RuleSetting("swta", "raised_cosine", projection=True),
+    "pswta": RuleSetting("pswta", "raised_cosine", projection=True),
+    "hwta": RuleSetting("hwta", "raised_cosine", projection=True),
+    "kwta": RuleSetting("kwta", "raised_cosine", projection=True),
+    "softhebb": RuleSetting("softhebb", "dot"),
+    "ica": RuleSetting("ica", "dot"),
+    "hica": RuleSetting("hica", "dot"),
 }
+
+
+@dataclass(frozen=True)
+class StepSetting:
+    """How an update becomes a step, besides the learning rate.
+
+    Args:
+        normalise: weight vectors have length 1 after each step.
+        per_input: a layer's rate is divided by sqrt(D), D the inputs of a unit.
+        norm_power: p; a unit's rate is multiplied by | |w| - 1 |^p, so that it settles at length 1 (SoftHebb: 0.5).
+    """
+
+    normalise: bool = False
+    per_input: bool = False
+    norm_power: float | None = None
 
 
 @dataclass
@@ -70,6 +103,9 @@ class _LearningLayer:
     def __init__(self, name: str, module: engine.Layer) -> None:
         self.name, self.module = name, module
         self.sums: engine.Sums | None = None
+        self.moments: Moments | None = None
+        self.learns = True
+        self.options: dict[str, Any] = {}
         self.reset_statistics()
 
     def reset_statistics(self) -> None:
@@ -99,6 +135,10 @@ class HebbianLearner:
         options: keyword arguments of the rule.
         include, exclude: patterns of layer names (`conv*`, `features.0`); exclusion wins.
         layer_lr: factors on lr for layers whose name matches a pattern; the first match counts.
+        layer_options: options of the rule for layers whose name matches a pattern, besides `options`.
+        step: how an update becomes a step.
+        classes: of the labels that `observe` is then given: a teacher signal assigns units to classes in all layers
+            but the first.
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
 
     Raises:
@@ -115,14 +155,17 @@ class HebbianLearner:
         include: Iterable[str] = ("*",),
         exclude: Iterable[str] = (),
         layer_lr: Mapping[str, float] | None = None,
+        layer_options: Mapping[str, Mapping[str, Any]] | None = None,
+        step: StepSetting = StepSetting(),
+        classes: int | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
     ) -> None:
         self.network = network
         self.setting = _setting(rule)
         self.rule: Rule = RULES[self.setting.name]
         self.response: Response = RESPONSES[self.setting.response]
-        self.options = dict(options or {})
-        check_options(self.rule, self.options)
+        self.step_setting, self.classes = step, classes
+        self.labels: Tensor | None = None
         include, exclude = list(include), list(exclude)
         self.layers = [
             _LearningLayer(name, module)
@@ -131,16 +174,44 @@ class HebbianLearner:
         ]
         if not self.layers:
             raise ValueError("no Conv2d or Linear layer is left to learn: see include and exclude")
+        for layer in self.layers:
+            layer.options = dict(options or {}) | dict(_first_match(layer.name, layer_options or {}, {}))
+            check_options(self.rule, layer.options)
         self.optimizer = optimizer(
-            [{"params": [layer.module.weight], "lr": lr * _factor(layer.name, layer_lr or {})} for layer in self.layers]
+            [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
         )
+        self._stop_after: str | None = None
         self._hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self.layers]
 
     @torch.no_grad()
-    def observe(self, images: Tensor) -> Tensor:
-        """Runs the network forward, in its present mode, and adds what each layer saw to its sums."""
-        output: Tensor = self.network(images)
+    def observe(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Runs the network forward, in its present mode, and adds what each layer saw to its sums.
+
+        Args:
+            labels: (B,), for the teacher signal; below 0 where there is none.
+
+        Returns:
+            The network's output, or that of the only layer that learns.
+
+        Raises:
+            ValueError: labels without `classes`, or the reverse.
+        """
+        if (labels is None) != (self.classes is None):
+            raise ValueError("labels and classes go together: they are the teacher signal")
+        self.labels = labels
+        try:
+            output: Tensor = self.network(images)
+        except _LastLayerSeen as seen:
+            output = seen.output
+        finally:
+            self.labels = None
         return output
+
+    def learn_only(self, name: str | None) -> None:
+        """One layer learns and the network runs no further than to it, for learning layer by layer; None: all learn."""
+        for layer in self.layers:
+            layer.learns = name in (None, layer.name)
+        self._stop_after = name
 
     @torch.no_grad()
     def step(self) -> None:
@@ -150,13 +221,18 @@ class HebbianLearner:
             if layer.sums is None:
                 weight.grad = None
                 continue
-            update = layer.sums.update()
+            update = layer.sums.update(weight)
+            if self.step_setting.norm_power is not None:
+                distance_K = (weight.flatten(1).norm(dim=1) - 1).abs()
+                update *= engine.per_row(distance_K**self.step_setting.norm_power, weight)
             layer.update_total += group["lr"] * update.norm() / weight.norm()
             layer.steps += 1
             weight.grad = update.neg_()
             layer.sums = None
         self.optimizer.step()
         for layer in self.layers:
+            if self.step_setting.normalise and layer.module.weight.grad is not None:
+                _normalise(layer.module.weight)
             layer.module.weight.grad = None
 
     def statistics(self) -> dict[str, LayerStatistics]:
@@ -173,14 +249,17 @@ class HebbianLearner:
             hook.remove()
         if self.setting.projection:
             for layer in self.layers:
-                weight = layer.module.weight
-                norm = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
-                weight.div_(torch.where(norm == 0, 1, norm))
+                _normalise(layer.module.weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer and statistics; the weights are the network's own. Call it between steps."""
+        """Optimizer, statistics and running moments; the weights are the network's own. Call it between steps."""
         layers = {
-            layer.name: {"alive": layer.alive, "update_total": layer.update_total, "steps": layer.steps}
+            layer.name: {
+                "alive": layer.alive,
+                "update_total": layer.update_total,
+                "steps": layer.steps,
+                "moments": None if layer.moments is None else vars(layer.moments),
+            }
             for layer in self.layers
         }
         return {"optimizer": self.optimizer.state_dict(), "layers": layers}
@@ -192,21 +271,54 @@ class HebbianLearner:
             layer.alive.copy_(saved["alive"])
             layer.update_total.copy_(saved["update_total"])
             layer.steps = saved["steps"]
+            device = layer.module.weight.device
+            moments = saved["moments"]
+            layer.moments = moments and Moments(**{name: value.to(device) for name, value in moments.items()})
+
+    def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
+        factor: float = _first_match(layer.name, layer_lr, 1.0)
+        inputs = layer.module.weight[0].numel()
+        return factor / math.sqrt(inputs) if self.step_setting.per_input else factor
 
     def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
             x = inputs[0].to(dtype)
             pre = engine.pre_activation(module, x, output.to(dtype))
-            # under autocast only the forward product is of low precision: the sums cancel too much for it
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                terms = self.rule(self.response(pre), **self.options)
-                seen = engine.sums(module, x, terms)
-                layer.sums = seen if layer.sums is None else layer.sums + seen
-                layer.alive |= _alive(terms)
-            return engine.projection(module, pre, output) if self.setting.projection else None
+            if layer.learns:
+                # under autocast only the forward product is of low precision: the sums cancel too much for it
+                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                    terms = self._terms(layer, pre)
+                    seen = engine.sums(module, x, terms)
+                    layer.sums = seen if layer.sums is None else layer.sums + seen
+                    layer.alive |= _alive(terms)
+            if layer.name == self._stop_after:
+                raise _LastLayerSeen(output)
+            return engine.projected(module, pre, output) if self.setting.projection else None
 
         return hook
+
+    def _terms(self, layer: _LearningLayer, pre: PreActivation) -> Terms:
+        y_BGKL = self.response(pre)
+        running: list[Moments] = []
+        if self.setting.running:
+            batch = Moments.of(y_BGKL)
+            layer.moments = batch if layer.moments is None else layer.moments.moved_to(batch, MOMENTUM)
+            running = [layer.moments]
+        if self.labels is None or self.classes is None:
+            return self.rule(y_BGKL, *running, **layer.options)
+        groups, units = y_BGKL.shape[1:3]
+        free = layer is self.layers[0]
+        teacher_BGKL = teacher_signal(self.labels, self.classes, units, groups=groups, free=free).to(y_BGKL.dtype)
+        return taught(self.rule, y_BGKL, teacher_BGKL, *running, **layer.options)
+
+
+class _LastLayerSeen(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -229,16 +341,22 @@ def _setting(rule: str | RuleSetting) -> RuleSetting:
 def _alive(terms: Terms) -> Tensor:
     """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
     gate = terms.gate
-    if terms.recombination is None:
+    if terms.competitive:
         low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
         won = (gate == high) & (high > low) if gate.shape[UNITS] > 1 else gate > 0
         return won.any(3).any(0).flatten()
     return (gate.amax((0, 3)) > 0).flatten()
 
 
+def _normalise(weight: Tensor) -> None:
+    norm_K = weight.flatten(1).norm(dim=1)
+    weight.div_(engine.per_row(torch.where(norm_K == 0, 1, norm_K), weight))
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _factor(name: str, factors: Mapping[str, float]) -> float:
-    return next((factor for pattern, factor in factors.items() if fnmatchcase(name, pattern)), 1.0)
+def _first_match(name: str, values: Mapping[str, Any], default: Any) -> Any:
+    """The value of the first pattern that matches the name."""
+    return next((value for pattern, value in values.items() if fnmatchcase(name, pattern)), default)

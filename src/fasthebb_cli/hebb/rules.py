@@ -2,7 +2,7 @@
 
 A layer's update for all its patches n (samples x positions), units k and inputs d is
 
-    numerator   = G^T X - mask(G^T R) W        (K, D)
+    numerator   = G^T X - mask(G^T R) W        (K, D)      (N W in place of G^T X for independent components)
     denominator = sum_n S  (per unit), or the number of patches where S is None
     dW          = numerator / denominator
 
@@ -11,15 +11,15 @@ Shapes as in responses.py: y_BGKL, units along dimension UNITS.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fasthebb_cli.hebb.responses import UNITS
+from fasthebb_cli.hebb.responses import UNITS, Moments
 
-Mask = Literal["tril", "diag"]
+Mask = Literal["tril", "diag", "full", "none"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,25 @@ class Terms:
     Args:
         gate: G, how strongly the unit learns from the patch.
         recombination: R, the weights with which the masked units rebuild the patch; None means 1.
-        mask: "tril": a unit sees the reconstruction by itself and the units before it; "diag": by itself alone.
+        mask: whose reconstruction a unit sees: "tril" its own and that of the units before it, "diag" its own,
+            "full" everyone's, "none" nobody's.
         share: S, summed over patches it is the unit's denominator; None means the number of patches.
         damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
+        largest: the denominator is the layer's largest |numerator| instead, one number.
+        towards: "patches" pull with G^T X; "weights": N W in its place, for rules that grow by themselves.
+        tangent: keep the part of the update at right angles to the unit's weights, for weights of length 1.
+        competitive: units share a patch between them, and one that never has the largest gate is dead.
     """
 
     gate: Tensor
-    recombination: Tensor | None
-    mask: Mask
+    recombination: Tensor | None = None
+    mask: Mask = "diag"
     share: Tensor | None = None
     damping: float = 0.0
+    largest: bool = False
+    towards: Literal["patches", "weights"] = "patches"
+    tangent: bool = False
+    competitive: bool = False
 
 
 Rule = Callable[..., Terms]
@@ -50,7 +59,7 @@ def hpca(y_BGKL: Tensor, *, denominator: Literal["patches", "power"] = "power", 
     dw_i = sum_n y_i (x - sum_{j<=i} y_j w_j) / denominator; Lagani et al. 2022 (arXiv 2207.03172), after Sanger 1989.
 
     Args:
-        y_BGKL: relu(x.w).
+        y_BGKL: relu(x.w), or tanh(x.w).
         denominator: "patches" divides by N, as in the papers; "power" divides unit i by sum_n y_i^2, which makes the
             step independent of the unit's variance (of order 1 along each axis instead of spanning decades).
         damping: with "power", the fraction of the units' mean power added to each unit's own.
@@ -58,6 +67,49 @@ def hpca(y_BGKL: Tensor, *, denominator: Literal["patches", "power"] = "power", 
     if denominator == "patches":
         return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril")
     return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril", share=y_BGKL.square(), damping=damping)
+
+
+def hpca_adaptive(s_BGKL: Tensor, running: Moments, *, damping: float = 0.01) -> Terms:
+    """HPCA on y = sigma tanh((s - mu) / sigma + mu), with running mean mu and deviation sigma of s = x.w.
+
+    Source: the authors' public code. The tanh saturates at the unit's own scale, whatever its variance.
+    """
+    sigma = running.variance.sqrt().clamp_min(1e-6)
+    y_BGKL = sigma * torch.tanh((s_BGKL - running.mean) / sigma + running.mean)
+    return hpca(y_BGKL, damping=damping)
+
+
+def oja(y_BGKL: Tensor) -> Terms:
+    """Every unit by itself finds the first principal axis: dw_i = y_i (x - y_i w_i), y = x.w (Oja 1982)."""
+    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="diag")
+
+
+def gha(y_BGKL: Tensor) -> Terms:
+    """Generalised Hebbian algorithm, linear PCA in order: dw_i = y_i (x - sum_{j<=i} y_j w_j) (Sanger 1989)."""
+    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril")
+
+
+def subspace(y_BGKL: Tensor) -> Terms:
+    """The span of the first K principal axes, in no order: dw_i = y_i (x - sum_j y_j w_j) (Oja 1989)."""
+    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="full")
+
+
+def instar(y_BGKL: Tensor) -> Terms:
+    """dw_i = y_i (x - w_i), y = relu(x.w): the mean of what the unit responds to (Grossberg 1976)."""
+    return Terms(gate=y_BGKL)
+
+
+def hebb(y_BGKL: Tensor) -> Terms:
+    """dw_i = y_i x, y = x.w (Hebb 1949). It only grows: normalise the weights after each step."""
+    return Terms(gate=y_BGKL, mask="none")
+
+
+def bcm(y_BGKL: Tensor, running: Moments) -> Terms:
+    """dw_i = y_i (y_i - theta_i) x, y = relu(x.w), theta a running mean of y^2 (Bienenstock, Cooper, Munro 1982).
+
+    Responses above the sliding threshold are strengthened and those below it weakened: units become selective.
+    """
+    return Terms(gate=y_BGKL * (y_BGKL - running.mean_square), mask="none")
 
 
 def swta(y_BGKL: Tensor, *, temperature: float = 0.02) -> Terms:
@@ -71,7 +123,101 @@ def swta(y_BGKL: Tensor, *, temperature: float = 0.02) -> Terms:
         temperature: > 0; towards 0 the rule becomes k-means.
     """
     r_BGKL = torch.softmax(y_BGKL / temperature, dim=UNITS)
-    return Terms(gate=r_BGKL.square(), recombination=None, mask="diag", share=r_BGKL)
+    return Terms(gate=r_BGKL.square(), share=r_BGKL, competitive=True)
 
 
-RULES: dict[str, Rule] = {"hpca": hpca, "swta": swta}
+def pswta(y_BGKL: Tensor, *, power: float = 0.05) -> Terms:
+    """Soft winner-takes-all with r = y^(1/p) / sum_k y_k^(1/p); the rest as in swta. Source: the authors' public code.
+
+    Args:
+        y_BGKL: scores in [0, 1].
+        power: p > 0; towards 0 the rule becomes k-means.
+    """
+    r_BGKL = torch.softmax(y_BGKL.log() / power, dim=UNITS)
+    r_BGKL = torch.where((y_BGKL > 0).any(UNITS, keepdim=True), r_BGKL, 0)  # nobody has a share where all scores are 0
+    return Terms(gate=r_BGKL.square(), share=r_BGKL, competitive=True)
+
+
+def kwta(y_BGKL: Tensor, *, k: int = 5) -> Terms:
+    """k winners take all: the k best units of each patch move towards it, dw_i = mean over its patches of x - w_i.
+
+    Source: the authors' public code. Ties with the k-th all win. With k = 1 it is a step of k-means.
+
+    Args:
+        y_BGKL: scores.
+        k: winners a patch, >= 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    least = y_BGKL.topk(min(k, y_BGKL.shape[UNITS]), dim=UNITS).values.narrow(UNITS, -1, 1)
+    won_BGKL = (y_BGKL >= least).to(y_BGKL.dtype)
+    return Terms(gate=won_BGKL, share=won_BGKL)
+
+
+def hwta(y_BGKL: Tensor) -> Terms:
+    """The winner takes all: kwta with one winner."""
+    return kwta(y_BGKL, k=1)
+
+
+def softhebb(u_BGKL: Tensor, *, temperature: float = 1.0) -> Terms:
+    """SoftHebb with anti-Hebbian losers (Journé et al., ICLR 2023): dw_i = y_i (x - u_i w_i) / max |dw|.
+
+    y = softmax over units of u / temperature, u = x.w; of each patch's units all but the winner have y negated.
+    """
+    y_BGKL = torch.softmax(u_BGKL / temperature, dim=UNITS)
+    wins = u_BGKL == u_BGKL.amax(UNITS, keepdim=True)
+    return Terms(gate=torch.where(wins, y_BGKL, -y_BGKL), recombination=u_BGKL, largest=True, competitive=True)
+
+
+def ica(s_BGKL: Tensor, *, normalised: bool = False) -> Terms:
+    """Independent components by natural gradient: dW = (I - E[tanh(s) s^T]) W, s = W x (Amari et al. 1996).
+
+    Args:
+        normalised: for weights kept at length 1: only the part of each row at right angles to it.
+    """
+    return Terms(gate=s_BGKL.tanh(), recombination=s_BGKL, mask="full", towards="weights", tangent=normalised)
+
+
+def hica(s_BGKL: Tensor, *, normalised: bool = False) -> Terms:
+    """Independent components one after the other: as ica, but a unit sees only those before it and itself."""
+    return replace(ica(s_BGKL, normalised=normalised), mask="tril")
+
+
+def hebbian_classifier(teacher_BGKL: Tensor) -> Terms:
+    """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, and 0 for the others."""
+    return Terms(gate=teacher_BGKL, share=teacher_BGKL)
+
+
+RULES: dict[str, Rule] = {
+    "hpca": hpca, "hpca_adaptive": hpca_adaptive, "oja": oja, "gha": gha, "subspace": subspace, "instar": instar,
+    "hebb": hebb, "bcm": bcm, "swta": swta, "pswta": pswta, "hwta": hwta, "kwta": kwta, "softhebb": softhebb,
+    "ica": ica, "hica": hica,
+}  # fmt: skip
+
+
+def taught(rule: Rule, y_BGKL: Tensor, teacher_BGKL: Tensor, *running: Moments, **options: object) -> Terms:
+    """Any rule under a teacher signal T of 0 and 1: it multiplies responses (so scores too), gate and recombination.
+
+    Source: the authors' public code (`_dts`). T is 1 for the units that learn freely and one-hot for those that are
+    assigned to a class.
+    """
+    terms = rule(y_BGKL * teacher_BGKL, *running, **options)
+    recombination = None if terms.recombination is None else terms.recombination * teacher_BGKL
+    return replace(terms, gate=terms.gate * teacher_BGKL, recombination=recombination)
+
+
+def teacher_signal(labels_B: Tensor, classes: int, units: int, *, groups: int = 1, free: bool = False) -> Tensor:
+    """T, (B, G, K, 1): 1 for the first K - m C units, then m units for each class, in turn, of which the right ones.
+
+    Args:
+        labels_B: class of each sample; below 0 for none, which lets every unit learn.
+        classes: C.
+        units: K of a group; m = K // C.
+        free: no unit is assigned to a class.
+    """
+    repeats = 0 if free else units // classes
+    one_hot_BC = (labels_B.unsqueeze(1) == torch.arange(classes, device=labels_B.device)) | (labels_B < 0).unsqueeze(1)
+    assigned_BK = one_hot_BC.repeat(1, repeats)
+    free_BK = one_hot_BC.new_ones(len(labels_B), units - assigned_BK.shape[1])
+    teacher_BK = torch.cat([free_BK, assigned_BK], dim=1)
+    return teacher_BK.float().reshape(len(labels_B), 1, units, 1).expand(-1, groups, -1, -1)
