@@ -21,7 +21,7 @@ BAD_INPUT = {
     "unknown key": (["train", "lable_fraction=0.1"], "did you mean label_fraction"),
     "unknown key of a group": (["train", "pretrain.epoch=3"], "did you mean pretrain.epochs"),
     "unknown added key": (["train", "+pretrain.speed=3"], "unknown key pretrain.speed; pretrain accepts: kind, epochs"),
-    "unknown choice": (["train", "rule=foo"], "rule can be: hpca, none, swta"),
+    "unknown choice": (["train", "rule=foo"], "rule can be: bcm, gha, hebb"),
     "no choice": (["train", "rule=null"], "rule"),
     "wrong type": (["train", "pretrain.epochs=many"], "pretrain.epochs"),
     "out of range": (["train", "label_fraction=0"], "label_fraction must be in (0, 1]"),
@@ -46,6 +46,11 @@ BAD_INPUT = {
     "unknown layer": (["train", "finetune.layer=conv9"], "no layer 'conv9'; the network has: conv1"),
     "no such file": (["train", "init_from=nowhere.safetensors"], "init_from"),
     "no data": (["train", "dataset=cifar10", "dataset.root=/nonexistent"], "/nonexistent"),
+    "unknown rule": (["train", "rule.name=hcpa"], "rule.name: unknown 'hcpa'; use hpca, hpca_tanh"),
+    "unknown response": (["train", "rule.response=sine"], "rule.response must be one of dot"),
+    "unknown optimizer": (["train", "pretrain.optimizer=Adamant"], "no optimizer of torch.optim"),
+    "unknown optimizer option": (["train", "+pretrain.optimizer_options.speed=3"], "speed"),
+    "no such module": (["train", "rule.name=no_such:hpca"], "rule.name=no_such:hpca: No module named 'no_such'"),
     "layers all excluded": (["train", 'pretrain.exclude=["*"]'], "no Conv2d or Linear layer is left"),
 }
 
@@ -172,7 +177,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "expected"),
     [
         ("fasthebb tr", "train"),
-        ("fasthebb train rule=", "rule=hpca rule=none rule=swta"),
+        ("fasthebb train rule=", "rule=hpca rule=hpca_adaptive"),
         ("fasthebb train label_", "label_fraction="),
         ("fasthebb train pretrain.ep", "pretrain.epochs="),
     ],

@@ -44,13 +44,20 @@ class RuleConfig:
 
     name: str = MISSING
     response: str | None = None
-    projection: bool = False
+    projection: bool | None = None
+    activation: str = "relu"
     whitening: float | None = None
     lr: float | None = None
     layer_lr: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    layer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    normalise: bool = False
+    per_input: bool = False
+    norm_power: float | None = None
 
     def __post_init__(self) -> None:
+        if self.norm_power is not None:
+            _above("norm_power", self.norm_power, 0)
         if self.whitening is not None:
             _above("whitening", self.whitening, 0)
 
@@ -61,6 +68,7 @@ class ModelConfig:
     width: float | None = None
     norm: str | None = None
     dropout: float | None = None
+    activation: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,10 +78,12 @@ class ModelConfig:
             _one_of("norm", self.norm, ("relative", "batch"))
         if self.dropout is not None:
             _in_range("dropout", self.dropout, 0, 0.999)
+        if self.activation is not None:
+            _one_of("activation", self.activation, ("relu", "tanh"))
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the network's function, those that are null left out."""
-        usual = {"width": self.width, "norm": self.norm, "dropout": self.dropout}
+        usual = {"width": self.width, "norm": self.norm, "dropout": self.dropout, "activation": self.activation}
         return {key: value for key, value in usual.items() if value is not None} | self.options
 
 
@@ -109,6 +119,10 @@ class PretrainConfig:
     include: list[str] = field(default_factory=lambda: ["*"])
     exclude: list[str] = field(default_factory=list)
     augment: str = "none"
+    layer_by_layer: bool = False
+    teacher: bool = False
+    optimizer: str = "SGD"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
 
     SCHEDULES: ClassVar = ("constant", "linear")
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fasthebb_cli.hebb import engine
-from fasthebb_cli.hebb.learner import RULE_SETTINGS
+from fasthebb_cli.hebb.learner import RULES
 from fasthebb_cli.hebb.responses import RESPONSES, Moments
-from fasthebb_cli.hebb.rules import RULES, Mask, Terms
+from fasthebb_cli.hebb.rules import Mask, Terms, hpca
 from tests import reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says it copies the input: no matter here
@@ -60,10 +60,10 @@ class Case:
 def sums(layer: engine.Layer, x: Tensor, rule: str, options: Options) -> engine.Sums:
     with torch.no_grad():
         pre = engine.pre_activation(layer, x, layer(x))
-        setting = RULE_SETTINGS[rule]
+        setting = RULES[rule]
         y_BGKL = RESPONSES[setting.response](pre)
         running = [Moments.of(y_BGKL)] if setting.running else []
-        return engine.sums(layer, x, RULES[setting.name](y_BGKL, *running, **options))
+        return engine.sums(layer, x, setting.rule(y_BGKL, *running, **options))
 
 
 def assert_close(found: Tensor, wanted: Tensor, *, tolerance: float = 1e-10, scale: float = 0.0) -> None:
@@ -277,7 +277,7 @@ def _products(layer: engine.Layer, x: Tensor) -> list[tuple[int, ...]]:
 
     shapes: list[tuple[int, ...]] = []
     with torch.no_grad():
-        terms = RULES["hpca"](engine.pre_activation(layer, x, layer(x)).dot_BGKL.relu())
+        terms = hpca(engine.pre_activation(layer, x, layer(x)).dot_BGKL.relu())
         with Recorder():
             engine.sums(layer, x, terms)
     return shapes

@@ -21,46 +21,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb import engine, rules
 from fasthebb_cli.hebb.responses import RESPONSES, UNITS, Moments, PreActivation, Response
-from fasthebb_cli.hebb.rules import RULES, Rule, Terms, taught, teacher_signal
+from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
 
 
 @dataclass(frozen=True)
 class RuleSetting:
-    """Which rule, on which response, and what the layer hands on.
+    """A rule, on which response, and what the layer hands on.
 
     Args:
-        name: a key of RULES.
+        rule: one of rules.py or any function like them. One that has an argument `running` is given running moments
+            of the response, with momentum MOMENTUM and this batch included.
         response: a key of RESPONSES.
         projection: the layer's output is x.w / |w| while learning, and weights have length 1 at the end.
-        running: the rule is given running moments of the response, with momentum MOMENTUM, this batch included.
     """
 
-    name: str
+    rule: Rule
     response: str
     projection: bool = False
-    running: bool = False
+
+    @property
+    def running(self) -> bool:
+        return "running" in inspect.signature(self.rule).parameters
 
 
 MOMENTUM = 0.1  # of running moments, as in the authors' code
-RULE_SETTINGS: dict[str, RuleSetting] = {
-    "hpca": RuleSetting("hpca", "rectified"),
-    "hpca_tanh": RuleSetting("hpca", "tanh"),
-    "hpca_adaptive": RuleSetting("hpca_adaptive", "dot", running=True),
-    "oja": RuleSetting("oja", "dot"),
-    "gha": RuleSetting("gha", "dot"),
-    "subspace": RuleSetting("subspace", "dot"),
-    "instar": RuleSetting("instar", "rectified"),
-    "hebb": RuleSetting("hebb", "dot"),
-    "bcm": RuleSetting("bcm", "rectified", running=True),
-    "swta": RuleSetting("swta", "raised_cosine", projection=True),
-    "pswta": RuleSetting("pswta", "raised_cosine", projection=True),
-    "hwta": RuleSetting("hwta", "raised_cosine", projection=True),
-    "kwta": RuleSetting("kwta", "raised_cosine", projection=True),
-    "softhebb": RuleSetting("softhebb", "dot"),
-    "ica": RuleSetting("ica", "dot"),
-    "hica": RuleSetting("hica", "dot"),
+RULES: dict[str, RuleSetting] = {
+    "hpca": RuleSetting(rules.hpca, "rectified"),
+    "hpca_tanh": RuleSetting(rules.hpca, "tanh"),
+    "hpca_adaptive": RuleSetting(rules.hpca_adaptive, "dot"),
+    "oja": RuleSetting(rules.oja, "dot"),
+    "gha": RuleSetting(rules.gha, "dot"),
+    "subspace": RuleSetting(rules.subspace, "dot"),
+    "instar": RuleSetting(rules.instar, "rectified"),
+    "hebb": RuleSetting(rules.hebb, "dot"),
+    "bcm": RuleSetting(rules.bcm, "rectified"),
+    "swta": RuleSetting(rules.swta, "raised_cosine", projection=True),
+    "pswta": RuleSetting(rules.pswta, "raised_cosine", projection=True),
+    "hwta": RuleSetting(rules.hwta, "raised_cosine", projection=True),
+    "kwta": RuleSetting(rules.kwta, "raised_cosine", projection=True),
+    "softhebb": RuleSetting(rules.softhebb, "dot"),
+    "ica": RuleSetting(rules.ica, "dot"),
+    "hica": RuleSetting(rules.hica, "dot"),
 }
 
 
@@ -162,7 +165,7 @@ class HebbianLearner:
     ) -> None:
         self.network = network
         self.setting = _setting(rule)
-        self.rule: Rule = RULES[self.setting.name]
+        self.rule, self.running = self.setting.rule, self.setting.running
         self.response: Response = RESPONSES[self.setting.response]
         self.step_setting, self.classes = step, classes
         self.labels: Tensor | None = None
@@ -301,7 +304,7 @@ class HebbianLearner:
     def _terms(self, layer: _LearningLayer, pre: PreActivation) -> Terms:
         y_BGKL = self.response(pre)
         running: list[Moments] = []
-        if self.setting.running:
+        if self.running:
             batch = Moments.of(y_BGKL)
             layer.moments = batch if layer.moments is None else layer.moments.moved_to(batch, MOMENTUM)
             running = [layer.moments]
@@ -333,9 +336,9 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> N
 def _setting(rule: str | RuleSetting) -> RuleSetting:
     if isinstance(rule, RuleSetting):
         return rule
-    if rule not in RULE_SETTINGS:
-        raise ValueError(f"unknown rule {rule!r}; choose one of: {', '.join(RULE_SETTINGS)}")
-    return RULE_SETTINGS[rule]
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}; choose one of: {', '.join(RULES)}")
+    return RULES[rule]
 
 
 def _alive(terms: Terms) -> Tensor:

@@ -188,13 +188,6 @@ def hebbian_classifier(teacher_BGKL: Tensor) -> Terms:
     return Terms(gate=teacher_BGKL, share=teacher_BGKL)
 
 
-RULES: dict[str, Rule] = {
-    "hpca": hpca, "hpca_adaptive": hpca_adaptive, "oja": oja, "gha": gha, "subspace": subspace, "instar": instar,
-    "hebb": hebb, "bcm": bcm, "swta": swta, "pswta": pswta, "hwta": hwta, "kwta": kwta, "softhebb": softhebb,
-    "ica": ica, "hica": hica,
-}  # fmt: skip
-
-
 def taught(rule: Rule, y_BGKL: Tensor, teacher_BGKL: Tensor, *running: Moments, **options: object) -> Terms:
     """Any rule under a teacher signal T of 0 and 1: it multiplies responses (so scores too), gate and recombination.
 

@@ -3,12 +3,12 @@
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.imports import imported
 from fasthebb_cli.nets.networks import NETWORKS
 from fasthebb_cli.nets.readout import cut_after
 from fasthebb_cli.nets.whitening import Whitening
@@ -33,11 +33,7 @@ def build_network(
     if function is None:
         if ":" not in name:
             raise InputError(f"model.name: unknown {name!r}; use {', '.join(NETWORKS)} or my_package.module:function")
-        module_name, function_name = name.split(":", 1)
-        try:
-            function = getattr(import_module(module_name), function_name)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"model.name={name}: {error}") from error
+        function = imported("model.name", name)
     accepted = inspect.signature(function).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
         for argument in arguments:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 Norm = Literal["relative", "batch"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class Stage(NamedTuple):
@@ -47,7 +48,14 @@ class RelativeBatchNorm2d(_RelativeScale, nn.BatchNorm2d):
 
 
 def conv6(
-    *, channels: int, size: int, classes: int, width: float = 1.0, norm: Norm = "relative", dropout: float = 0.5
+    *,
+    channels: int,
+    size: int,
+    classes: int,
+    width: float = 1.0,
+    norm: Norm = "relative",
+    dropout: float = 0.5,
+    activation: str = "relu",
 ) -> nn.Sequential:
     """Four convolutions and two fully connected layers, for images of 32 x 32.
 
@@ -56,27 +64,43 @@ def conv6(
         width: multiplies the number of units of every hidden layer, > 0.
         norm: batch norm of the deepest three layers, "relative" (variance between channels kept) or plain "batch".
         dropout: before the classifier, in [0, 1).
+        activation: after every hidden layer, a key of ACTIVATIONS.
     """
     stages = [Stage(96, 5, 2), Stage(128), Stage(192, 3, 2), Stage(256)]
-    return _network(stages, channels, size, classes, width=width, norm=norm, dropout=dropout)
+    return _network(stages, channels, size, classes, width=width, norm=norm, dropout=dropout, activation=activation)
 
 
 def conv10(
-    *, channels: int, size: int, classes: int, width: float = 1.0, norm: Norm = "relative", dropout: float = 0.5
+    *,
+    channels: int,
+    size: int,
+    classes: int,
+    width: float = 1.0,
+    norm: Norm = "relative",
+    dropout: float = 0.5,
+    activation: str = "relu",
 ) -> nn.Sequential:
     """Eight convolutions and two fully connected layers, for 210 x 210 images; arguments as of conv6, size >= 162."""
     stages = [
         Stage(96, 7, 3), Stage(128), Stage(192, 3, 2), Stage(192), Stage(256, 3, 2),
         Stage(256), Stage(384, 3, 2), Stage(512),
     ]  # fmt: skip
-    return _network(stages, channels, size, classes, width=width, norm=norm, dropout=dropout)
+    return _network(stages, channels, size, classes, width=width, norm=norm, dropout=dropout, activation=activation)
 
 
 NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10}
 
 
 def _network(
-    stages: list[Stage], channels: int, size: int, classes: int, *, width: float, norm: Norm, dropout: float
+    stages: list[Stage],
+    channels: int,
+    size: int,
+    classes: int,
+    *,
+    width: float,
+    norm: Norm,
+    dropout: float,
+    activation: str,
 ) -> nn.Sequential:
     depth = len(stages) + 1
     relative_from = depth - 3 if norm == "relative" else depth
@@ -84,7 +108,7 @@ def _network(
     wanted = size
     for index, stage in enumerate(stages):
         units = max(1, round(stage.channels * width))
-        parts: list[nn.Module] = [nn.Conv2d(channels, units, stage.kernel, bias=False), nn.ReLU()]
+        parts: list[nn.Module] = [nn.Conv2d(channels, units, stage.kernel, bias=False), ACTIVATIONS[activation]()]
         if stage.pool > 1:
             parts.append(nn.MaxPool2d(stage.pool))
         parts.append(RelativeBatchNorm2d(units) if index >= relative_from else nn.BatchNorm2d(units))
@@ -97,7 +121,7 @@ def _network(
     units = max(1, round(4096 * width))
     final_norm = RelativeBatchNorm1d(units) if norm == "relative" else nn.BatchNorm1d(units)
     layers[f"fc{depth}"] = nn.Sequential(
-        nn.Flatten(), nn.Linear(channels * size * size, units, bias=False), nn.ReLU(), final_norm
+        nn.Flatten(), nn.Linear(channels * size * size, units, bias=False), ACTIVATIONS[activation](), final_norm
     )
     layers["classifier"] = nn.Sequential(nn.Dropout(dropout), nn.Linear(units, classes))
     return nn.Sequential(layers)

@@ -128,9 +128,11 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     if getattr(settings, "augment", "none") != "none":
         content["dataset.mirror"] = config.dataset.mirror
     if settings.kind == "pretrain":
-        content |= _flat("rule", {"response": config.rule.response, "projection": config.rule.projection})
-        content |= _flat("rule.options", config.rule.options)
+        left_out = ("name", "whitening", "lr", "layer_lr", "activation")  # are elsewhere
+        content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left_out})
         content |= _samples("train", dataset.train) | _samples("unlabelled", dataset.unlabelled)
+        if getattr(settings, "teacher", False):
+            content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
     elif settings.kind == "finetune":
         content |= _samples("train", dataset.train)
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}

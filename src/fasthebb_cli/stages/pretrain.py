@@ -1,19 +1,24 @@
 """Hebbian pre-training: every training image, no label, no backward pass.
 
-All layers learn at once while the network runs forward in training mode (batch norm collects its statistics). There
-is no loss: the metrics of an epoch are each layer's relative update, dead units and range of weight lengths.
+All layers learn at once, or one after the other, while the network runs forward in training mode (batch norm collects
+its statistics). There is no loss: the metrics of an epoch are each layer's relative update, dead units and range of
+weight lengths. With a teacher signal it is supervised: it then sees the labelled subset alone.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from fasthebb_cli.config import PretrainConfig
+from fasthebb_cli.config import PretrainConfig, RuleConfig
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.learner import HebbianLearner, RuleSetting
+from fasthebb_cli.hebb.learner import RULES, HebbianLearner, RuleSetting, StepSetting
+from fasthebb_cli.hebb.responses import RESPONSES
+from fasthebb_cli.imports import imported
+from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
@@ -22,18 +27,21 @@ from fasthebb_cli.stages.task import Batch, Context, Task
 def pretrain(context: Context) -> Task:
     settings, dataset, compute = context.settings, context.dataset, context.compute
     assert isinstance(settings, PretrainConfig)
-    indices = torch.cat([dataset.train, dataset.unlabelled])
+    indices = labelled(context) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
     learner = _learner(context, settings)
     samples = len(indices)
     steps = -(-samples // settings.batch_size)
+    phases = [layer.name for layer in learner.layers] if settings.layer_by_layer else [None]
     if context.begins:
         fit_whitening(context)
     context.network.train()
 
     def step(epoch: int, step: int, batch: Batch) -> None:
-        set_rate(learner.optimizer, settings.schedule, step, steps, epoch, settings.epochs)
+        phase, epoch_of_phase = divmod(epoch, settings.epochs)
+        learner.learn_only(phases[phase])
+        set_rate(learner.optimizer, settings.schedule, step, steps, epoch_of_phase, settings.epochs)
         with compute.autocast():
-            learner.observe(batch.images)
+            learner.observe(batch.images, batch.labels if settings.teacher else None)
         learner.step()
 
     def end_epoch(epoch: int) -> dict[str, Any]:
@@ -45,10 +53,12 @@ def pretrain(context: Context) -> Task:
 
     def finish() -> dict[str, Any]:
         learner.finish()
-        return {"top1": None, "top5": None, "loss": None, "samples": samples, "labels_train": 0, "labels_validation": 0}
+        labels = samples if settings.teacher else 0
+        none = {"top1": None, "top5": None, "loss": None}
+        return none | {"samples": samples, "labels_train": labels, "labels_validation": 0}
 
     return Task(
-        epochs=settings.epochs,
+        epochs=settings.epochs * len(phases),
         samples=samples,
         batch_size=settings.batch_size,
         batches=lambda epoch, start: context.batches(
@@ -64,21 +74,42 @@ def pretrain(context: Context) -> Task:
 
 def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
     rule = context.config.rule
-    assert rule.response is not None
     if settings.lr is None:
         raise InputError("pretrain.lr has no value and rule.lr neither; set one, as in pretrain.lr=0.1")
+    optimizer = getattr(torch.optim, settings.optimizer, None)
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise InputError(f"pretrain.optimizer={settings.optimizer}: no optimizer of torch.optim, as SGD or Adam is")
+    setting = _setting(rule)
     try:
         return HebbianLearner(
             context.network,
-            RuleSetting(rule.name, rule.response, rule.projection),
+            setting,
             lr=settings.lr,
             options=rule.options,
             include=settings.include,
             exclude=settings.exclude,
             layer_lr=settings.layer_lr,
+            layer_options=rule.layer_options,
+            step=StepSetting(rule.normalise, rule.per_input, rule.norm_power),
+            classes=len(context.dataset.classes) if settings.teacher else None,
+            optimizer=partial(optimizer, **settings.optimizer_options),
         )
-    except ValueError as error:
-        raise InputError(f"rule: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"rule {rule.name} or pretrain: {error}") from error
+
+
+def _setting(rule: RuleConfig) -> RuleSetting:
+    """The rule that the configuration names, with its usual response unless another is asked for."""
+    if ":" in rule.name:
+        setting = RuleSetting(imported("rule.name", rule.name), "dot")
+    elif rule.name in RULES:
+        setting = RULES[rule.name]
+    else:
+        raise InputError(f"rule.name: unknown {rule.name!r}; use {', '.join(RULES)} or my_package.module:function")
+    if rule.response is not None and rule.response not in RESPONSES:
+        raise InputError(f"rule.response must be one of {', '.join(RESPONSES)}, not {rule.response!r}")
+    projection = setting.projection if rule.projection is None else rule.projection
+    return replace(setting, response=rule.response or setting.response, projection=projection)
 
 
 def _warnings(metrics: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,21 @@
+"""A user's own function by its name, `my_package.module:function`."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from fasthebb_cli.errors import InputError
+
+
+def imported(key: str, name: str) -> Callable[..., Any]:
+    """The function that a setting names.
+
+    Raises:
+        InputError: naming the key, when there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{key}={name}: {error}; give my_package.module:function") from error
+    return found

@@ -1,0 +1,162 @@
+"""What the learner does besides the rule: how an update becomes a step, teachers, layer by layer, running moments."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb.learner import MOMENTUM, RULES, HebbianLearner, RuleSetting, StepSetting
+from fasthebb_cli.hebb.responses import Moments
+from fasthebb_cli.hebb.rules import gha, hebbian_classifier, teacher_signal
+from tests.hebb.test_learner import batches, network, weights
+
+
+def learnt(
+    rule: str | RuleSetting, *, steps: int = 1, labels: Tensor | None = None, **keywords: Any
+) -> dict[str, Tensor]:
+    model = network()
+    learner = HebbianLearner(model, rule, lr=0.1, exclude=["classifier*"], **keywords)
+    for images in batches(steps):
+        learner.observe(images, labels)
+        learner.step()
+    return weights(model)
+
+
+def difference(found: dict[str, Tensor], name: str) -> Tensor:
+    """How far a layer's weights moved from the start."""
+    return found[name] - weights(network())[name]
+
+
+NAMES = {"conv1.0.weight": 18, "conv2.0.weight": 16, "fc3.1.weight": 20}  # with their inputs a unit
+
+
+def test_normalised_weights_have_length_1() -> None:
+    found = learnt("hebb", step=StepSetting(normalise=True), steps=2)
+    for name in NAMES:
+        torch.testing.assert_close(found[name].flatten(1).norm(dim=1), torch.ones(len(found[name])).double())
+
+
+def test_the_rate_is_divided_by_the_root_of_the_inputs() -> None:
+    plain, scaled = learnt("hpca"), learnt("hpca", step=StepSetting(per_input=True))
+    for name, inputs in NAMES.items():
+        torch.testing.assert_close(difference(scaled, name) * inputs**0.5, difference(plain, name))
+
+
+def test_the_rate_depends_on_the_distance_of_the_length_from_1() -> None:
+    plain, scaled = learnt("softhebb"), learnt("softhebb", step=StepSetting(norm_power=0.5))
+    start = weights(network())
+    for name in NAMES:
+        distance = (start[name].flatten(1).norm(dim=1) - 1).abs().sqrt()
+        wanted = difference(plain, name).flatten(1) * distance.unsqueeze(1)
+        torch.testing.assert_close(difference(scaled, name).flatten(1), wanted)
+
+
+def test_options_by_layer() -> None:
+    options = {"conv*": {"temperature": 0.5}, "fc*": {"temperature": 0.1}}
+    mixed = learnt("swta", layer_options=options)
+    assert torch.equal(mixed["conv1.0.weight"], learnt("swta", options={"temperature": 0.5})["conv1.0.weight"])
+    with pytest.raises(ValueError, match="unknown option 'heat' of swta"):
+        learnt("swta", layer_options={"conv2.0": {"heat": 1}})
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSprop", "Adagrad"])
+def test_any_optimizer_applies_the_update(name: str) -> None:
+    found = learnt("hpca", optimizer=getattr(torch.optim, name), steps=2)
+    assert all(difference(found, layer).abs().max() > 0 for layer in NAMES)
+
+
+def test_layer_by_layer_runs_no_further_than_the_layer_that_learns() -> None:
+    model = network()
+    learner = HebbianLearner(model, "hpca", lr=0.1, exclude=["classifier*"])
+    seen: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: seen.append(name))
+    learner.learn_only("conv2.0")
+    (images,) = batches(1)
+    learner.observe(images)
+    learner.step()
+    start = weights(network())
+    moved = {name for name, weight in weights(model).items() if not torch.equal(weight, start[name])}
+    assert moved == {"conv2.0.weight"}
+    assert "conv1.0" in seen
+    assert "fc3" not in seen
+    learner.learn_only(None)
+    assert learner.observe(images).shape == (6, 3)
+
+
+@pytest.mark.parametrize("rule", ["bcm", "hpca_adaptive"])
+def test_running_moments_include_the_batch_and_survive_a_checkpoint(rule: str) -> None:
+    model = network()
+    learner = HebbianLearner(model, rule, lr=0.01, include=["conv1.0"])
+    seen: list[Moments] = []
+    for images in batches(3):
+        dot = nn.functional.conv2d(images, model.get_parameter("conv1.0.weight").detach()).flatten(2).unsqueeze(1)
+        seen.append(Moments.of(dot.relu() if rule == "bcm" else dot))
+        learner.observe(images)
+        learner.step()
+    wanted = seen[0].mean_square
+    for moments in seen[1:]:
+        wanted = (1 - MOMENTUM) * wanted + MOMENTUM * moments.mean_square
+    kept = learner.layers[0].moments
+    assert kept is not None
+    torch.testing.assert_close(kept.mean_square, wanted)
+
+    other = copy.deepcopy(network())
+    other.load_state_dict(model.state_dict())
+    resumed = HebbianLearner(other, rule, lr=0.01, include=["conv1.0"])
+    resumed.load_state_dict(learner.state_dict())
+    for each in (learner, resumed):
+        each.observe(batches(1)[0])
+        each.step()
+    assert torch.equal(model.get_parameter("conv1.0.weight"), other.get_parameter("conv1.0.weight"))
+
+
+def test_a_teacher_signal_frees_the_first_units_and_assigns_the_others_in_turn() -> None:
+    signal = teacher_signal(torch.tensor([0, 2, -1]), classes=3, units=8).squeeze()
+    assert signal.tolist() == [
+        [1, 1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1],
+    ]
+    assert teacher_signal(torch.tensor([1]), classes=3, units=8, free=True).min() == 1
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"bcm", "hpca_adaptive"}))
+def test_a_teacher_multiplies_response_gate_and_recombination(rule: str) -> None:
+    """Units of other classes learn nothing from a patch; those of its class compete among themselves."""
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 6, bias=False)).double()
+    start = weights(model)
+    learner = HebbianLearner(model, rule, lr=0.1, classes=3)
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    learner.observe(x, torch.ones(4, dtype=torch.long))
+    learner.step()
+    moved = (weights(model)["1.weight"] - start["1.weight"]).abs().amax(1)
+    if rule not in ("ica", "hica"):  # whose pull towards their own weights knows no patch
+        assert moved[[0, 2, 3, 5]].max() == 0
+    assert moved[[1, 4]].max() > 0
+    assert (weights(model)["0.weight"] != start["0.weight"]).any()
+
+
+def test_labels_and_classes_go_together() -> None:
+    with pytest.raises(ValueError, match="labels and classes go together"):
+        learnt("hpca", labels=torch.zeros(6, dtype=torch.long))
+    with pytest.raises(ValueError, match="labels and classes go together"):
+        learnt("hpca", classes=3)
+
+
+def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(30) % 3
+    layer = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+    teacher = teacher_signal(labels, 3, 3).double()
+    update = engine.sums(layer, x, hebbian_classifier(teacher)).update(layer.weight)
+    means = torch.stack([x[labels == k].mean(0) for k in range(3)])
+    torch.testing.assert_close(layer.weight.detach() + update, means)
+
+
+def test_a_rule_of_ones_own_is_a_function() -> None:
+    own = learnt(RuleSetting(gha, "dot"))
+    assert all(torch.equal(own[name], learnt("gha")[name]) for name in NAMES)

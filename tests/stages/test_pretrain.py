@@ -1,0 +1,73 @@
+"""Hebbian pre-training through the command: every rule of conf/, and what the learner can be asked to do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from fasthebb_cli import cli
+from fasthebb_cli.hebb.learner import RULES
+from tests.conftest import Ran
+
+Command = Callable[..., Ran]
+CHOICES = sorted(path.stem for path in (cli.conf_directory() / "rule").glob("*.yaml"))
+
+
+def epochs(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_rule_is_a_choice() -> None:
+    assert set(CHOICES) == {*RULES, "none"}
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_learns_in_every_layer(command: Command, rule: str) -> None:
+    ran = command("pretrain", f"rule={rule}", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    (epoch,) = epochs(ran.directories("pretrain")[0])
+    for name, layer in epoch["layers"].items():
+        assert 1e-7 < layer["update"] < 1, (name, layer)
+
+
+def test_layer_by_layer_gives_each_layer_its_epochs(command: Command) -> None:
+    ran = command("pretrain", "pretrain.layer_by_layer=true", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    moved = [
+        [name for name, layer in epoch["layers"].items() if layer["update"] > 0]
+        for epoch in epochs(ran.directories("pretrain")[0])
+    ]
+    assert moved == [["conv1.0"], ["conv2.0"], ["conv3.0"], ["conv4.0"], ["fc5.1"]]
+
+
+def test_a_teacher_sees_the_labelled_subset_and_counts_it(command: Command) -> None:
+    ran = command("pretrain", "pretrain.teacher=true", "label_fraction=0.2", "model.width=0.1")
+    assert ran.code == 0, ran.err
+    results = ran.results("pretrain")
+    assert results["samples"] == results["labels_train"] == 200
+    other = command("pretrain", "pretrain.teacher=true", "label_fraction=0.3", "model.width=0.1")
+    assert len(other.directories("pretrain")) == 2
+
+
+def test_another_optimizer_learns_otherwise(command: Command) -> None:
+    command("pretrain")
+    ran = command("pretrain", "pretrain.optimizer=Adam", "pretrain.lr=0.001", "+pretrain.optimizer_options.eps=1e-4")
+    assert ran.code == 0, ran.err
+    first, second = (load_file(path / "model.safetensors")["conv1.0.weight"] for path in ran.directories("pretrain"))
+    assert not first.equal(second)
+
+
+def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rules.py").write_text(
+        "from fasthebb_cli.hebb.rules import Terms\n"
+        "def contrast(y_BGKL, *, power=1.0):\n"
+        "    return Terms(gate=y_BGKL.abs() ** power)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = command("pretrain", "rule.name=my_rules:contrast", "rule.options={power: 2.0}", "rule.response=cosine")
+    assert ran.code == 2  # options of a group are merged: those of hpca are still there
+    ran = command("pretrain", "rule=oja", "rule.name=my_rules:contrast", "+rule.options.power=2.0")
+    assert ran.code == 0, ran.err
