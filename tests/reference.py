@@ -77,7 +77,7 @@ def _inside(index: int, size: int, mode: str) -> int:
     return size - 1 - abs(size - 1 - abs(index))
 
 
-def hpca(x_P: list[Tensor], w_KD: Tensor, denominator: str = "power", damping: float = 0.01) -> Tensor:
+def hpca(x_P: list[Tensor], w_KD: Tensor, denominator: str = "power", damping: float = 0.5) -> Tensor:
     """Lagani et al. 2022: dw_i = y_i (x - sum_{j<=i} y_j w_j), y_i = relu(x.w_i), over the patches."""
     numerator_KD = torch.zeros_like(w_KD)
     power = [0.0] * len(w_KD)
@@ -142,13 +142,12 @@ def hwta(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
     return kwta(x_P, w_KD, k=1)
 
 
-def hpca_tanh(x_P: list[Tensor], w_KD: Tensor, denominator: str = "patches") -> Tensor:
+def hpca_tanh(x_P: list[Tensor], w_KD: Tensor, denominator: str = "power", damping: float = 0.5) -> Tensor:
     """hpca with y = tanh(x.w)."""
-    assert denominator == "patches"
-    return _decorrelated([[math.tanh(float(x @ w)) for w in w_KD] for x in x_P], x_P, w_KD) / len(x_P)
+    return _ordered([[math.tanh(float(x @ w)) for w in w_KD] for x in x_P], x_P, w_KD, denominator, damping)
 
 
-def hpca_adaptive(x_P: list[Tensor], w_KD: Tensor, damping: float = 0.01) -> Tensor:
+def hpca_adaptive(x_P: list[Tensor], w_KD: Tensor, denominator: str = "power", damping: float = 0.5) -> Tensor:
     """hpca with y = sigma tanh((s - mu) / sigma + mu), mean and deviation over these patches (a first batch)."""
     y_PK = [[0.0] * len(w_KD) for _ in x_P]
     for i, w in enumerate(w_KD):
@@ -157,7 +156,13 @@ def hpca_adaptive(x_P: list[Tensor], w_KD: Tensor, damping: float = 0.01) -> Ten
         sigma = max(math.sqrt(sum((s - mu) ** 2 for s in s_P) / len(s_P)), 1e-6)
         for n, s in enumerate(s_P):
             y_PK[n][i] = sigma * math.tanh((s - mu) / sigma + mu)
+    return _ordered(y_PK, x_P, w_KD, denominator, damping)
+
+
+def _ordered(y_PK: list[list[float]], x_P: list[Tensor], w_KD: Tensor, denominator: str, damping: float) -> Tensor:
     numerator_KD = _decorrelated(y_PK, x_P, w_KD)
+    if denominator == "patches":
+        return numerator_KD / len(x_P)
     power = [sum(y[i] ** 2 for y in y_PK) for i in range(len(w_KD))]
     mean_power = sum(power) / len(power)
     return torch.stack([_divided(numerator_KD[i], power[i] + damping * mean_power) for i in range(len(w_KD))])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 import fasthebb_cli
 from fasthebb_cli import cli
@@ -46,6 +47,11 @@ BAD_INPUT = {
     "unknown layer": (["train", "finetune.layer=conv9"], "no layer 'conv9'; the network has: conv1"),
     "no such file": (["train", "init_from=nowhere.safetensors"], "init_from"),
     "no data": (["train", "dataset=cifar10", "dataset.root=/nonexistent"], "/nonexistent"),
+    "extra is no mapping": (["train", "extra=5"], "extra holds stages by name"),
+    "unknown rule option value": (["train", "rule.options.denominator=patchs"], "denominator must be patches or power"),
+    "no temperature": (["train", "rule=swta", "rule.options.temperature=0"], "temperature must be above 0"),
+    "no winners": (["train", "rule=kwta", "rule.options.k=0"], "k must be at least 1"),
+    "batch of one": (["train", "pretrain.batch_size=1"], "pretrain.batch_size must be at least 2"),
     "unknown rule": (["train", "rule.name=hcpa"], "rule.name: unknown 'hcpa'; use hpca, hpca_tanh"),
     "unknown response": (["train", "rule.response=sine"], "rule.response must be one of dot"),
     "unknown optimizer": (["train", "pretrain.optimizer=Adamant"], "no optimizer of torch.optim"),
@@ -228,3 +234,46 @@ def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*pretrain*/results.json"))) == 1
     assert len(list(tmp_path.glob("*evaluate*/results.json"))) == 2
     assert done.stdout.count("failed") == 2  # the row, and the count below the table
+
+
+def test_texts_of_a_cell_are_no_markup(command: Command) -> None:
+    ran = command("train", "-m", "rule=none", "label_fraction=0.1", "stages=[finetune],[finetune,evaluate]")
+    assert ran.code == 0, ran.err
+    assert "[finetune,evaluate]" in ran.out
+
+
+def test_a_batch_of_one_image_is_no_stumbling_block(command: Command) -> None:
+    ran = command("train", "label_fraction=0.065", "dataset.train_samples=961")
+    assert ran.code == 0, ran.err
+
+
+def test_an_evaluation_killed_before_its_results_are_written_is_done_again(command: Command) -> None:
+    ran = command("train", "label_fraction=0.1")
+    (directory,) = ran.directories("evaluate")
+    before = ran.results("evaluate")
+    (directory / "results.json").unlink()
+    again = command("train", "label_fraction=0.1")
+    assert again.code == 0, again.err
+    assert again.results("evaluate")["top1"] == before["top1"]
+
+
+def test_the_same_stage_under_another_name_is_another_stage(command: Command) -> None:
+    command("train", "label_fraction=0.1")
+    stages = ("+finetune@extra.again=default", "extra.again.epochs=2", "stages=[pretrain,again,evaluate]")
+    ran = command("train", "label_fraction=0.1", *stages)
+    assert ran.code == 0, ran.err
+    assert len(ran.directories("evaluate")) == 2
+
+
+def test_out_on_a_file_is_one_line(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = command("pretrain", f"out={tmp_path / 'file'}/runs")
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+
+
+def test_imagenet_brings_its_network(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, network in (([], "conv10"), (["model=conv6"], "conv6")):
+        GlobalHydra.instance().clear()
+        assert cli.run(["train", "dataset=imagenet", "rule=hpca", *words, "--cfg", "job"]) == 0
+        assert f"model:\n  name: {network}" in capsys.readouterr().out

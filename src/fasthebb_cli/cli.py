@@ -143,6 +143,8 @@ def _run_hydra(words: list[str]) -> int:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         return STOPPED
+    except OSError as error:  # Hydra makes the folder
+        return _fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
         return _fail(error, words)
     finally:

@@ -41,6 +41,8 @@ def load(cfg: DictConfig) -> Config:
     plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
     top = _typed(TopLevel, OmegaConf.create(plain), "")
     extra = {}
+    if not isinstance(cfg.get("extra") or {}, DictConfig | dict):
+        raise InputError(f"extra holds stages by name, as in +finetune@extra.probe=frozen; it can't be {cfg.extra}")
     for name, node in (cfg.get("extra") or {}).items():
         kind = node.get("kind") if isinstance(node, DictConfig) else None
         if kind not in KINDS:

@@ -46,6 +46,8 @@ def prepare(config: GpuConfig) -> Compute:
         InputError: the device is not there, or can't do what is asked.
     """
     device = _device(config.device)
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)  # so that "the" device's random generator is its own
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.precision == "tf32" and device.type != "cuda":

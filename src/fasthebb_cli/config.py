@@ -1,4 +1,4 @@
-"""The experiment as typed dataclasses. Every field has its default in conf/; here stands what is accepted.
+"""The experiment as typed dataclasses. The defaults that a user sees are in conf/; here stands what is accepted.
 
 Ranges are checked when a dataclass is made. `options` alone are open mappings: they go to the function that a name
 stands for and are checked against its arguments.
@@ -121,6 +121,7 @@ class PretrainConfig:
     augment: str = "none"
     layer_by_layer: bool = False
     teacher: bool = False
+    teacher_units: dict[str, int] = field(default_factory=dict)
     optimizer: str = "SGD"
     optimizer_options: dict[str, Any] = field(default_factory=dict)
 
@@ -129,7 +130,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, ("pretrain",))
         _at_least("epochs", self.epochs, 0)
-        _at_least("batch_size", self.batch_size, 1)
+        _at_least("batch_size", self.batch_size, 2)  # batch norm needs two
         if self.lr is not None:
             _above("lr", self.lr, 0)
         _one_of("schedule", self.schedule, self.SCHEDULES)
@@ -159,7 +160,7 @@ class FinetuneConfig:
         _one_of("kind", self.kind, ("finetune",))
         if self.epochs is not None:
             _at_least("epochs", self.epochs, 1)
-        _at_least("batch_size", self.batch_size, 1)
+        _at_least("batch_size", self.batch_size, 2)
         _above("lr", self.lr, 0)
         _one_of("schedule", self.schedule, self.SCHEDULES)
         _in_range("weight_decay", self.weight_decay, 0, float("inf"))

@@ -104,7 +104,8 @@ def _parses(word: str) -> bool:
 
 def _unknown_key(key: str, conf: Path) -> str:
     group, _, name = key.partition(".")
-    files = sorted((conf / group).glob("*.yaml"))
+    base = conf / "base" / f"{group}.yaml"
+    files = [base] if base.exists() else sorted((conf / group).glob("*.yaml"))
     if name and files:
         known = sorted({f"{group}.{found}" for path in files for found in _load(path) if found != "defaults"})
     else:

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,7 +17,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torchvision import datasets
 
 from fasthebb_cli.config import DatasetConfig
@@ -33,8 +35,16 @@ DOWNLOADED = ["mnist", "fashion_mnist", "cifar10", "cifar100", "stl10"]
 
 def config(name: str, root: Path | None = None, **changes: Any) -> DatasetConfig:
     """The settings that ship, with changes."""
-    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return DatasetConfig(**(fields | ({"root": str(root)} if root else {}) | changes))
+    return DatasetConfig(**(composed(name) | ({"root": str(root)} if root else {}) | changes))
+
+
+@cache
+def composed(name: str) -> dict[str, Any]:
+    """The group's settings as Hydra composes them."""
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        fields = OmegaConf.to_container(compose("config", [f"dataset={name}"]).dataset, resolve=True)
+    assert isinstance(fields, dict)
+    return {str(key): value for key, value in fields.items()}
 
 
 def sizes(dataset: Dataset) -> tuple[int, ...]:
@@ -55,7 +65,7 @@ def test_every_data_set_has_settings_with_a_description() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == DATASETS.keys()
     for path in CONF.glob("*.yaml"):
         assert path.read_text().startswith("# ")
-        assert yaml.safe_load(path.read_text())["name"] == path.stem
+        assert composed(path.stem)["name"] == path.stem
 
 
 @pytest.mark.parametrize(

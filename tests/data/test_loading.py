@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fasthebb_cli.data.loading import batches
+from fasthebb_cli.data.loading import batches, step_count
 from fasthebb_cli.data.source import ImageFiles, ImageSource, InMemory
 from fasthebb_cli.errors import InputError, RunError
 from tests.data.images import save
@@ -62,16 +62,29 @@ def test_no_indices_no_batches() -> None:
     assert epoch(Counting(10), count=0) == []
 
 
+def test_an_image_left_over_joins_the_batch_before_it() -> None:
+    """Batch norm needs two images."""
+    for start, sizes in ((0, [3, 3, 4]), (2, [4]), (3, [])):
+        assert [len(chosen) for _, chosen in epoch_pairs(10, 3, start)] == sizes
+    assert [step_count(n, 3) for n in (1, 2, 3, 4, 5, 9, 10, 11)] == [1, 1, 1, 1, 2, 3, 3, 4]
+    assert [len(chosen) for _, chosen in epoch_pairs(1, 3, 0)] == [1]
+
+
+def epoch_pairs(count: int, batch_size: int, start: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    source = InMemory(torch.zeros(count, 3, 2, 2, dtype=torch.uint8))
+    return list(batches(source, torch.arange(count), batch_size=batch_size, device=CPU, order_seed=0, start=start))
+
+
 def test_memory_is_indexed() -> None:
     source = InMemory(torch.arange(10, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2))
     assert epoch(source, seed=3) == epoch(Counting(10), seed=3)
 
 
 def test_workers_read_the_same_and_errors_reach_the_caller(tmp_path: Path) -> None:
-    source = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(10)], 8)
+    source = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(11)], 8)
 
     def pairs(workers: int, start: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        stream = batches(source, torch.arange(10), batch_size=3, device=CPU, order_seed=1, start=start, workers=workers)
+        stream = batches(source, torch.arange(11), batch_size=3, device=CPU, order_seed=1, start=start, workers=workers)
         return list(stream)
 
     state = torch.get_rng_state()

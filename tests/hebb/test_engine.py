@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -25,9 +25,11 @@ Options = dict[str, float | str]
 RULE_OPTIONS: list[tuple[str, Options]] = [
     ("hpca", {"denominator": "patches"}),
     ("hpca", {"denominator": "power"}),
-    ("hpca", {"denominator": "power", "damping": 0.5}),
+    ("hpca", {"denominator": "power", "damping": 0.01}),
     ("hpca_tanh", {"denominator": "patches"}),
+    ("hpca_tanh", {"damping": 0.1}),
     ("hpca_adaptive", {}),
+    ("hpca_adaptive", {"denominator": "patches"}),
     ("oja", {}),
     ("gha", {}),
     ("subspace", {}),
@@ -202,6 +204,7 @@ def test_linear_equals_reference(case: Case) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_micro_batches_add_up_to_the_batch(case: Case, cuts: list[int]) -> None:
     """However the batch is split, one division at the end gives the update of the whole."""
+    assume(not RULES[case.rule].running)  # a part is a batch to running moments
     generator = torch.Generator().manual_seed(len(cuts))
     x = torch.randn(6, *case.x.shape[1:], generator=generator, dtype=torch.float64)
     case.layer.double()

@@ -115,13 +115,23 @@ def test_running_moments_include_the_batch_and_survive_a_checkpoint(rule: str) -
 
 
 def test_a_teacher_signal_frees_the_first_units_and_assigns_the_others_in_turn() -> None:
-    signal = teacher_signal(torch.tensor([0, 2, -1]), classes=3, units=8).squeeze()
+    signal = teacher_signal(torch.tensor([0, 2, -1]), classes=3, units=8, assigned=8).squeeze()
     assert signal.tolist() == [
         [1, 1, 1, 0, 0, 1, 0, 0],
         [1, 1, 0, 0, 1, 0, 0, 1],
         [1, 1, 1, 1, 1, 1, 1, 1],
     ]
-    assert teacher_signal(torch.tensor([1]), classes=3, units=8, free=True).min() == 1
+    assert teacher_signal(torch.tensor([1]), classes=3, units=8, assigned=0).min() == 1
+    assert teacher_signal(torch.tensor([1]), classes=3, units=8, assigned=5).squeeze().tolist() == [
+        1,
+        1,
+        1,
+        1,
+        1,
+        0,
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"bcm", "hpca_adaptive"}))
@@ -151,7 +161,7 @@ def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
     x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(30) % 3
     layer = nn.Linear(4, 3, bias=False, dtype=torch.float64)
-    teacher = teacher_signal(labels, 3, 3).double()
+    teacher = teacher_signal(labels, 3, 3, assigned=3).double()
     update = engine.sums(layer, x, hebbian_classifier(teacher)).update(layer.weight)
     means = torch.stack([x[labels == k].mean(0) for k in range(3)])
     torch.testing.assert_close(layer.weight.detach() + update, means)

@@ -146,6 +146,8 @@ def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Te
     pool = pool[stratified_order(labels[pool], derived_seed(seed, "split"))]
     test_size = config.test_samples if collection.test is None else 0
     if collection.validation is not None:
+        kept = len(pool) - (split_sizes(len(pool), None, 0, test_size)[2] if collection.test is None else 0)
+        pool, held_out = pool[:kept], pool[kept:]
         train_size = _available(len(pool), config.train_samples, "train")
         train = pool[:train_size]
         validation = _subset(collection.validation, labels, config.validation_samples, "validation", seed)
@@ -153,9 +155,9 @@ def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Te
         wanted = _wanted(collection, config.train_samples)
         train_size, validation_size, test_size = split_sizes(len(pool), wanted, config.validation_samples, test_size)
         end = len(pool) - test_size
-        train, validation = pool[:train_size], pool[end - validation_size : end]
+        train, validation, held_out = pool[:train_size], pool[end - validation_size : end], pool[end:]
     if collection.test is None:
-        return train, validation, pool[len(pool) - (test_size or 0) :]
+        return train, validation, held_out
     return train, validation, _subset(collection.test, labels, config.test_samples, "test", seed)
 
 
@@ -179,6 +181,12 @@ def _available(total: int, samples: int | None, name: str) -> int:
     return total if samples is None else samples
 
 
+def statistics_of(dataset: Dataset) -> str:
+    """Which training images mean and deviation are taken over."""
+    many = not isinstance(dataset.source, InMemory) and len(dataset.train) > STATISTICS_SAMPLES
+    return f"{STATISTICS_SAMPLES} images" if many else "all"
+
+
 def mean_and_std(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of each channel, float32 on a scale of 0 to 1, over the training images.
 
@@ -186,7 +194,7 @@ def mean_and_std(dataset: Dataset) -> tuple[Tensor, Tensor]:
     seeded 5,000 images are taken.
     """
     source, chosen = dataset.source, dataset.train
-    if not isinstance(source, InMemory) and len(chosen) > STATISTICS_SAMPLES:
+    if statistics_of(dataset) != "all":
         generator = torch.Generator().manual_seed(derived_seed(0, "statistics"))
         chosen = chosen[torch.randperm(len(chosen), generator=generator)[:STATISTICS_SAMPLES].sort().values]
     total = squares = torch.zeros(source.channels, dtype=torch.int64)

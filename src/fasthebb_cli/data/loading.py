@@ -23,7 +23,8 @@ def batches(
     start: int = 0,
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of uint8 images (B, C, S, S) on the device and their indices (B,); the last pair may be shorter.
+    """Pairs of uint8 images (B, C, S, S) on the device and their indices (B,); the last pair may be
+    shorter, or longer by one (see `step_count`).
 
     Args:
         indices: int64 (N,) of the images to read.
@@ -38,13 +39,22 @@ def batches(
     if order_seed is not None:
         generator = torch.Generator().manual_seed(order_seed)
         indices = indices[torch.randperm(len(indices), generator=generator)]
-    chunks = list(torch.split(indices, batch_size))[start:] if len(indices) else []
+    chunks = list(torch.split(indices, batch_size)) if len(indices) else []
+    if step_count(len(indices), batch_size) < len(chunks):
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    chunks = chunks[start:]
     if workers > 0 and chunks and isinstance(source, ImageFiles):
         stream = _decoded_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
     else:
         stream = map(source.read, chunks)
     for images, chunk in zip(stream, chunks, strict=True):
         yield images.to(device, non_blocking=True), chunk
+
+
+def step_count(samples: int, batch_size: int) -> int:
+    """Batches in an epoch; a single image that is left over joins the batch before it: batch norm needs two."""
+    left_over = samples % batch_size == 1 and samples > batch_size
+    return -(-samples // batch_size) - left_over
 
 
 class _Chunks(TorchDataset[Tensor | InputError | RunError]):

@@ -50,7 +50,8 @@ class Sums:
             along_K = (numerator * weight).flatten(1).sum(1)
             numerator = numerator - per_row(along_K, weight) * weight
         if self.largest:
-            denominator_GK = numerator.abs().amax().expand_as(self.denominator)
+            groups = len(self.denominator)
+            denominator_GK = numerator.reshape(groups, -1).abs().amax(1, keepdim=True).expand_as(self.denominator)
         else:
             denominator_GK = self.denominator + self.damping * self.denominator.mean(1, keepdim=True)
         denominator_GK = torch.where(denominator_GK == 0, 1, denominator_GK)

@@ -140,8 +140,10 @@ class HebbianLearner:
         layer_lr: factors on lr for layers whose name matches a pattern; the first match counts.
         layer_options: options of the rule for layers whose name matches a pattern, besides `options`.
         step: how an update becomes a step.
-        classes: of the labels that `observe` is then given: a teacher signal assigns units to classes in all layers
-            but the first.
+        classes: of the labels that `observe` is then given: a teacher signal assigns units to classes in all learning
+            layers but the first.
+        assigned: how many of a layer's units are, by pattern of layer names; all of them unless given, and in any
+            case a whole number a class.
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
 
     Raises:
@@ -161,13 +163,14 @@ class HebbianLearner:
         layer_options: Mapping[str, Mapping[str, Any]] | None = None,
         step: StepSetting = StepSetting(),
         classes: int | None = None,
+        assigned: Mapping[str, int] | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
     ) -> None:
         self.network = network
         self.setting = _setting(rule)
         self.rule, self.running = self.setting.rule, self.setting.running
         self.response: Response = RESPONSES[self.setting.response]
-        self.step_setting, self.classes = step, classes
+        self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
         self.labels: Tensor | None = None
         include, exclude = list(include), list(exclude)
         self.layers = [
@@ -179,7 +182,7 @@ class HebbianLearner:
             raise ValueError("no Conv2d or Linear layer is left to learn: see include and exclude")
         for layer in self.layers:
             layer.options = dict(options or {}) | dict(_first_match(layer.name, layer_options or {}, {}))
-            check_options(self.rule, layer.options)
+            self._check_options(layer.options)
         self.optimizer = optimizer(
             [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
         )
@@ -189,6 +192,8 @@ class HebbianLearner:
     @torch.no_grad()
     def observe(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Runs the network forward, in its present mode, and adds what each layer saw to its sums.
+
+        A rule with running moments takes each call for a batch; for the others, parts add up to the whole.
 
         Args:
             labels: (B,), for the teacher signal; below 0 where there is none.
@@ -214,7 +219,7 @@ class HebbianLearner:
         """One layer learns and the network runs no further than to it, for learning layer by layer; None: all learn."""
         for layer in self.layers:
             layer.learns = name in (None, layer.name)
-        self._stop_after = name
+        self._stop_after = None if name == self.layers[-1].name else name  # what follows the last is cheap: let it run
 
     @torch.no_grad()
     def step(self) -> None:
@@ -239,8 +244,8 @@ class HebbianLearner:
             layer.module.weight.grad = None
 
     def statistics(self) -> dict[str, LayerStatistics]:
-        """Statistics by layer name since the last call."""
-        report = {layer.name: layer.statistics() for layer in self.layers}
+        """Statistics since the last call by layer name, of the layers that learn."""
+        report = {layer.name: layer.statistics() for layer in self.layers if layer.learns}
         for layer in self.layers:
             layer.reset_statistics()
         return report
@@ -278,6 +283,12 @@ class HebbianLearner:
             moments = saved["moments"]
             layer.moments = moments and Moments(**{name: value.to(device) for name, value in moments.items()})
 
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """Unknown names are refused, and whatever the rule itself refuses."""
+        check_options(self.rule, options)
+        y_BGKL = torch.full((1, 1, 2, 1), 0.5)
+        self.rule(y_BGKL, *([Moments.of(y_BGKL)] if self.running else []), **options)
+
     def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = _first_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
@@ -311,9 +322,9 @@ class HebbianLearner:
         if self.labels is None or self.classes is None:
             return self.rule(y_BGKL, *running, **layer.options)
         groups, units = y_BGKL.shape[1:3]
-        free = layer is self.layers[0]
-        teacher_BGKL = teacher_signal(self.labels, self.classes, units, groups=groups, free=free).to(y_BGKL.dtype)
-        return taught(self.rule, y_BGKL, teacher_BGKL, *running, **layer.options)
+        assigned = 0 if layer is self.layers[0] else _first_match(layer.name, self.assigned, units)
+        teacher_BGKL = teacher_signal(self.labels, self.classes, units, groups=groups, assigned=assigned)
+        return taught(self.rule, y_BGKL, teacher_BGKL.to(y_BGKL.dtype), *running, **layer.options)
 
 
 class _LastLayerSeen(Exception):
@@ -348,7 +359,7 @@ def _alive(terms: Terms) -> Tensor:
         low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
         won = (gate == high) & (high > low) if gate.shape[UNITS] > 1 else gate > 0
         return won.any(3).any(0).flatten()
-    return (gate.amax((0, 3)) > 0).flatten()
+    return (gate != 0).any(3).any(0).flatten()
 
 
 def _normalise(weight: Tensor) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from fasthebb_cli.hebb.responses import UNITS, Moments
 
 Mask = Literal["tril", "diag", "full", "none"]
+Denominator = Literal["patches", "power"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Terms:
             "full" everyone's, "none" nobody's.
         share: S, summed over patches it is the unit's denominator; None means the number of patches.
         damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
-        largest: the denominator is the layer's largest |numerator| instead, one number.
+        largest: the denominator is the group's largest |numerator| instead, one number.
         towards: "patches" pull with G^T X; "weights": N W in its place, for rules that grow by themselves.
         tangent: keep the part of the update at right angles to the unit's weights, for weights of length 1.
         competitive: units share a patch between them, and one that never has the largest gate is dead.
@@ -53,7 +54,7 @@ class Terms:
 Rule = Callable[..., Terms]
 
 
-def hpca(y_BGKL: Tensor, *, denominator: Literal["patches", "power"] = "power", damping: float = 0.01) -> Terms:
+def hpca(y_BGKL: Tensor, *, denominator: Denominator = "power", damping: float = 0.5) -> Terms:
     """Nonlinear Hebbian PCA: units learn the principal axes of their input, in order of variance.
 
     dw_i = sum_n y_i (x - sum_{j<=i} y_j w_j) / denominator; Lagani et al. 2022 (arXiv 2207.03172), after Sanger 1989.
@@ -66,17 +67,21 @@ def hpca(y_BGKL: Tensor, *, denominator: Literal["patches", "power"] = "power", 
     """
     if denominator == "patches":
         return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril")
+    if denominator != "power":
+        raise ValueError(f"denominator must be patches or power, not {denominator!r}")
     return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril", share=y_BGKL.square(), damping=damping)
 
 
-def hpca_adaptive(s_BGKL: Tensor, running: Moments, *, damping: float = 0.01) -> Terms:
+def hpca_adaptive(
+    s_BGKL: Tensor, running: Moments, *, denominator: Denominator = "power", damping: float = 0.5
+) -> Terms:
     """HPCA on y = sigma tanh((s - mu) / sigma + mu), with running mean mu and deviation sigma of s = x.w.
 
     Source: the authors' public code. The tanh saturates at the unit's own scale, whatever its variance.
     """
     sigma = running.variance.sqrt().clamp_min(1e-6)
     y_BGKL = sigma * torch.tanh((s_BGKL - running.mean) / sigma + running.mean)
-    return hpca(y_BGKL, damping=damping)
+    return hpca(y_BGKL, denominator=denominator, damping=damping)
 
 
 def oja(y_BGKL: Tensor) -> Terms:
@@ -122,6 +127,7 @@ def swta(y_BGKL: Tensor, *, temperature: float = 0.02) -> Terms:
         y_BGKL: scores in [0, 1], ((cos(x, w) + 1) / 2)^2.
         temperature: > 0; towards 0 the rule becomes k-means.
     """
+    _positive("temperature", temperature)
     r_BGKL = torch.softmax(y_BGKL / temperature, dim=UNITS)
     return Terms(gate=r_BGKL.square(), share=r_BGKL, competitive=True)
 
@@ -133,6 +139,7 @@ def pswta(y_BGKL: Tensor, *, power: float = 0.05) -> Terms:
         y_BGKL: scores in [0, 1].
         power: p > 0; towards 0 the rule becomes k-means.
     """
+    _positive("power", power)
     r_BGKL = torch.softmax(y_BGKL.log() / power, dim=UNITS)
     r_BGKL = torch.where((y_BGKL > 0).any(UNITS, keepdim=True), r_BGKL, 0)  # nobody has a share where all scores are 0
     return Terms(gate=r_BGKL.square(), share=r_BGKL, competitive=True)
@@ -164,6 +171,7 @@ def softhebb(u_BGKL: Tensor, *, temperature: float = 1.0) -> Terms:
 
     y = softmax over units of u / temperature, u = x.w; of each patch's units all but the winner have y negated.
     """
+    _positive("temperature", temperature)
     y_BGKL = torch.softmax(u_BGKL / temperature, dim=UNITS)
     wins = u_BGKL == u_BGKL.amax(UNITS, keepdim=True)
     return Terms(gate=torch.where(wins, y_BGKL, -y_BGKL), recombination=u_BGKL, largest=True, competitive=True)
@@ -188,6 +196,11 @@ def hebbian_classifier(teacher_BGKL: Tensor) -> Terms:
     return Terms(gate=teacher_BGKL, share=teacher_BGKL)
 
 
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, not {value}")
+
+
 def taught(rule: Rule, y_BGKL: Tensor, teacher_BGKL: Tensor, *running: Moments, **options: object) -> Terms:
     """Any rule under a teacher signal T of 0 and 1: it multiplies responses (so scores too), gate and recombination.
 
@@ -199,16 +212,16 @@ def taught(rule: Rule, y_BGKL: Tensor, teacher_BGKL: Tensor, *running: Moments, 
     return replace(terms, gate=terms.gate * teacher_BGKL, recombination=recombination)
 
 
-def teacher_signal(labels_B: Tensor, classes: int, units: int, *, groups: int = 1, free: bool = False) -> Tensor:
+def teacher_signal(labels_B: Tensor, classes: int, units: int, *, groups: int = 1, assigned: int) -> Tensor:
     """T, (B, G, K, 1): 1 for the first K - m C units, then m units for each class, in turn, of which the right ones.
 
     Args:
         labels_B: class of each sample; below 0 for none, which lets every unit learn.
         classes: C.
-        units: K of a group; m = K // C.
-        free: no unit is assigned to a class.
+        units: K of a group.
+        assigned: units of a group to share out at most; m = assigned // C.
     """
-    repeats = 0 if free else units // classes
+    repeats = min(assigned, units) // classes
     one_hot_BC = (labels_B.unsqueeze(1) == torch.arange(classes, device=labels_B.device)) | (labels_B < 0).unsqueeze(1)
     assigned_BK = one_hot_BC.repeat(1, repeats)
     free_BK = one_hot_BC.new_ones(len(labels_B), units - assigned_BK.shape[1])

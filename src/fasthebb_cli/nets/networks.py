@@ -1,6 +1,6 @@
 """The networks of the papers as plain modules: conv -> ReLU -> pool -> batch norm, no biases. Know nothing of Hebb.
 
-Source: the authors' public code at the time of Lagani et al. 2022 (arXiv 2207.03172); see docs in README.
+Source: the authors' public code at the time of Lagani et al. 2022 (arXiv 2207.03172).
 Every layer is a named child (`conv1`, ..., `fc5`, `classifier`), so that features can be read after any of them.
 """
 
@@ -53,7 +53,7 @@ def conv6(
     size: int,
     classes: int,
     width: float = 1.0,
-    norm: Norm = "relative",
+    norm: Norm = "batch",
     dropout: float = 0.5,
     activation: str = "relu",
 ) -> nn.Sequential:
@@ -76,7 +76,7 @@ def conv10(
     size: int,
     classes: int,
     width: float = 1.0,
-    norm: Norm = "relative",
+    norm: Norm = "batch",
     dropout: float = 0.5,
     activation: str = "relu",
 ) -> nn.Sequential:

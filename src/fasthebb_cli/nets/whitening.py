@@ -32,7 +32,8 @@ class Whitening(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         blocks_ND = self._blocks(images)
-        white_ND = (blocks_ND - self.mean) @ self.matrix
+        with torch.autocast(images.device.type, enabled=False):  # bf16 would undo what smoothing keeps
+            white_ND = (blocks_ND.to(self.mean.dtype) - self.mean) @ self.matrix
         return self._assemble(white_ND, images)
 
     @torch.no_grad()

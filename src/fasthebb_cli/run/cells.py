@@ -15,6 +15,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fasthebb_cli.run.files import write_text
@@ -61,19 +62,20 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
     keys = _swept_keys(cells)
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     for key in keys:
-        table.add_column(key, no_wrap=True)
+        table.add_column(escape(key), no_wrap=True)
     for name in ("top-1 %", "top-5 %", "labels", "time"):
         table.add_column(name, justify="right")
     table.add_column("where, or what went wrong", overflow="fold")
     for cell in cells:
-        chosen = [_value(cell, key) for key in keys]
+        chosen = [escape(_value(cell, key)) for key in keys]
         if cell["code"] != 0:
-            table.add_row(*chosen, "[red]failed[/]", "", "", "", cell["error"])
+            table.add_row(*chosen, "[red]failed[/]", "", "", "", escape(cell["error"]))
             continue
         last = cell["rows"][-1]
         seconds = sum(row["seconds"] for row in cell["rows"] if not row["cached"])
         how = "cached" if all(row["cached"] for row in cell["rows"]) else clock(seconds)
-        table.add_row(*chosen, percent(last["top1"]), percent(last["top5"]), labels(last), how, last["directory"])
+        where = escape(last["directory"])
+        table.add_row(*chosen, percent(last["top1"]), percent(last["top5"]), labels(last), how, where)
     console.print()
     console.print(table)
     failed = sum(cell["code"] != 0 for cell in cells)
@@ -91,12 +93,12 @@ def _print_means(console: Console, cells: Sequence[dict[str, Any]], keys: Sequen
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in keys:
-        table.add_column(key, no_wrap=True)
+        table.add_column(escape(key), no_wrap=True)
     for name in ("top-1 %, mean", "sd", "seeds"):
         table.add_column(name, justify="right")
     for chosen, values in groups.items():
         deviation = f"{statistics.stdev(values):.1f}" if len(values) > 1 else "–"
-        table.add_row(*chosen, f"{statistics.fmean(values):.1f}", deviation, str(len(values)))
+        table.add_row(*map(escape, chosen), f"{statistics.fmean(values):.1f}", deviation, str(len(values)))
     console.print()
     console.print(table)
 

@@ -94,8 +94,10 @@ def run_task(
             record.add({"epoch": epoch + 1} | metrics | {"seconds": round(seconds, 3), "images_per_second": speed})
             position.records = record.epochs
             display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
-            if time.perf_counter() - saved > SAVE_SECONDS / 2:
+            if stop.requested or time.perf_counter() - saved > SAVE_SECONDS / 2:
                 save(epoch + 1, 0)
+                if stop.requested:
+                    raise Interrupted(f"epoch {epoch + 1}, its end")
     position.seconds += time.perf_counter() - clock
     return position
 

@@ -5,9 +5,8 @@ config -> dataset -> plan -> for each stage: lock, weights, task, run, results.j
 
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.source import InMemory
-from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.nets.build import build_network, cut_network
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
@@ -54,11 +53,6 @@ class Cell:
     dataset: Dataset
     compute: Compute
     view: View
-
-    @cached_property
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over the training images."""
-        return mean_and_std(self.dataset)
 
 
 def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
@@ -108,9 +102,18 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     cell.view.log = open_log(directory)
     try:
         results = _do_stage(cell, stage)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped} of {stage.name}" + (" (leave out force=true)" if config.force else "")) from None
     except (InputError, RunError) as error:
         write_text(directory / ERROR_FILE, f"{error}\n")
         raise
+    except (OSError, torch.OutOfMemoryError, RuntimeError) as error:
+        failure = _as_run_error(error, stage)
+        if failure is None:
+            raise
+        with suppress(OSError):
+            write_text(directory / ERROR_FILE, f"{failure}\n")
+        raise failure from error
     finally:
         cell.view.log = None
     (directory / ERROR_FILE).unlink(missing_ok=True)
@@ -121,16 +124,17 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     checkpoint = directory / CHECKPOINT_FILE
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
-    network, layer, before = _starting_network(cell, stage)
-    network = compute.place(network)
+    start = _start(cell, stage)
+    network = compute.place(start.network)
     if compute.compile and stage.kind != "pretrain":  # the hooks of a Hebbian stage are not for tracing
         network.compile()
     torch.manual_seed(derived_seed(config.seed, stage.name))
     task = STAGES[stage.kind](
         Context(
-            config, stage.settings, cell.dataset, network, compute, cell.statistics,
+            config, stage.name, stage.settings, cell.dataset, network, compute, start.statistics,
             untrained=stage.previous is None and config.init_from is None, resumed=state is not None,
-            labels_train=before.get("labels_train", 0), labels_validation=before.get("labels_validation", 0),
+            labels_train=start.results.get("labels_train", 0),
+            labels_validation=start.results.get("labels_validation", 0),
         )
     )  # fmt: skip
     position = restore(task, network, state) if state is not None else Position()
@@ -141,13 +145,37 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
             position = run_task(task, network, position, session, record, display)
     finally:
         record.close()
-    return _finish(cell, stage, task, position, network, layer)
+    return _finish(cell, stage, task, position, start)
 
 
-def _starting_network(cell: Cell, stage: PlannedStage) -> tuple[nn.Module, str | None, dict[str, Any]]:
-    """The stage's network, the layer that it is cut after, and the results of the stage before.
+def _as_run_error(error: Exception, stage: PlannedStage) -> RunError | None:
+    """What the machine refused, memory or disk, in the user's terms; None for any other fault."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return RunError(f"{stage.name}: out of memory; lower {stage.kind}.batch_size or model.width")
+    if isinstance(error, OSError):
+        return RunError(f"{stage.name}: {error.strerror or error} ({error.filename or stage.directory})")
+    return None
 
-    Weights come from, in this order:
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage starts from.
+
+    Args:
+        network: with its weights, still where it was made.
+        layer: the network is cut after it; None: it is whole.
+        statistics: mean and standard deviation of each channel that its images are normalised with.
+        results: of the stage before; empty if there is none.
+    """
+
+    network: nn.Module
+    layer: str | None
+    statistics: tuple[Tensor, Tensor]
+    results: dict[str, Any]
+
+
+def _start(cell: Cell, stage: PlannedStage) -> Start:
+    """The stage's network. Its weights come from, in this order:
 
     1. its own unfinished checkpoint (loaded by the caller, over whatever is done here),
     2. the stage before it in the cell,
@@ -157,30 +185,29 @@ def _starting_network(cell: Cell, stage: PlannedStage) -> tuple[nn.Module, str |
     config, dataset = cell.config, cell.dataset
     wanted = stage.settings.layer if isinstance(stage.settings, FinetuneConfig) else None
     torch.manual_seed(derived_seed(config.seed, "network"))
+    results: dict[str, Any] = {}
     if stage.previous is not None:
         origin, results = stage.previous.directory, read_json(stage.previous.directory / RESULTS_FILE)
     elif config.init_from is not None:
-        origin, results = Path(config.init_from), {}
+        origin = Path(config.init_from)
     else:
-        return new_network(config, dataset, wanted), wanted, {}
+        return Start(new_network(config, dataset, wanted), wanted, mean_and_std(dataset), {})
     weights, card = read_model(origin)
     network = new_network(config, dataset, card.layer)
     left = adopt_weights(network, weights, origin)
     if stage.previous is None:
         cell.view.note(f"weights from {origin}" + (f", but not {', '.join(left)}" if left else ""))
-    if wanted in (None, card.layer):
-        return network, card.layer, results
-    source = dataset.source
-    classes = max(len(dataset.classes), 1)
-    return cut_network(network, wanted, channels=source.channels, size=source.size, classes=classes), wanted, results
+    layer = wanted or card.layer
+    if layer != card.layer:
+        source, classes = dataset.source, max(len(dataset.classes), 1)
+        network = cut_network(network, str(layer), channels=source.channels, size=source.size, classes=classes)
+    return Start(network, layer, (torch.tensor(card.mean), torch.tensor(card.std)), results)
 
 
-def _finish(
-    cell: Cell, stage: PlannedStage, task: Task, position: Position, network: nn.Module, layer: str | None
-) -> dict[str, Any]:
+def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, start: Start) -> dict[str, Any]:
     """Writes weights, filters and, last of all, results.json, which says that the stage is finished."""
     config, directory = cell.config, stage.directory
-    measured = task.finish()
+    measured = task.finish(position.records[-1] if position.records else {})
     images = task.samples * task.epochs
     results = {
         "stage": stage.name,
@@ -200,13 +227,13 @@ def _finish(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if stage.kind != "evaluate":
-        mean, std = cell.statistics
+        mean, std = start.statistics
         card = ModelCard(
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
-            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, layer,
+            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
         )  # fmt: skip
-        save_filters(directory / "filters.png", network)
-        save_model(directory / MODEL_FILE, network, card)
+        save_filters(directory / "filters.png", start.network)
+        save_model(directory / MODEL_FILE, start.network, card)
     write_json(directory / RESULTS_FILE, results)
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
     cell.view.finished(stage, results)

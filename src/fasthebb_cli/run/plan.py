@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb_cli.config import VERBS, Config, FinetuneConfig, StageConfig
-from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.config import VERBS, Config, EvaluateConfig, FinetuneConfig, PretrainConfig, StageConfig
+from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 
 NUMBERS_VERSION = 1  # raise it when a change of the code changes results, so that old directories are not taken for new
@@ -66,7 +66,7 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
     previous: PlannedStage | None = None
     for name, wanted in _names(config):
         settings = config.settings(name)
-        content = _content(config, dataset, settings, previous.fingerprint if previous else origin)
+        content = {"stage": name} | _content(config, dataset, settings, previous.fingerprint if previous else origin)
         fingerprint = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
         directory = Path(config.out) / f"{_readable(config, name, settings.kind)}-{fingerprint[:8]}"
         stage = PlannedStage(name, settings.kind, settings, directory, fingerprint, content, wanted, previous)
@@ -125,23 +125,25 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     }
     content |= _flat("model", config.model.arguments())
     content |= _flat(settings.kind, asdict(settings))
-    if getattr(settings, "augment", "none") != "none":
+    if not isinstance(settings, EvaluateConfig) and settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
-    if settings.kind == "pretrain":
+    if isinstance(settings, PretrainConfig):
         left_out = ("name", "whitening", "lr", "layer_lr", "activation")  # are elsewhere
         content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left_out})
         content |= _samples("train", dataset.train) | _samples("unlabelled", dataset.unlabelled)
-        if getattr(settings, "teacher", False):
+        if settings.teacher:
             content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-    elif settings.kind == "finetune":
+    elif isinstance(settings, FinetuneConfig):
         content |= _samples("train", dataset.train)
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-        if getattr(settings, "select", None) == "best":
+        if settings.select == "best":
             content |= _samples("validation", dataset.validation)
     else:
-        split = getattr(settings, "split", "test")
-        content |= _samples(split, dataset.test if split == "test" else dataset.validation)
+        assert isinstance(settings, EvaluateConfig)
+        content |= _samples(settings.split, dataset.test if settings.split == "test" else dataset.validation)
         content.pop("evaluate.batch_size")
+    if previous is None:  # else the images are normalised as those before were
+        content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
     return content
 
 

@@ -10,14 +10,14 @@ from rich.table import Table
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
-from fasthebb_cli.run.pipeline import new_network
+from fasthebb_cli.run.pipeline import CHECKPOINT_FILE, new_network
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import clock
 from fasthebb_cli.stages import STAGES, Context
 
 STEPS = 3  # timed, after one that is not
-"""Seconds a training image takes, by all that it depends on: cells of a sweep measure it once."""
+# Seconds that an image of a stage takes, by all that it depends on: cells of a sweep measure it once
 _measured: dict[tuple[object, ...], float] = {}
 
 
@@ -29,9 +29,11 @@ def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
     for name in ("stage", "state", "images", "labels", "time", "where"):
         table.add_column(name, justify="right" if name in ("images", "labels", "time") else "left", overflow="fold")
     rows = []
+    seen = 0  # labels that the network has learnt from so far
     for stage in plan(config, dataset):
         state = _state(stage)
         samples, labels, seconds = _size(config, dataset, compute, stage, measure=state in ("new", "to be resumed"))
+        seen = labels = max(seen, labels)
         shown = "–" if state in ("finished", "missing") else f"about {clock(seconds)}"
         table.add_row(stage.name, state, f"{samples:,}", f"{labels:,}", shown, str(stage.directory))
         rows.append(_row(stage, labels, seconds, cached=state == "finished"))
@@ -48,7 +50,7 @@ def _state(stage: PlannedStage) -> str:
         return "finished"
     if not stage.wanted:
         return "missing"
-    return "to be resumed" if (stage.directory / "checkpoint.pt").exists() else "new"
+    return "to be resumed" if (stage.directory / CHECKPOINT_FILE).exists() else "new"
 
 
 def _size(
@@ -59,24 +61,46 @@ def _size(
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     task = STAGES[stage.kind](
-        Context(config, stage.settings, dataset, network, compute, (half, half), untrained=not trained, resumed=True)
+        Context(
+            config,
+            stage.name,
+            stage.settings,
+            dataset,
+            network,
+            compute,
+            (half, half),
+            untrained=not trained,
+            resumed=True,
+        )
     )
-    labels = task.samples if isinstance(stage.settings, FinetuneConfig) else 0
+    labels = (
+        task.samples if isinstance(stage.settings, FinetuneConfig) or getattr(stage.settings, "teacher", False) else 0
+    )
     if not measure:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)
-    key = (str(stage.settings), str(config.model), str(config.rule), dataset.digest, batch)
+    key = (
+        str(stage.settings),
+        str(config.model),
+        str(config.rule),
+        str(config.gpu),
+        stage.layer,
+        dataset.digest,
+        batch,
+    )
     if key not in _measured:
         paces = []
         stream = task.batches(0, 0)
-        first = next(stream)
         for _ in range(STEPS + 1):
             began = time.perf_counter()
-            task.step(0, 0, first)
+            images = next(stream, None)
+            if images is None:
+                break
+            task.step(0, 0, images)
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
-            paces.append((time.perf_counter() - began) / len(first.labels))
-        _measured[key] = statistics.median(paces[1:])
+            paces.append((time.perf_counter() - began) / len(images.labels))
+        _measured[key] = statistics.median(paces[1:] or paces)
     return task.samples, labels, _measured[key] * task.samples * task.epochs
 
 

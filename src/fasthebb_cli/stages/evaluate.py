@@ -3,6 +3,7 @@
 `evaluate.split=validation` is for choosing settings; the labels looked at are counted.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,16 +24,11 @@ def evaluate(context: Context) -> Task:
     if len(indices) == 0:
         raise InputError(f"evaluate.split={settings.split}: dataset {dataset.name} has no such images")
     totals = Totals(context.compute.device)
-    results: dict[str, Any] = {}
     context.network.eval()
 
-    def end_epoch(epoch: int) -> dict[str, Any]:
-        results.update(totals.means())
-        return dict(results)
-
-    def finish() -> dict[str, Any]:
+    def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         chosen_on = len(indices) if settings.split == "validation" else 0
-        return results | {
+        return {name: last[name] for name in ("top1", "top5", "loss")} | {
             "split": settings.split,
             "samples": len(indices),
             "labels_train": context.labels_train,
@@ -45,7 +41,7 @@ def evaluate(context: Context) -> Task:
         batch_size=settings.batch_size,
         batches=lambda epoch, start: context.batches(indices, settings.batch_size, start=start),
         step=lambda epoch, step, batch: add_batch(totals, context, batch),
-        end_epoch=end_epoch,
+        end_epoch=lambda epoch: totals.means(),
         finish=finish,
         state={"totals": totals},
     )

@@ -9,6 +9,7 @@ Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from fasthebb_cli.config import FinetuneConfig
 from fasthebb_cli.data.dataset import label_subset
+from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.schedules import set_rate
@@ -32,7 +34,7 @@ def finetune(context: Context) -> Task:
     assert isinstance(settings, FinetuneConfig)
     indices = labelled(context)
     classifier, features = split_network(network)
-    steps = -(-len(indices) // settings.batch_size)
+    steps = step_count(len(indices), settings.batch_size)
     alone = settings.classifier_epochs
     together = settings.epochs or max(EPOCHS, math.ceil(MINIMUM_STEPS / steps))
     frozen = settings.features_lr == 0
@@ -49,7 +51,6 @@ def finetune(context: Context) -> Task:
     )
     totals = Totals(compute.device)
     best = Best(network)
-    last: dict[str, float] = {}
     if context.begins:
         fit_whitening(context)
         if frozen:
@@ -78,11 +79,9 @@ def finetune(context: Context) -> Task:
             validation = accuracy(context, context.dataset.validation, settings.batch_size)
             metrics |= {f"validation_{name}": value for name, value in validation.items()}
             best.offer(metrics["validation_top1"], network)
-        last.clear()
-        last.update(metrics)
         return metrics
 
-    def finish() -> dict[str, Any]:
+    def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         if settings.select == "best":
             best.restore(network)
         freeze(features, frozen=False)

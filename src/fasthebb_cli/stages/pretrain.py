@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fasthebb_cli.config import PretrainConfig, RuleConfig
+from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import RULES, HebbianLearner, RuleSetting, StepSetting
 from fasthebb_cli.hebb.responses import RESPONSES
@@ -30,7 +31,7 @@ def pretrain(context: Context) -> Task:
     indices = labelled(context) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
     learner = _learner(context, settings)
     samples = len(indices)
-    steps = -(-samples // settings.batch_size)
+    steps = step_count(samples, settings.batch_size)
     phases = [layer.name for layer in learner.layers] if settings.layer_by_layer else [None]
     if context.begins:
         fit_whitening(context)
@@ -51,7 +52,7 @@ def pretrain(context: Context) -> Task:
                 raise RunError(f"layer {name} diverged: its weights are not finite; lower pretrain.lr or layer_lr")
         return {"layers": layers}
 
-    def finish() -> dict[str, Any]:
+    def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         learner.finish()
         labels = samples if settings.teacher else 0
         none = {"top1": None, "top5": None, "loss": None}
@@ -92,6 +93,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
             layer_options=rule.layer_options,
             step=StepSetting(rule.normalise, rule.per_input, rule.norm_power),
             classes=len(context.dataset.classes) if settings.teacher else None,
+            assigned=settings.teacher_units,
             optimizer=partial(optimizer, **settings.optimizer_options),
         )
     except (ValueError, TypeError) as error:

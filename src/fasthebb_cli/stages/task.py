@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fasthebb_cli.compute import Compute
 from fasthebb_cli.config import Config, StageConfig
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.data.loading import batches
+from fasthebb_cli.data.loading import batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
 from fasthebb_cli.randomness import derived_seed
 
@@ -35,7 +35,7 @@ class Context:
     """What a stage is given.
 
     Args:
-        settings: the stage's own settings; `config` is the whole cell.
+        stage, settings: the stage's name and its own settings; `config` is the whole cell.
         network: on the device, with the weights of the stage before (or fresh ones).
         statistics: mean and standard deviation of each channel over the training images.
         untrained: no stage before has taught the network anything.
@@ -44,6 +44,7 @@ class Context:
     """
 
     config: Config
+    stage: str
     settings: StageConfig
     dataset: Dataset
     network: nn.Module
@@ -63,8 +64,8 @@ class Context:
         self, indices: Tensor, batch_size: int, *, epoch: int | None = None, start: int = 0, augmentation: str = "none"
     ) -> Iterator[Batch]:
         """Batches of the given images; shuffled and augmented by the seed and the epoch, in order without an epoch."""
-        seed, kind = self.config.seed, self.settings.kind
-        order = None if epoch is None else derived_seed(seed, kind, "order", epoch)
+        seed, stage = self.config.seed, self.stage
+        order = None if epoch is None else derived_seed(seed, stage, "order", epoch)
         mean, std = (value.to(self.compute.device) for value in self.statistics)
         source = self.dataset.source
         stream = batches(
@@ -79,7 +80,7 @@ class Context:
         for step, (pixels, chosen) in enumerate(stream, start):
             images = to_float(pixels, mean, std)
             if augmentation != "none":
-                draws = torch.Generator().manual_seed(derived_seed(seed, kind, "augment", epoch, step))
+                draws = torch.Generator().manual_seed(derived_seed(seed, stage, "augment", epoch, step))
                 images = augment(images, augmentation, draws, mirror=self.config.dataset.mirror)
             labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
             yield Batch(self.compute.arrange(images), labels)
@@ -96,7 +97,8 @@ class Task:
         batches: the batches of an epoch from a step on.
         step: does one, given epoch, step within it and the batch.
         end_epoch: metrics of the epoch, a flat or nested mapping of numbers.
-        finish: puts the network into its final state and gives `top1`, `top5`, `loss`, label counts and so on.
+        finish: given the last epoch's metrics, puts the network into its final state and gives `top1`, `top5`, `loss`,
+            label counts and so on.
         state: everything besides the network's weights that the next step depends on.
         warnings: of the epoch just ended, one line each.
     """
@@ -107,14 +109,14 @@ class Task:
     batches: Callable[[int, int], Iterator[Batch]]
     step: Callable[[int, int, Batch], None]
     end_epoch: Callable[[int], dict[str, Any]]
-    finish: Callable[[], dict[str, Any]]
+    finish: Callable[[Mapping[str, Any]], dict[str, Any]]
     state: dict[str, Stateful] = field(default_factory=dict)
     warnings: Callable[[Mapping[str, Any]], list[str]] = lambda metrics: []
 
     @property
     def steps(self) -> int:
         """Steps in an epoch."""
-        return -(-self.samples // self.batch_size)
+        return step_count(self.samples, self.batch_size)
 
 
 class Totals:
