@@ -52,6 +52,18 @@ BAD_INPUT = {
     "no temperature": (["train", "rule=swta", "rule.options.temperature=0"], "temperature must be above 0"),
     "no winners": (["train", "rule=kwta", "rule.options.k=0"], "k must be at least 1"),
     "batch of one": (["train", "pretrain.batch_size=1"], "pretrain.batch_size must be at least 2"),
+    "no such launcher": (["train", "-m", "hydra/launcher=nope"], "hydra/launcher=nope: no such choice"),
+    "a number for a choice": (["train", "dataset=5"], "dataset can be: cifar10"),
+    "an empty word": (["train", ""], "an override is key=value"),
+    "a flag without its value": (["train", "--cfg"], "--cfg needs a value, one of job"),
+    "an empty path": (["train", "init_from="], "init_from is empty"),
+    "a list in a list": (["train", "stages=[[pretrain]]"], "stages"),
+    "a factor below 0": (["train", "pretrain.layer_lr={conv1: -1}"], "pretrain.layer_lr.conv1 must be at least 0"),
+    "infinite": (["train", "finetune.weight_decay=inf"], "finetune.weight_decay must be at least 0"),
+    "a slip of the finger": (["train", "pretrain.epochs=99999999999"], "pretrain.epochs must be at most"),
+    "a swept root": (["train", "-m", "out=a,b"], "out can't be swept"),
+    "no function": (["train", "model.name=math:pi"], "model.name=math:pi"),
+    "no data set's function": (["train", "dataset.name=os:getcwd"], "dataset.name=os:getcwd"),
     "unknown rule": (["train", "rule.name=hcpa"], "rule.name: unknown 'hcpa'; use hpca, hpca_tanh"),
     "unknown response": (["train", "rule.response=sine"], "rule.response must be one of dot"),
     "unknown optimizer": (["train", "pretrain.optimizer=Adamant"], "no optimizer of torch.optim"),
@@ -277,3 +289,42 @@ def test_imagenet_brings_its_network(capsys: pytest.CaptureFixture[str]) -> None
         GlobalHydra.instance().clear()
         assert cli.run(["train", "dataset=imagenet", "rule=hpca", *words, "--cfg", "job"]) == 0
         assert f"model:\n  name: {network}" in capsys.readouterr().out
+
+
+def test_what_stops_a_later_stage_is_found_before_anything_runs(command: Command) -> None:
+    ran = command("train", "label_fraction=0.005")
+    assert ran.code == 2
+    assert not ran.directories("pretrain")
+
+
+def test_a_link_in_a_circle_is_named(command: Command, tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos", {"cat": 10, "dog": 10})
+    (tmp_path / "photos" / "cat" / "up").symlink_to(tmp_path / "photos" / "cat")
+    ran = command("train", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "label_fraction=0.5")
+    assert ran.code == 2
+    assert "cat/up: links to a folder that is read already" in ran.err
+
+
+def test_a_reader_that_has_seen_enough_does_not_stop_the_work(tmp_path: Path) -> None:
+    words = " ".join([*SMALL, "label_fraction=0.1", f"out={tmp_path}"])
+    line = f"{sys.executable} -m fasthebb_cli train {words} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*evaluate*/results.json"))) == 1
+
+
+def test_results_of_other_settings_are_not_reused(command: Command) -> None:
+    ran = command("pretrain")
+    path = ran.directories("pretrain")[0] / "results.json"
+    path.write_text(path.read_text().replace(ran.results("pretrain")["fingerprint"], "0" * 32))
+    again = command("pretrain")
+    assert again.code == 2
+    assert str(path) in again.err
+
+
+def test_labels_travel_with_the_weights(command: Command) -> None:
+    (origin,) = command("train", "label_fraction=0.1").directories("finetune")
+    ran = command("evaluate", f"init_from={origin}")
+    results = [json.loads((path / "results.json").read_text()) for path in ran.directories("evaluate")]
+    assert [result["labels_train"] for result in results] == [100, 100]
+    assert results[0]["top1"] == results[1]["top1"]

@@ -4,8 +4,11 @@ Hydra composes the configuration and runs sweeps. Exit codes: 0 done, 1 failed w
 130 stopped. Heavy imports wait until a cell really runs, so that help and completion answer at once.
 """
 
+import io
 import os
+import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +27,7 @@ import fasthebb_cli
 from fasthebb_cli.compose import load
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.explain import explain, help_page
+from fasthebb_cli.explain import FLAGS, explain, help_page
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.wording import make_console
 
@@ -33,13 +36,26 @@ if TYPE_CHECKING:
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 STOPPED = 130
-HYDRA_FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help")
-HYDRA_FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cd", "--config-dir")
+HYDRA_FLAGS = ("-m", "--multirun", "--resolve")
+CFG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+HYDRA_FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {  # and what is accepted; empty: anything
+    "-c": CFG, "--cfg": CFG, "-i": INFO, "--info": INFO, "-p": (), "--package": (), "-cd": (), "--config-dir": (),
+}  # fmt: skip
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the command. Outside of a stage, which saves first, a signal ends it at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_at_once)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _stop_at_once(*_: object) -> None:
+    os.write(2, b"stopped; the same command goes on\n")
+    os._exit(STOPPED)
 
 
 def run(arguments: list[str]) -> int:
@@ -76,10 +92,11 @@ def run_cell(cfg: DictConfig) -> None:
     except Exception as problem:  # noqa: BLE001  the last resort: every failure of a cell becomes its report
         code, error = _fail(problem), str(problem) or type(problem).__name__
         if code == STOPPED:
+            cells.end_early()
             sys.exit(STOPPED)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        cells.write_cell(cfg.out, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows})
+        cells.write_cell(job.sweep.dir, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows})
     elif code:
         sys.exit(code)
 
@@ -122,11 +139,18 @@ def _for_hydra(verb: str, words: Sequence[str]) -> list[str]:
         elif word in HYDRA_FLAGS:
             flags.append(word)
         elif word in HYDRA_FLAGS_WITH_VALUE:
-            flags += [word, next(rest, "")]
+            value, accepted = next(rest, ""), HYDRA_FLAGS_WITH_VALUE[word]
+            if not value or (accepted and value not in accepted):
+                raise InputError(f"{word} needs a value" + (f", one of {', '.join(accepted)}" if accepted else ""))
+            flags += [word, value]
         elif word.startswith("-"):
             raise InputError(f"unknown flag {word}; settings are key=value (see fasthebb --help)")
+        elif not word.strip():
+            raise InputError("can't read ''; an override is key=value")
         else:
             overrides.append(word)
+    if {"-m", "--multirun"} & set(flags) and any(word.startswith("out=") and "," in word for word in overrides):
+        raise InputError("out can't be swept: its cells report below one folder")
     return [*flags, *overrides]
 
 
@@ -136,6 +160,13 @@ def _run_hydra(words: list[str]) -> int:
     if site and Path(site).is_dir():
         words = [*words, f"hydra.searchpath=[file://{Path(site).resolve()}]"]
     cells.begin()
+    if "dry_run=true" in words:  # Hydra makes its folder, and a dry run leaves nothing behind
+        with tempfile.TemporaryDirectory() as folder:
+            return _call_hydra([*words, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"])
+    return _call_hydra(words)
+
+
+def _call_hydra(words: list[str]) -> int:
     before, sys.argv = sys.argv, ["fasthebb", *words]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(run_cell)()
@@ -143,6 +174,8 @@ def _run_hydra(words: list[str]) -> int:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         return STOPPED
+    except HydraException as error:  # some are OSErrors too
+        return _fail(error, words)
     except OSError as error:  # Hydra makes the folder
         return _fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
@@ -156,7 +189,9 @@ def _fail(error: Exception, words: Sequence[str] = ()) -> int:
     """Prints one line and gives the exit code; a traceback only when asked for or when the fault is ours."""
     console = Console(stderr=True)
     if isinstance(error, Interrupted):
-        console.print(f"stopped and saved at {error}; the same command goes on from there", style="yellow")
+        console.print(
+            f"stopped and saved at {error}; the same command goes on from there", style="yellow", soft_wrap=True
+        )
         return STOPPED
     known = isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
     if os.environ.get(TRACEBACK_VARIABLE) or not known:
@@ -179,6 +214,9 @@ def _complete(arguments: list[str]) -> int:
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
             Console().print(" ".join([*VERBS, "--help", "--version"]), soft_wrap=True, highlight=False)
+            return 0
+        if tail.split(" ")[-1].startswith("-"):
+            Console().print(" ".join(flag.split()[0] for flag, _ in FLAGS), soft_wrap=True, highlight=False)
             return 0
         os.environ["COMP_LINE"] = f"{command} {tail.lstrip()}"
     return _run_hydra(arguments)

@@ -57,7 +57,7 @@ def load(cfg: DictConfig) -> Config:
     if not names:
         raise InputError("stages is empty; name at least one of: " + ", ".join([*KINDS, *extra]))
     for name in names:
-        if name not in KINDS and name not in extra:
+        if not isinstance(name, str) or (name not in KINDS and name not in extra):
             raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
     return Config(
         dataset=_typed(DatasetConfig, cfg.dataset, "dataset"),

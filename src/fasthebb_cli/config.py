@@ -31,7 +31,9 @@ class DatasetConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _at_least("size", self.size, 1)
+        _at_least("size", self.size, 1, 4096)
+        for name in ("root", "labels", "unlabelled"):
+            _not_empty(name, getattr(self, name))
         for name in ("train_samples", "validation_samples", "test_samples"):
             value = getattr(self, name)
             if value is not None:
@@ -74,6 +76,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.width is not None:
             _above("width", self.width, 0)
+            _in_range("width", self.width, 0, 100)
         if self.norm is not None:
             _one_of("norm", self.norm, ("relative", "batch"))
         if self.dropout is not None:
@@ -101,9 +104,9 @@ class GpuConfig:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
-        _at_least("workers", self.workers, 0)
+        _at_least("workers", self.workers, 0, 4096)
         if self.threads is not None:
-            _at_least("threads", self.threads, 1)
+            _at_least("threads", self.threads, 1, 4096)
 
 
 @dataclass
@@ -134,6 +137,7 @@ class PretrainConfig:
         if self.lr is not None:
             _above("lr", self.lr, 0)
         _one_of("schedule", self.schedule, self.SCHEDULES)
+        _factors("layer_lr", self.layer_lr)
         _one_of("augment", self.augment, AUGMENTATIONS)
 
 
@@ -242,6 +246,8 @@ class TopLevel:
         _one_of("verb", self.verb, tuple(VERBS))
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], not {self.label_fraction}")
+        _not_empty("out", self.out)
+        _not_empty("init_from", self.init_from)
         _one_of("label_subset", self.label_subset, ("stratified", "random"))
         _in_range("seed", self.seed, 0, 2**63 - 1)
 
@@ -249,9 +255,25 @@ class TopLevel:
 GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
 
 
-def _at_least(name: str, value: int, low: int) -> None:
+LARGEST = 10**9  # of whole numbers: beyond it is a slip of the finger
+
+
+def _at_least(name: str, value: int, low: int, high: int = LARGEST) -> None:
     if value < low:
         raise ValueError(f"{name} must be at least {low}, not {value}")
+    if value > high:
+        raise ValueError(f"{name} must be at most {high}, not {value}")
+
+
+def _not_empty(name: str, value: str | None) -> None:
+    if value == "":
+        raise ValueError(f"{name} is empty; give a path, or leave it out")
+
+
+def _factors(name: str, factors: dict[str, float]) -> None:
+    for pattern, factor in factors.items():
+        if not (factor >= 0 and math.isfinite(factor)):
+            raise ValueError(f"{name}.{pattern} must be at least 0 and finite, not {factor}")
 
 
 def _above(name: str, value: float, low: float) -> None:
@@ -260,7 +282,7 @@ def _above(name: str, value: float, low: float) -> None:
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
+    if not low <= value <= high or not math.isfinite(value):
         limits = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
         raise ValueError(f"{name} must be {limits}, not {value}")
 

@@ -76,8 +76,10 @@ def group_choices(conf: Path, group: str) -> dict[str, str]:
 def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
     """An error as one line; Hydra's own are reworded to name the key and what it accepts."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
         group, choice = match.groups()
+        if group not in (*GROUPS, "experiment"):
+            return f"{group}={choice}: no such choice"
         return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         return _unknown_key(match.group(1) or match.group(2), conf)
@@ -85,8 +87,9 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
         word = error.override or next((word for word in overrides if not _parses(word)), "")
         return f"can't read {word!r}; an override is key=value, lists and ranges quoted: 'seed=range(0,5)'"
     if "Config group override must be" in text:
-        group = next((word.split("=")[0] for word in overrides if word.endswith("=null")), "a group")
-        return f"{group}=null: a group needs a choice; {group} can be: {', '.join(group_choices(conf, group))}"
+        groups = [word.partition("=") for word in overrides if word.split("=")[0] in GROUPS]
+        group, _, choice = next(item for item in groups if item[2] not in group_choices(conf, item[0]))
+        return f"{group}={choice}: a group needs a choice; {group} can be: {', '.join(group_choices(conf, group))}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{match.group(1)}: several values need -m (a sweep); a list needs brackets and quotes: 'key=[a,b]'"
     return text.split(" full_key:")[0].split(" See https")[0]

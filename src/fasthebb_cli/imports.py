@@ -1,5 +1,6 @@
 """A user's own function by its name, `my_package.module:function`."""
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,9 @@ def imported(key: str, name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
         found: Callable[..., Any] = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        parameters = inspect.signature(found).parameters
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(f"{key}={name}: {error}; give my_package.module:function") from error
+    if not parameters:
+        raise InputError(f"{key}={name}: takes no arguments; give my_package.module:function")
     return found

@@ -2,6 +2,7 @@
 from files. A user's own data set (`dataset.name=my_package.module:function`) returns the same.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -102,8 +103,8 @@ def from_files(
         source = InMemory(decode_all(paths, config.size))
     else:
         source = ImageFiles(paths, config.size)
-    listing = (f"{file.name}\0{file.length}\0{file.label}\n".encode() for file in files)
-    digest = digest_of([*_sizes(indices), str(config.size).encode(), *map(str.encode, classes), *listing])
+    listing = (os.fsencode(f"{file.name}\0{file.length}\0{file.label}\n") for file in files)
+    digest = digest_of([*_sizes(indices), str(config.size).encode(), *map(os.fsencode, classes), *listing])
     labels = torch.tensor([file.label for file in files], dtype=torch.int64)
     return Collection(source, labels, classes, digest=digest, table=table, **indices)
 

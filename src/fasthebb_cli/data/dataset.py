@@ -3,7 +3,6 @@
 To add one: a function that returns a `Collection`, its name in DATASETS, and conf/dataset/NAME.yaml.
 """
 
-import importlib
 import inspect
 import json
 import os
@@ -24,6 +23,7 @@ from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.imports import imported
 from fasthebb_cli.randomness import derived_seed
 
 __all__ = ["DATASETS", "Dataset", "label_subset", "load_dataset", "mean_and_std"]
@@ -110,24 +110,20 @@ def _collection(settings: str) -> Collection:
         if name not in accepted:
             choices = ", ".join(accepted) or "none"
             raise InputError(f"dataset.options: unknown option {name}; {config.name} accepts: {choices}")
-    return function(config, **config.options)
+    collection = function(config, **config.options)
+    if not isinstance(collection, Collection):
+        raise InputError(f"dataset.name={config.name} must return a Collection, not {type(collection).__name__}")
+    return collection
 
 
 def _function(name: str) -> Callable[..., Collection]:
     """The function of a data set's name, or of my_package.module:function."""
     if name in DATASETS:
         return DATASETS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         known = ", ".join(DATASETS)
         raise InputError(f"dataset.name: unknown {name!r}; choose from: {known}, or my_package.module:function")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"dataset.name={name}: can't be imported: {error}") from error
-    if not callable(function):
-        raise InputError(f"dataset.name={name}: is not a function")
-    return function  # type: ignore[no-any-return]
+    return imported("dataset.name", name)
 
 
 def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ any, with dataset.labels=FILE.csv   lines of path,label; images that are not lis
 
 import csv
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -113,17 +114,22 @@ def list_images(top: Path, extra: Path | None = None) -> list[ImageFile]:
         raise InputError(f"{error.filename}: can't be read: {error.strerror}") from error
 
     files = []
+    seen: set[str] = set()
     for folder, folders, names in os.walk(top, onerror=unreadable, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            raise InputError(f"{folder}: links to a folder that is read already; remove the link")
+        seen.add(os.path.realpath(folder))
         folders[:] = [f for f in folders if not f.startswith(".") and (extra is None or Path(folder, f) != extra)]
         prefix = Path(folder).relative_to(top).as_posix()
         for name in names:
             if _is_image(name):
                 path = os.path.join(folder, name)
                 try:
-                    length = os.path.getsize(path)
+                    status = os.stat(path)
                 except OSError as error:
                     raise InputError(f"{path}: can't be read: {error.strerror}") from error
-                files.append(ImageFile(name if prefix == "." else f"{prefix}/{name}", path, length))
+                if stat.S_ISREG(status.st_mode):  # not a pipe or a socket, which would never end
+                    files.append(ImageFile(name if prefix == "." else f"{prefix}/{name}", path, status.st_size))
     return sorted(files)
 
 
@@ -137,7 +143,10 @@ def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...
     if not table.is_file():
         raise InputError(f"dataset.labels: there is no file {Path(labels).expanduser().absolute()} or {table}")
     files = {os.path.normpath(file.path): file for file in list_images(root, extra)}
-    names = _read_labels(table, root, files.keys())
+    try:
+        names = _read_labels(table, root, files.keys())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: is no csv file in UTF-8 ({error}); expected lines of path,label") from error
     classes = tuple(sorted(set(names.values())))
     number = {name: k for k, name in enumerate(classes)}
     held_out = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []

@@ -179,7 +179,10 @@ class HebbianLearner:
             if isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, include) and not _matches(name, exclude)
         ]
         if not self.layers:
-            raise ValueError("no Conv2d or Linear layer is left to learn: see include and exclude")
+            found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+            raise ValueError(
+                "no Conv2d or Linear layer is left to learn: see include and exclude; there are: " + ", ".join(found)
+            )
         for layer in self.layers:
             layer.options = dict(options or {}) | dict(_first_match(layer.name, layer_options or {}, {}))
             self._check_options(layer.options)
@@ -368,9 +371,15 @@ def _normalise(weight: Tensor) -> None:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(_covers(pattern, name) for pattern in patterns)
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """A pattern names a layer or a module that the layer is part of: conv1 and conv1.0 both mean conv1.0."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
 def _first_match(name: str, values: Mapping[str, Any], default: Any) -> Any:
     """The value of the first pattern that matches the name."""
-    return next((value for pattern, value in values.items() if fnmatchcase(name, pattern)), default)
+    return next((value for pattern, value in values.items() if _covers(pattern, name)), default)

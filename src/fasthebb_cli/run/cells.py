@@ -34,11 +34,15 @@ def begin() -> None:
 
 def is_older(path: Path) -> bool:
     """Whether a file is from before the command: what `force=true` does over, once, whichever cell comes first."""
-    return path.exists() and path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
+    return not path.exists() or path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
+
+
+_reports: set[Path] = set()  # folders that this process reported to
 
 
 def write_cell(out: str, number: int, overrides: Sequence[str], cell: dict[str, Any]) -> None:
     """Reports one cell: `code` (exit code), `rows` (its stages' results), `error` when it failed."""
+    _reports.add(_directory(out))
     path = _directory(out) / f"{number:05d}.json"
     write_text(path, json.dumps({"number": number, "overrides": list(overrides)} | cell) + "\n")
 
@@ -47,14 +51,26 @@ class SweepTable(Callback):
     """Hydra calls it when a sweep ends; it prints the table and ends the process with the worst exit code."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        files = sorted(_directory(config.out).glob("*.json"))
-        cells = [json.loads(path.read_text()) for path in files]
+        sys.exit(_conclude(_directory(config.hydra.sweep.dir)))
+
+
+def end_early() -> None:
+    """The table of what was done, when a sweep is stopped."""
+    for directory in _reports:
+        _conclude(directory)
+
+
+def _conclude(directory: Path) -> int:
+    """Prints the table, takes the reports away and gives the worst exit code."""
+    files = sorted(directory.glob("*.json"))
+    cells = [json.loads(path.read_text()) for path in files]
+    if cells:
         print_cells(make_console(), cells)
-        for path in files:
-            path.unlink()
-        if files:
-            files[0].parent.rmdir()
-        sys.exit(max((cell["code"] for cell in cells), default=0))
+    for path in files:
+        path.unlink()
+    if files:
+        directory.rmdir()
+    return max((cell["code"] for cell in cells), default=0)
 
 
 def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:

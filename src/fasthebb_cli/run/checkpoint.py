@@ -9,6 +9,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import write_atomically
 
 CHECKPOINT_FORMAT = "fasthebb checkpoint 1"
+KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -28,8 +29,10 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} can't be read ({_first_line(error)}); {remedy}") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise InputError(f"{path} is not a checkpoint of fasthebb ({CHECKPOINT_FORMAT}); {remedy}")
+    if missing := [key for key in KEYS if key not in state]:
+        raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {remedy}")
     if state["fingerprint"] != fingerprint:
-        raise InputError(f"checkpoint {path} belongs to other settings ({state['fingerprint'][:8]}); {remedy}")
+        raise InputError(f"checkpoint {path} belongs to other settings ({str(state['fingerprint'])[:8]}); {remedy}")
     return state
 
 

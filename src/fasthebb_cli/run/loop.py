@@ -1,7 +1,7 @@
 """Runs a task's epochs and steps so that it can be killed at any moment and goes on to the same bits.
 
-A checkpoint is taken every SAVE_SECONDS at a step's end and holds all that the next step depends on: weights, the
-task's state, the random generators and the position. Nothing that is not finite is ever saved.
+A checkpoint is taken every 30 seconds (FASTHEBB_SAVE_SECONDS) at a step's end and holds all that the next step depends
+on: weights, the task's state, the random generators and the position. Nothing that is not finite is ever saved.
 """
 
 import os
@@ -23,12 +23,12 @@ from torch import nn
 
 import fasthebb_cli
 from fasthebb_cli.compute import Compute
-from fasthebb_cli.errors import Interrupted, RunError
+from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.run.checkpoint import save_checkpoint
 from fasthebb_cli.run.record import Record
 from fasthebb_cli.stages import Task
 
-SAVE_SECONDS = float(os.environ.get("FASTHEBB_SAVE_SECONDS", "30"))
+SAVE_VARIABLE = "FASTHEBB_SAVE_SECONDS"
 
 
 class Display(Protocol):
@@ -67,6 +67,7 @@ def run_task(
     """
     clock = time.perf_counter()
     saved = clock
+    pause = save_seconds()
 
     def save(epoch: int, step: int) -> None:
         nonlocal saved
@@ -82,7 +83,7 @@ def run_task(
             for step, batch in enumerate(task.batches(epoch, first), first):
                 task.step(epoch, step, batch)
                 display.advance(len(batch.labels))
-                if stop.requested or time.perf_counter() - saved > SAVE_SECONDS:
+                if stop.requested or time.perf_counter() - saved > pause:
                     save(epoch, step + 1)
                     if stop.requested:
                         raise Interrupted(f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
@@ -94,12 +95,24 @@ def run_task(
             record.add({"epoch": epoch + 1} | metrics | {"seconds": round(seconds, 3), "images_per_second": speed})
             position.records = record.epochs
             display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
-            if stop.requested or time.perf_counter() - saved > SAVE_SECONDS / 2:
+            if stop.requested or time.perf_counter() - saved > pause / 2:
                 save(epoch + 1, 0)
                 if stop.requested:
                     raise Interrupted(f"epoch {epoch + 1}, its end")
     position.seconds += time.perf_counter() - clock
     return position
+
+
+def save_seconds() -> float:
+    """Seconds between checkpoints."""
+    text = os.environ.get(SAVE_VARIABLE, "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not seconds >= 0:
+        raise InputError(f"environment variable {SAVE_VARIABLE} must be a number of seconds >= 0, not {text!r}")
+    return seconds
 
 
 def restore(task: Task, network: nn.Module, state: dict[str, Any]) -> Position:

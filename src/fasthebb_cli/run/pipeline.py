@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config, FinetuneConfig
+from fasthebb_cli.config import Config, EvaluateConfig, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
@@ -30,6 +30,8 @@ from fasthebb_cli.run.record import Record, open_log, save_filters
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, adopt_weights, read_model, save_model
 from fasthebb_cli.stages import STAGES, Context, Task
+from fasthebb_cli.stages.evaluate import images_of
+from fasthebb_cli.stages.finetune import labelled
 
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
@@ -70,9 +72,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
-    with torch.device("meta"):  # a layer that the network has not is found before anything runs
-        for layer in {stage.layer for stage in stages} - {None}:
-            new_network(config, dataset, layer)
+    _check(config, dataset, stages)
     cell = Cell(config, yaml, dataset, compute, view)
     outcomes = []
     with ExitStack() as locks:
@@ -90,12 +90,29 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     return outcomes
 
 
+def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
+    """Finds before anything runs what would stop a later stage: labels, splits, or layers that are not there."""
+    for stage in stages:
+        settings = stage.settings
+        if isinstance(settings, EvaluateConfig):
+            images_of(dataset, settings)
+        elif isinstance(settings, FinetuneConfig) or settings.teacher:
+            labelled(dataset, config)
+    with torch.device("meta"):
+        for layer in {stage.layer for stage in stages} - {None}:
+            new_network(config, dataset, layer)
+
+
 def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     config, directory = cell.config, stage.directory
     if config.force and directory.exists() and is_older(directory / FINGERPRINT_FILE):
         shutil.rmtree(directory)
     if stage.finished:
         results = read_json(directory / RESULTS_FILE)
+        if results.get("fingerprint") != stage.fingerprint:
+            raise InputError(
+                f"{directory / RESULTS_FILE} is of other settings or damaged; delete {directory} to redo it"
+            )
         cell.view.skipped(stage, results)
         return Outcome(stage, results, cached=True)
     _open_directory(cell, stage)
@@ -133,11 +150,14 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
         Context(
             config, stage.name, stage.settings, cell.dataset, network, compute, start.statistics,
             untrained=stage.previous is None and config.init_from is None, resumed=state is not None,
-            labels_train=start.results.get("labels_train", 0),
-            labels_validation=start.results.get("labels_validation", 0),
+            labels_train=start.labels_train, labels_validation=start.labels_validation,
         )
     )  # fmt: skip
-    position = restore(task, network, state) if state is not None else Position()
+    try:
+        position = restore(task, network, state) if state is not None else Position()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        remedy = "delete it or use force=true to start the stage over"
+        raise InputError(f"checkpoint {checkpoint} does not fit this stage; {remedy}") from error
     session = Session(checkpoint, stage.fingerprint, {"yaml": cell.yaml}, compute)
     record = Record(directory, position.records)
     try:
@@ -165,13 +185,14 @@ class Start:
         network: with its weights, still where it was made.
         layer: the network is cut after it; None: it is whole.
         statistics: mean and standard deviation of each channel that its images are normalised with.
-        results: of the stage before; empty if there is none.
+        labels_train, labels_validation: labels that the weights have seen.
     """
 
     network: nn.Module
     layer: str | None
     statistics: tuple[Tensor, Tensor]
-    results: dict[str, Any]
+    labels_train: int = 0
+    labels_validation: int = 0
 
 
 def _start(cell: Cell, stage: PlannedStage) -> Start:
@@ -185,13 +206,12 @@ def _start(cell: Cell, stage: PlannedStage) -> Start:
     config, dataset = cell.config, cell.dataset
     wanted = stage.settings.layer if isinstance(stage.settings, FinetuneConfig) else None
     torch.manual_seed(derived_seed(config.seed, "network"))
-    results: dict[str, Any] = {}
     if stage.previous is not None:
-        origin, results = stage.previous.directory, read_json(stage.previous.directory / RESULTS_FILE)
+        origin = stage.previous.directory
     elif config.init_from is not None:
         origin = Path(config.init_from)
     else:
-        return Start(new_network(config, dataset, wanted), wanted, mean_and_std(dataset), {})
+        return Start(new_network(config, dataset, wanted), wanted, mean_and_std(dataset))
     weights, card = read_model(origin)
     network = new_network(config, dataset, card.layer)
     left = adopt_weights(network, weights, origin)
@@ -201,7 +221,8 @@ def _start(cell: Cell, stage: PlannedStage) -> Start:
     if layer != card.layer:
         source, classes = dataset.source, max(len(dataset.classes), 1)
         network = cut_network(network, str(layer), channels=source.channels, size=source.size, classes=classes)
-    return Start(network, layer, (torch.tensor(card.mean), torch.tensor(card.std)), results)
+    statistics = torch.tensor(card.mean), torch.tensor(card.std)
+    return Start(network, layer, statistics, card.labels_train, card.labels_validation)
 
 
 def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, start: Start) -> dict[str, Any]:
@@ -231,6 +252,8 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
         card = ModelCard(
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
             list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
+            max(start.labels_train, measured["labels_train"]),
+            max(start.labels_validation, measured["labels_validation"]),
         )  # fmt: skip
         save_filters(directory / "filters.png", start.network)
         save_model(directory / MODEL_FILE, start.network, card)

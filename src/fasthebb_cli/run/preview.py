@@ -31,8 +31,8 @@ def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
     rows = []
     seen = 0  # labels that the network has learnt from so far
     for stage in plan(config, dataset):
-        state = _state(stage)
-        samples, labels, seconds = _size(config, dataset, compute, stage, measure=state in ("new", "to be resumed"))
+        state = _state(stage, config)
+        samples, labels, seconds = _size(config, dataset, compute, stage, measure=state not in ("finished", "missing"))
         seen = labels = max(seen, labels)
         shown = "–" if state in ("finished", "missing") else f"about {clock(seconds)}"
         table.add_row(stage.name, state, f"{samples:,}", f"{labels:,}", shown, str(stage.directory))
@@ -45,9 +45,9 @@ def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
     return rows
 
 
-def _state(stage: PlannedStage) -> str:
+def _state(stage: PlannedStage, config: Config) -> str:
     if stage.finished:
-        return "finished"
+        return "to be redone" if config.force and stage.wanted else "finished"
     if not stage.wanted:
         return "missing"
     return "to be resumed" if (stage.directory / CHECKPOINT_FILE).exists() else "new"

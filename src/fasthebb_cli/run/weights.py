@@ -27,6 +27,7 @@ class ModelCard:
         classes: names of the classes, in the order of the scores.
         mean, std: per channel, of pixels in [0, 1].
         layer: the network ends after it; None: it is whole.
+        labels_train, labels_validation: labels that the weights have seen.
         whitening: the network's first layer whitens; its matrix is among the weights.
     """
 
@@ -39,6 +40,8 @@ class ModelCard:
     std: list[float]
     whitening: bool = False
     layer: str | None = None
+    labels_train: int = 0
+    labels_validation: int = 0
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:

@@ -32,7 +32,15 @@ def clock(seconds: float) -> str:
 
 def make_console(*, stderr: bool = False) -> Console:
     """As wide as the terminal; where there is none, wide enough for a table's row to stay on one line."""
-    console = Console(stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=stderr, width=PLAIN_WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    console = _Console(stderr=stderr)
+    if not console.is_terminal and not (columns.isdigit() and int(columns) > 0):
+        console = _Console(stderr=stderr, width=PLAIN_WIDTH)
     return console
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader that has seen enough, as `head` has, does not stop the work."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())

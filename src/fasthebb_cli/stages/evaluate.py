@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasthebb_cli.config import EvaluateConfig
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 
@@ -18,11 +19,7 @@ from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 def evaluate(context: Context) -> Task:
     settings, dataset = context.settings, context.dataset
     assert isinstance(settings, EvaluateConfig)
-    if not dataset.classes:
-        raise InputError(f"dataset {dataset.name} has no labels to evaluate against; use `fasthebb pretrain`")
-    indices = dataset.test if settings.split == "test" else dataset.validation
-    if len(indices) == 0:
-        raise InputError(f"evaluate.split={settings.split}: dataset {dataset.name} has no such images")
+    indices = images_of(dataset, settings)
     totals = Totals(context.compute.device)
     context.network.eval()
 
@@ -45,6 +42,20 @@ def evaluate(context: Context) -> Task:
         finish=finish,
         state={"totals": totals},
     )
+
+
+def images_of(dataset: Dataset, settings: EvaluateConfig) -> Tensor:
+    """The images of the split.
+
+    Raises:
+        InputError: there are none, or no labels.
+    """
+    if not dataset.classes:
+        raise InputError(f"dataset {dataset.name} has no labels to evaluate against; use `fasthebb pretrain`")
+    indices = dataset.test if settings.split == "test" else dataset.validation
+    if len(indices) == 0:
+        raise InputError(f"evaluate.split={settings.split}: dataset {dataset.name} has no such images")
+    return indices
 
 
 @torch.no_grad()

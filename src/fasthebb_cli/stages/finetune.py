@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasthebb_cli.config import FinetuneConfig
-from fasthebb_cli.data.dataset import label_subset
+from fasthebb_cli.config import Config, FinetuneConfig
+from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.stages.evaluate import accuracy
@@ -32,7 +32,7 @@ MINIMUM_STEPS = 200
 def finetune(context: Context) -> Task:
     settings, network, compute = context.settings, context.network, context.compute
     assert isinstance(settings, FinetuneConfig)
-    indices = labelled(context)
+    indices = labelled(context.dataset, context.config)
     classifier, features = split_network(network)
     steps = step_count(len(indices), settings.batch_size)
     alone = settings.classifier_epochs
@@ -108,9 +108,12 @@ def finetune(context: Context) -> Task:
     )
 
 
-def labelled(context: Context) -> Tensor:
-    """The training images whose labels may be used."""
-    dataset, config = context.dataset, context.config
+def labelled(dataset: Dataset, config: Config) -> Tensor:
+    """The training images whose labels may be used.
+
+    Raises:
+        InputError: there are no labels, or too few of them.
+    """
     if not dataset.classes:
         raise InputError(f"dataset {dataset.name} has no labels: it serves `fasthebb pretrain` only, not fine-tuning")
     positions = label_subset(

@@ -28,7 +28,7 @@ from fasthebb_cli.stages.task import Batch, Context, Task
 def pretrain(context: Context) -> Task:
     settings, dataset, compute = context.settings, context.dataset, context.compute
     assert isinstance(settings, PretrainConfig)
-    indices = labelled(context) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
+    indices = labelled(dataset, context.config) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
     learner = _learner(context, settings)
     samples = len(indices)
     steps = step_count(samples, settings.batch_size)
