@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import fasthebb_cli
-from fasthebb_cli.compose import load
+from fasthebb_cli.compose import load, load_bench
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, help_page
@@ -70,10 +70,12 @@ def run(arguments: list[str]) -> int:
         return 0
     verb, *rest = arguments
     try:
+        if verb == "bench":
+            return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
         if verb not in VERBS:
-            verbs = ", ".join(VERBS)
+            verbs = ", ".join([*VERBS, "bench"])
             raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
-        return _run_hydra(_for_hydra(verb, rest))
+        return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
         return _fail(error)
 
@@ -99,6 +101,16 @@ def run_cell(cfg: DictConfig) -> None:
         cells.write_cell(job.sweep.dir, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows})
     elif code:
         sys.exit(code)
+
+
+def run_bench(cfg: DictConfig) -> None:
+    """`fasthebb bench WHAT`: see conf/bench.yaml."""
+    from fasthebb_cli.bench.command import run_bench as measure
+
+    try:
+        measure(load_bench(cfg), make_console())
+    except Exception as problem:  # noqa: BLE001  as in run_cell
+        sys.exit(_fail(problem))
 
 
 def _do_cell(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -127,9 +139,9 @@ def _row(outcome: "Outcome") -> dict[str, Any]:
     return {key: outcome.results[key] for key in kept} | where
 
 
-def _for_hydra(verb: str, words: Sequence[str]) -> list[str]:
+def _for_hydra(first: str, words: Sequence[str]) -> list[str]:
     """Hydra's command line: its flags first, then the overrides in one piece, which is all that it can read."""
-    flags, overrides = [], [f"verb={verb}"]
+    flags, overrides = [], [first]
     rest = iter(words)
     for word in rest:
         if word == "--dry-run":
@@ -154,7 +166,7 @@ def _for_hydra(verb: str, words: Sequence[str]) -> list[str]:
     return [*flags, *overrides]
 
 
-def _run_hydra(words: list[str]) -> int:
+def _run_hydra(words: list[str], config: str = "config", task: Callable[[DictConfig], None] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises what it would otherwise print over several lines
     site = os.environ.get("FASTHEBB_CONF")
     if site and Path(site).is_dir():
@@ -162,14 +174,15 @@ def _run_hydra(words: list[str]) -> int:
     cells.begin()
     if "dry_run=true" in words:  # Hydra makes its folder, and a dry run leaves nothing behind
         with tempfile.TemporaryDirectory() as folder:
-            return _call_hydra([*words, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"])
-    return _call_hydra(words)
+            words = [*words, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+            return _call_hydra(words, config, task or run_cell)
+    return _call_hydra(words, config, task or run_cell)
 
 
-def _call_hydra(words: list[str]) -> int:
+def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], None]) -> int:
     before, sys.argv = sys.argv, ["fasthebb", *words]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(run_cell)()
+        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=config)(task)()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
@@ -213,7 +226,7 @@ def _complete(arguments: list[str]) -> int:
         command, _, rest = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
-            Console().print(" ".join([*VERBS, "--help", "--version"]), soft_wrap=True, highlight=False)
+            Console().print(" ".join([*VERBS, "bench", "--help", "--version"]), soft_wrap=True, highlight=False)
             return 0
         if tail.split(" ")[-1].startswith("-"):
             Console().print(" ".join(flag.split()[0] for flag, _ in FLAGS), soft_wrap=True, highlight=False)

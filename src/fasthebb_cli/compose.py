@@ -10,6 +10,7 @@ from fasthebb_cli.config import (
     GROUPS,
     KINDS,
     VERBS,
+    BenchConfig,
     Config,
     DatasetConfig,
     EvaluateConfig,
@@ -23,6 +24,15 @@ from fasthebb_cli.config import (
 from fasthebb_cli.errors import InputError
 
 T = TypeVar("T")
+
+
+def load_bench(cfg: DictConfig) -> BenchConfig:
+    """The composed configuration of `fasthebb bench`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    return _typed(BenchConfig, cfg, "")
 
 
 def load(cfg: DictConfig) -> Config:

@@ -252,6 +252,42 @@ class TopLevel:
         _in_range("seed", self.seed, 0, 2**63 - 1)
 
 
+BENCHES = ("step", "layer", "scale")
+LARGE = {"conv10": (210, 32)}  # size and batch of networks that are not for 32 x 32 images in batches of 64
+
+
+@dataclass
+class BenchConfig:
+    """What `fasthebb bench` measures."""
+
+    rule: RuleConfig
+    model: ModelConfig
+    gpu: GpuConfig
+    what: str
+    size: int | None
+    batch_size: int | None
+    classes: int
+    repeats: int
+    naive: bool
+    json: str | None
+
+    def __post_init__(self) -> None:
+        _one_of("what", self.what, BENCHES)
+        for name, value in (("size", self.images), ("batch_size", self.batch), ("classes", self.classes)):
+            _at_least(name, value, 2)
+        _at_least("repeats", self.repeats, 1)
+
+    @property
+    def images(self) -> int:
+        """Their size."""
+        return self.size if self.size is not None else LARGE.get(self.model.name, (32, 64))[0]
+
+    @property
+    def batch(self) -> int:
+        """Images in a batch."""
+        return self.batch_size if self.batch_size is not None else LARGE.get(self.model.name, (32, 64))[1]
+
+
 GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
 
 

@@ -28,6 +28,7 @@ VERB_LINES = {
     "pretrain": "learn features from all training images, without labels",
     "finetune": "learn to classify from the labelled fraction",
     "evaluate": "accuracy on the test images",
+    "bench": "speed and memory: fasthebb bench step, layer or scale (conf/bench.yaml has the keys)",
 }
 FLAGS = [
     ("-m", "run every combination of comma-separated values"),
@@ -82,7 +83,8 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
             return f"{group}={choice}: no such choice"
         return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
-        return _unknown_key(match.group(1) or match.group(2), conf)
+        top = "bench.yaml" if any(word.startswith("what=") for word in overrides) else "config.yaml"
+        return _unknown_key(match.group(1) or match.group(2), conf, top)
     if isinstance(error, OverrideParseException):
         word = error.override or next((word for word in overrides if not _parses(word)), "")
         return f"can't read {word!r}; an override is key=value, lists and ranges quoted: 'seed=range(0,5)'"
@@ -105,14 +107,16 @@ def _parses(word: str) -> bool:
     return True
 
 
-def _unknown_key(key: str, conf: Path) -> str:
+def _unknown_key(key: str, conf: Path, top: str) -> str:
     group, _, name = key.partition(".")
     base = conf / "base" / f"{group}.yaml"
     files = [base] if base.exists() else sorted((conf / group).glob("*.yaml"))
     if name and files:
         known = sorted({f"{group}.{found}" for path in files for found in _load(path) if found != "defaults"})
     else:
-        known = [found for found in _load(conf / "config.yaml") if found not in ("defaults", "hydra")] + list(GROUPS)
+        loaded = _load(conf / top)
+        groups = [name for entry in loaded["defaults"] if isinstance(entry, dict) for name in entry if name in GROUPS]  # type: ignore[attr-defined]
+        known = [found for found in loaded if found not in ("defaults", "hydra")] + groups
     near = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown key {key}; {hint}accepted here: {', '.join(known)}"

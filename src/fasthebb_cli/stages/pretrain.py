@@ -80,7 +80,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
     optimizer = getattr(torch.optim, settings.optimizer, None)
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise InputError(f"pretrain.optimizer={settings.optimizer}: no optimizer of torch.optim, as SGD or Adam is")
-    setting = _setting(rule)
+    setting = rule_setting(rule)
     try:
         return HebbianLearner(
             context.network,
@@ -100,7 +100,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         raise InputError(f"rule {rule.name} or pretrain: {error}") from error
 
 
-def _setting(rule: RuleConfig) -> RuleSetting:
+def rule_setting(rule: RuleConfig) -> RuleSetting:
     """The rule that the configuration names, with its usual response unless another is asked for."""
     if ":" in rule.name:
         setting = RuleSetting(imported("rule.name", rule.name), "dot")

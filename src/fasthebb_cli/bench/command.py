@@ -1,0 +1,148 @@
+"""`fasthebb bench WHAT`: measures, prints a table, and writes what it measured as JSON where asked to."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from fasthebb_cli.bench.measure import median_ms
+from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
+from fasthebb_cli.compute import Compute, prepare
+from fasthebb_cli.config import BenchConfig
+from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.run.files import write_json
+from fasthebb_cli.run.loop import versions
+from fasthebb_cli.stages.pretrain import rule_setting
+
+
+def run_bench(bench: BenchConfig, console: Console) -> None:
+    """Does what is asked; see conf/bench.yaml."""
+    compute = prepare(bench.gpu)
+    began = time.time()
+    result = {"step": _step, "layer": _layer, "scale": _scale}[bench.what](bench, compute, console)
+    header = {
+        "what": bench.what, "model": bench.model.name, "rule": bench.rule.name, "batch_size": bench.batch,
+        "size": bench.images, "device": compute.describe(), "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
+        "repeats": bench.repeats, "versions": versions(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+    }  # fmt: skip
+    if bench.json is not None:
+        write_json(Path(bench.json), header | result)
+        console.print(f"written to {bench.json}", style="dim")
+
+
+def subject_of(
+    bench: BenchConfig, compute: Compute, *, width: float | None = None, batch: int | None = None
+) -> Subject:
+    arguments = bench.model.arguments() | ({} if width is None else {"width": width})
+    batch = batch or bench.batch
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        made = build_network(
+            bench.model.name, arguments, channels=3, size=bench.images, classes=bench.classes, whitening=False
+        )
+        return compute.place(made).train()
+
+    def learner(network: nn.Module) -> HebbianLearner:
+        factors = bench.rule.layer_lr
+        return HebbianLearner(
+            network, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options, layer_lr=factors,
+            exclude=["classifier*"],
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    images = compute.arrange(torch.randn(batch, 3, bench.images, bench.images).to(compute.device))
+    labels = torch.randint(bench.classes, (batch,)).to(compute.device)
+    return Subject(network, learner, images, labels, bench.rule.name)
+
+
+def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
+    result = measure_step(subject_of(bench, compute), repeats=bench.repeats, naive=bench.naive)
+    table = _table(f"one step, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
+    for name in ("", "ms", "x minimum", "GFLOP", "x minimum", "peak MB", "x backprop"):
+        table.add_column(name, justify="right" if name else "left")
+    titles = {"step": "Hebbian step", "minimum": "bare minimum", "backprop": "backprop step", "naive": "naive form"}
+    for name, title in titles.items():
+        milliseconds = result[f"{name}_ms"]
+        if milliseconds is None:
+            continue
+        row = [f"{milliseconds:,.1f}", f"{milliseconds / result['minimum_ms']:.2f}"]
+        if name in result["flops"]:
+            work, memory = result["flops"], result["peak_bytes"]
+            row += [f"{work[name] / 1e9:.1f}", f"{work[name] / work['minimum']:.2f}"]
+            row += [f"{memory[name] / 1e6:,.0f}", f"{memory[name] / memory['backprop']:.2f}"]
+        table.add_row(title, *row)
+    console.print(table)
+    return result
+
+
+def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
+    """Each layer alone, on the input that it has in the network: its step against its own minimum."""
+    subject = subject_of(bench, compute)
+    layers = layer_inputs(subject)
+    contenders = {}
+    for name, (layer, x) in layers.items():
+        alone = nn.Sequential(layer)
+        learner = HebbianLearner(alone, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options)
+        contenders[f"{name} step"] = _observe_and_step(learner, x)
+        contenders[f"{name} minimum"] = layer_minimum(layer, x)
+    times = median_ms(contenders, bench.repeats, compute.device)
+    table = _table(f"layers, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
+    for name in ("layer", "step ms", "minimum ms", "x minimum", "share %"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    total = sum(value for name, value in times.items() if name.endswith("step"))
+    result = {}
+    for name in layers:
+        step, least = times[f"{name} step"], times[f"{name} minimum"]
+        result[name] = {"step_ms": step, "minimum_ms": least}
+        table.add_row(name, f"{step:.1f}", f"{least:.1f}", f"{step / least:.2f}", f"{100 * step / total:.0f}")
+    console.print(table)
+    return {"layers": result}
+
+
+def _observe_and_step(learner: HebbianLearner, x: torch.Tensor) -> Any:
+    def work() -> None:
+        learner.observe(x)
+        learner.step()
+
+    return work
+
+
+def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
+    """Cost of a step against batch, width of the wide layer, image size and threads, one at a time."""
+    points: dict[str, dict[str, Any]] = {
+        "batch_size": {str(b): hebbian_step(subject_of(bench, compute, batch=b)) for b in (8, 16, 32, 64, 128)},
+        "width": {str(w): hebbian_step(subject_of(bench, compute, width=w)) for w in (0.25, 0.5, 1.0, 1.5)},
+        "units": {str(u): _wide_layer(bench, u) for u in (256, 1024, 4096, 16384)},
+    }
+    result: dict[str, Any] = {}
+    for axis, contenders in points.items():
+        result[axis] = median_ms(contenders, bench.repeats, compute.device)
+        table = _table(f"a step against {axis}, {bench.model.name}, {bench.rule.name}, {compute.describe()}")
+        for name in (axis, "ms", "ms relative to the first", f"{axis} relative to the first"):
+            table.add_column(name, justify="right")
+        first = next(iter(result[axis]))
+        for point, value in result[axis].items():
+            growth = float(point) / float(first)
+            table.add_row(point, f"{value:.1f}", f"{value / result[axis][first]:.1f}", f"{growth:.1f}")
+        console.print(table)
+    return result
+
+
+def _wide_layer(bench: BenchConfig, units: int) -> Any:
+    """A fully connected layer of the given units on 2,304 inputs, as conv6 has it."""
+    torch.manual_seed(0)
+    layer = nn.Linear(2304, units, bias=False)
+    learner = HebbianLearner(nn.Sequential(layer), rule_setting(bench.rule), lr=1e-3, options=bench.rule.options)
+    return _observe_and_step(learner, torch.randn(bench.batch, 2304))
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")

@@ -1,0 +1,73 @@
+"""Measuring: alternating repeats in one process, counted work, and peak memory. Knows nothing of what it measures."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], object]
+
+
+def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds of each, the median over repeats taken in turn, after one round that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 1):
+        for name, work in contenders.items():
+            began = time.perf_counter()
+            work()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            if repeat:
+                taken[name].append(1000 * (time.perf_counter() - began))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def flops(work: Work) -> int:
+    """Multiplications and additions of the products that the work does, by torch's counter."""
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm})
+    with counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def _addmm(_: Any, a_shape: list[int], b_shape: list[int], *args: Any, **kwargs: Any) -> int:
+    """The counter knows addmm, but not its form in place."""
+    return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+
+
+def peak_bytes(work: Work, device: torch.device) -> int:
+    """Most memory held at a time beyond what is held before the work (weights, that is)."""
+    work()
+    if device.type == "cuda":  # only a GPU runs this line
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    with _silenced(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    held = most = 0
+    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
+    assert results is not None
+    for event in sorted(results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """The profiler speaks of itself on standard error, past Python."""
+    kept = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

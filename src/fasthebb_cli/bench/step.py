@@ -1,0 +1,135 @@
+"""A Hebbian step of a network beside the least work there is, a backprop step and the naive form."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fasthebb_cli.bench.measure import Work, flops, median_ms, peak_bytes
+from fasthebb_cli.bench.naive import NAIVE, unfolded
+from fasthebb_cli.hebb.learner import HebbianLearner
+
+NAIVE_BYTES = 1 << 30  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
+
+
+@dataclass
+class Subject:
+    """What is measured.
+
+    Args:
+        network: makes a fresh one on the device, in training mode.
+        learner: attaches the rule to it, with all but the classifier learning.
+        images, labels: one batch on the device.
+        rule: name, for the naive form.
+    """
+
+    network: Callable[[], nn.Module]
+    learner: Callable[[nn.Module], HebbianLearner]
+    images: Tensor
+    labels: Tensor
+    rule: str
+
+
+def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, Any]:
+    """Times (ms), counted work (flops) and peak memory (bytes) of step, minimum and backprop; the naive form's time."""
+    device = subject.images.device
+    contenders = {"step": hebbian_step(subject), "minimum": minimum(subject), "backprop": backprop(subject)}
+    times = median_ms(contenders, repeats, device)
+    result: dict[str, Any] = {f"{name}_ms": value for name, value in times.items()}
+    result["naive_ms"] = naive_ms(subject) if naive else None
+    result["flops"] = {name: flops(work) for name, work in contenders.items()}
+    result["peak_bytes"] = {name: peak_bytes(work, device) for name, work in contenders.items()}
+    return result
+
+
+def hebbian_step(subject: Subject) -> Work:
+    learner = subject.learner(subject.network())
+
+    def work() -> None:
+        learner.observe(subject.images)
+        learner.step()
+
+    return work
+
+
+def backprop(subject: Subject) -> Work:
+    """Forward, backward and an SGD step of all parameters."""
+    network = subject.network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+
+    def work() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(network(subject.images), subject.labels).backward()
+        optimizer.step()
+
+    return work
+
+
+def minimum(subject: Subject) -> Work:
+    """Each learning layer's forward product and weight-gradient product on what it sees, and nothing else."""
+    seen = layer_inputs(subject)
+    parts = [layer_minimum(layer, x) for layer, x in seen.values()]
+
+    def work() -> None:
+        for part in parts:
+            part()
+
+    return work
+
+
+def layer_minimum(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Work:
+    weight = layer.weight.detach()
+    with torch.no_grad():
+        gate = torch.randn_like(layer(x))
+
+    @torch.no_grad()
+    def work() -> None:
+        if isinstance(layer, nn.Linear):
+            F.linear(x, weight)
+            _ = gate.T @ x
+            return
+        F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        padding = [0, 0] if isinstance(layer.padding, str) else list(layer.padding)
+        torch.ops.aten.convolution_backward(
+            gate, x, weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
+            [False, True, False],
+        )  # fmt: skip
+
+    return work
+
+
+@torch.no_grad()
+def layer_inputs(subject: Subject) -> dict[str, tuple[nn.Conv2d | nn.Linear, Tensor]]:
+    """Each learning layer of a fresh network, with what it is called with on the batch."""
+    network = subject.network()
+    learner = subject.learner(network)
+    layers = {layer.name: layer.module for layer in learner.layers}
+    learner.finish()
+    seen: dict[str, tuple[nn.Conv2d | nn.Linear, Tensor]] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda m, x, name=name: seen.__setitem__(name, (m, x[0].detach())))
+        for name, module in layers.items()
+    ]
+    network(subject.images)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def naive_ms(subject: Subject) -> float | None:
+    """Milliseconds of the naive form for the whole batch: layer by layer on as few images as fit, scaled up."""
+    if subject.rule not in NAIVE:
+        return None
+    total = 0.0
+    with torch.no_grad():
+        for layer, x in layer_inputs(subject).values():
+            w_KD = layer.weight.detach().flatten(1)
+            patches = len(unfolded(layer, x[:1]))
+            images = max(1, min(len(x), NAIVE_BYTES // (4 * patches * w_KD.numel())))
+            work = partial(NAIVE[subject.rule], unfolded(layer, x[:images]), w_KD)
+            total += median_ms({"naive": work}, 2, x.device)["naive"] * len(x) / images
+    return total
