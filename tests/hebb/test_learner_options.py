@@ -82,9 +82,13 @@ def test_layer_by_layer_runs_no_further_than_the_layer_that_learns() -> None:
     moved = {name for name, weight in weights(model).items() if not torch.equal(weight, start[name])}
     assert moved == {"conv2.0.weight"}
     assert "conv1.0" in seen
+    assert "conv2.2" in seen, "the layer's batch norm has its statistics"
     assert "fc3" not in seen
+    seen.clear()
     learner.learn_only(None)
-    assert learner.observe(images).shape == (6, 3)
+    learner.observe(images)
+    assert "fc3.3" in seen
+    assert "classifier" not in seen, "nothing learns there"
 
 
 @pytest.mark.parametrize("rule", ["bcm", "hpca_adaptive"])
@@ -93,8 +97,9 @@ def test_running_moments_include_the_batch_and_survive_a_checkpoint(rule: str) -
     learner = HebbianLearner(model, rule, lr=0.01, include=["conv1.0"])
     seen: list[Moments] = []
     for images in batches(3):
-        dot = nn.functional.conv2d(images, model.get_parameter("conv1.0.weight").detach()).flatten(2).unsqueeze(1)
-        seen.append(Moments.of(dot.relu() if rule == "bcm" else dot))
+        dot = nn.functional.conv2d(images, model.get_parameter("conv1.0.weight").detach()).flatten(2)
+        y_NGK = dot.transpose(1, 2).reshape(-1, 1, 4)
+        seen.append(Moments.of(y_NGK.relu() if rule == "bcm" else y_NGK))
         learner.observe(images)
         learner.step()
     wanted = seen[0].mean_square
@@ -162,7 +167,7 @@ def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
     labels = torch.arange(30) % 3
     layer = nn.Linear(4, 3, bias=False, dtype=torch.float64)
     teacher = teacher_signal(labels, 3, 3, assigned=3).double()
-    update = engine.sums(layer, x, hebbian_classifier(teacher)).update(layer.weight)
+    update = engine.sums(layer, x, hebbian_classifier(teacher)).gradient_(layer.weight).neg()
     means = torch.stack([x[labels == k].mean(0) for k in range(3)])
     torch.testing.assert_close(layer.weight.detach() + update, means)
 

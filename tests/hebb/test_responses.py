@@ -10,9 +10,9 @@ def pre_activation(dot: list[float], weight_norm: list[float], patch_norm: float
     """One patch before several units."""
     units = len(dot)
     return PreActivation(
-        torch.tensor(dot).reshape(1, 1, units, 1),
-        torch.tensor(weight_norm).reshape(1, units, 1),
-        lambda: torch.full((1, 1, 1, 1), patch_norm),
+        torch.tensor(dot).reshape(1, 1, units),
+        torch.tensor(weight_norm).reshape(1, units),
+        lambda: torch.full((1, 1, 1), patch_norm),
     )
 
 
@@ -40,9 +40,9 @@ def test_lengths_of_patches_are_computed_when_asked_for_and_once() -> None:
 
     def patch_norm() -> Tensor:
         calls.append(1)
-        return torch.ones(1, 1, 1, 1)
+        return torch.ones(1, 1, 1)
 
-    pre = PreActivation(torch.ones(1, 1, 2, 1), torch.ones(1, 2, 1), patch_norm)
+    pre = PreActivation(torch.ones(1, 1, 2), torch.ones(1, 2), patch_norm)
     rectified(pre)
     assert not calls
     cosine(pre)

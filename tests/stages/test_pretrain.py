@@ -63,8 +63,8 @@ def test_another_optimizer_learns_otherwise(command: Command) -> None:
 def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rules.py").write_text(
         "from fasthebb_cli.hebb.rules import Terms\n"
-        "def contrast(y_BGKL, *, power=1.0):\n"
-        "    return Terms(gate=y_BGKL.abs() ** power)\n"
+        "def contrast(y_NGK, *, power=1.0):\n"
+        "    return Terms(gate=y_NGK.abs() ** power)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     ran = command("pretrain", "rule.name=my_rules:contrast", "rule.options={power: 2.0}", "rule.response=cosine")

@@ -7,10 +7,11 @@ gives the update of the whole batch, exactly. Two exact speed-ups (nothing is ap
 2. tril(G^T R) W is causal linear attention over units. With fewer patches than it takes to fill the K x K matrix,
    units are done in blocks, each on what the blocks before left of X: O(N K D) instead of O(K^2 D).
 
-Shapes: N patches, D inputs of a unit, K units; B batch, G groups, L positions of a convolution. Knows no rule by name.
+Shapes: N patches (samples x positions), D inputs of a unit, K units, G groups; B batch. Knows no rule by name.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from torch.nn import functional as F
 from fasthebb_cli.hebb.responses import PreActivation
 from fasthebb_cli.hebb.rules import Terms
 
-BLOCK = 64  # units a block in the blocked form; 16 to 128 are within 5 % of one another
+BLOCK = 32  # units a block in the blocked form
+CHUNK = 1 << 19  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -37,136 +39,167 @@ class Sums:
     largest: bool = False
     tangent: bool = False
 
-    def __add__(self, other: "Sums") -> "Sums":
-        return replace(
-            self, numerator=self.numerator + other.numerator, denominator=self.denominator + other.denominator
-        )
+    def add_(self, other: "Sums") -> None:
+        """More patches, into the same memory."""
+        self.numerator.add_(other.numerator)
+        self.denominator.add_(other.denominator)
 
     @torch.no_grad()
-    def update(self, weight: Tensor) -> Tensor:
-        """dW = numerator / denominator; a unit whose denominator is 0 has learnt nothing and stays as it is."""
+    def gradient_(self, weight: Tensor) -> Tensor:
+        """-dW = -numerator / denominator, in the numerator's memory: the sums are spent.
+
+        A unit whose denominator is 0 has learnt nothing and stays as it is.
+        """
         numerator = self.numerator
         if self.tangent:
             along_K = (numerator * weight).flatten(1).sum(1)
-            numerator = numerator - per_row(along_K, weight) * weight
+            numerator.addcmul_(per_row(along_K, weight), weight, value=-1)
         if self.largest:
             groups = len(self.denominator)
             denominator_GK = numerator.reshape(groups, -1).abs().amax(1, keepdim=True).expand_as(self.denominator)
         else:
             denominator_GK = self.denominator + self.damping * self.denominator.mean(1, keepdim=True)
-        denominator_GK = torch.where(denominator_GK == 0, 1, denominator_GK)
-        return numerator / per_row(denominator_GK, weight)
+        return numerator.mul_(per_row(torch.where(denominator_GK == 0, 0, -1 / denominator_GK), weight))
+
+
+def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """A convolution's batch in parts whose responses stay in the cache; sums over patches don't mind."""
+    if isinstance(layer, nn.Linear) or _covers_input(layer, x):
+        yield x, output
+        return
+    size = max(1, CHUNK // output[0].numel())
+    yield from zip(x.split(size), output.split(size), strict=True)
 
 
 def pre_activation(layer: Layer, x: Tensor, output: Tensor) -> PreActivation:
     """The layer's inner products and lengths, from its input and its output: x.w costs nothing twice."""
-    groups = _groups(layer)
     dot = output if layer.bias is None else output - _per_unit(layer, layer.bias)
-    weight_norm_GK1 = layer.weight.flatten(1).norm(dim=1).reshape(groups, -1, 1)
-    return PreActivation(_by_group(layer, dot), weight_norm_GK1, lambda: _patch_norm(layer, x))
+    weight_norm_GK = layer.weight.flatten(1).norm(dim=1).reshape(_groups(layer), -1)
+    return PreActivation(_by_patch(layer, dot), weight_norm_GK, lambda: _patch_norm(layer, x))
 
 
-def projected(layer: Layer, pre: PreActivation, output: Tensor) -> Tensor:
-    """x.w / |w| in shape and type of the output; a bias is added after, as it will be to weights of length 1."""
-    norm_GK1 = torch.where(pre.weight_norm_GK1 == 0, 1, pre.weight_norm_GK1)
-    projected = (pre.dot_BGKL / norm_GK1).reshape(output.shape)
-    if layer.bias is not None:
-        projected = projected + _per_unit(layer, layer.bias)
-    return projected.to(output.dtype)
+def project_(layer: Layer, output: Tensor) -> Tensor:
+    """The output made x.w / |w|, in its own memory; a bias stays as it is, as it will with weights of length 1."""
+    norm_K = layer.weight.flatten(1).norm(dim=1)
+    scale = _per_unit(layer, 1 / torch.where(norm_K == 0, 1, norm_K)).to(output.dtype)
+    if layer.bias is None:
+        return output.mul_(scale)
+    bias = _per_unit(layer, layer.bias).to(output.dtype)
+    return output.sub_(bias).mul_(scale).add_(bias)
 
 
-def sums(layer: Layer, x: Tensor, terms: Terms) -> Sums:
+def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> Sums:
     """Numerator and denominator of one layer for one batch.
 
     Args:
         layer: a Linear or Conv2d of any stride, padding, dilation and groups.
         x: what the layer was called with.
         terms: what the rule said of its response.
+        spare: memory for the numerator, in the weight's shape.
     """
-    covers_input = isinstance(layer, nn.Conv2d) and _covers_input(layer, x)
-    if isinstance(layer, nn.Conv2d) and not covers_input:
-        numerator = _conv_numerator(layer, x, terms)
+    if isinstance(layer, nn.Conv2d) and not _covers_input(layer, x):
+        numerator, power_GK = _convolution(layer, x, terms)
     else:
         w_KD = layer.weight.flatten(1)
-        x_ND = x.reshape(-1, w_KD.shape[1])
-        numerator = _linear_numerator(x_ND, w_KD, terms).view_as(layer.weight)
-    return Sums(numerator, _denominator(terms), terms.damping, terms.largest, terms.tangent)
+        out_KD = torch.empty_like(w_KD) if spare is None else spare.flatten(1)
+        numerator_KD, power_GK = _linear(x.reshape(-1, w_KD.shape[1]), w_KD, terms, out_KD)
+        numerator = numerator_KD.view_as(layer.weight)
+    if terms.power:
+        denominator_GK = power_GK
+    elif terms.share is not None:
+        denominator_GK = terms.share.sum(0)
+    else:
+        denominator_GK = terms.gate.new_full(terms.gate.shape[1:], len(terms.gate))
+    return Sums(numerator, denominator_GK, terms.damping, terms.largest, terms.tangent)
 
 
-def _linear_numerator(x_ND: Tensor, w_KD: Tensor, terms: Terms) -> Tensor:
-    n, k = len(x_ND), len(w_KD)
-    d = x_ND.shape[1]
+def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator, in out_KD, and sum_n G R of each unit, (1, K)."""
+    n, k, d = len(x_ND), *w_KD.shape
     g_NK = terms.gate.reshape(n, k)
     r_NK = None if terms.recombination is None else terms.recombination.reshape(n, k)
     if terms.towards == "weights":
-        attraction_KD = w_KD * n
+        torch.mul(w_KD, n, out=out_KD)
     elif terms.mask == "tril" and r_NK is not None and k * (n + d) > n * d:
-        return _blocked(x_ND, w_KD, g_NK, r_NK)  # forming K x K costs N K^2 + K^2 D, the blocks about N K D
+        return out_KD, _blocked(x_ND, w_KD, g_NK, r_NK, out_KD)  # K x K costs N K^2 + K^2 D, blocks about N K D
     else:
-        attraction_KD = g_NK.T @ x_ND
-    if terms.mask == "none":
-        return attraction_KD
+        torch.mm(g_NK.T, x_ND, out=out_KD)
+    if terms.mask == "tril" and r_NK is not None:
+        interaction_KK = _lower(g_NK, r_NK)
+        return out_KD.addmm_(interaction_KK, w_KD, alpha=-1), interaction_KK.diagonal().unsqueeze(0)
+    power_K = (g_NK if r_NK is None else g_NK * r_NK).sum(0)
     if terms.mask == "diag":
-        return attraction_KD.addcmul_((g_NK if r_NK is None else g_NK * r_NK).sum(0).unsqueeze(1), w_KD, value=-1)
-    assert r_NK is not None
-    if terms.mask == "full":
-        return attraction_KD.addmm_(g_NK.T, r_NK @ w_KD, alpha=-1)
-    return attraction_KD.addmm_(torch.tril(g_NK.T @ r_NK), w_KD, alpha=-1)
+        out_KD.addcmul_(power_K.unsqueeze(1), w_KD, value=-1)
+    elif terms.mask == "full" and r_NK is not None:
+        out_KD.addmm_(g_NK.T, r_NK @ w_KD, alpha=-1)
+    return out_KD, power_K.unsqueeze(0)
 
 
-def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor) -> Tensor:
+def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
     """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
     rest_ND = x_ND.clone()
-    numerator_KD = torch.empty_like(w_KD)
+    power_1K = w_KD.new_empty(1, len(w_KD))
     for start in range(0, len(w_KD), BLOCK):
         block = slice(start, start + BLOCK)
         g_Nb, r_Nb, w_bD = g_NK[:, block], r_NK[:, block], w_KD[block]
-        torch.mm(g_Nb.T, rest_ND, out=numerator_KD[block])
-        numerator_KD[block].addmm_(torch.tril(g_Nb.T @ r_Nb), w_bD, alpha=-1)
+        interaction_bb = g_Nb.T @ r_Nb
+        power_1K[0, block] = interaction_bb.diagonal()
+        torch.mm(g_Nb.T, rest_ND, out=out_KD[block])
+        out_KD[block].addmm_(interaction_bb.tril_(), w_bD, alpha=-1)
         rest_ND.addmm_(r_Nb, w_bD, alpha=-1)
-    return numerator_KD
+    return power_1K
 
 
-def _conv_numerator(layer: nn.Conv2d, x: Tensor, terms: Terms) -> Tensor:
-    """X is never unfolded; the K x K matrix is small beside the number of positions."""
+def _lower(g_NK: Tensor, r_NK: Tensor) -> Tensor:
+    """tril(G^T R), without most of what lies above the diagonal."""
+    k = g_NK.shape[1]
+    interaction_KK = g_NK.new_zeros(k, k)
+    for start in range(0, k, 64):
+        rows, columns = slice(start, start + 64), slice(0, start + 64)
+        interaction_KK[rows, columns] = g_NK[:, rows].T @ r_NK[:, columns]
+    return interaction_KK.tril_()
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+    """Numerator and sum_n G R, (G, K). X is never unfolded; the K x K matrix is small beside the positions."""
     gate, recombination = terms.gate, terms.recombination
     w_GKD = layer.weight.reshape(layer.groups, layer.out_channels // layer.groups, -1)
-    numerator = layer.weight * (gate.shape[0] * gate.shape[3])
+    numerator = layer.weight * len(gate)
     if terms.towards == "patches":
         x, padding = _padded(layer, x)
-        gate_BCHW = gate.reshape(len(x), layer.out_channels, *_output_size(layer, x, padding))
+        height, width = _output_size(layer, x, padding)
+        gate_BCHW = gate.reshape(len(x), height, width, layer.out_channels).movedim(-1, 1)
         _, numerator, _ = torch.ops.aten.convolution_backward(
             gate_BCHW, x, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
             [False, True, False],
         )  # fmt: skip
-    if terms.mask == "none":
-        return numerator
-    if terms.mask == "diag":
-        weighed = gate if recombination is None else gate * recombination
-        recombined_GKD = weighed.sum((0, 3)).unsqueeze(2) * w_GKD
+    if terms.mask in ("tril", "full") and recombination is not None:
+        if terms.mask == "tril":
+            pairs = zip(gate.unbind(1), recombination.unbind(1), strict=True)
+            interaction_GKK = torch.stack([_lower(g_NK, r_NK) for g_NK, r_NK in pairs])
+        else:
+            interaction_GKK = torch.einsum("ngk,ngj->gkj", gate, recombination)
+        recombined_GKD = interaction_GKK @ w_GKD
+        power_GK = interaction_GKK.diagonal(dim1=1, dim2=2)
     else:
-        assert recombination is not None
-        interaction_GKK = torch.einsum("bgkl,bgjl->gkj", gate, recombination)
-        recombined_GKD = (interaction_GKK.tril() if terms.mask == "tril" else interaction_GKK) @ w_GKD
-    return numerator - recombined_GKD.view_as(layer.weight)
-
-
-def _denominator(terms: Terms) -> Tensor:
-    gate = terms.gate
-    if terms.share is not None:
-        return terms.share.sum((0, 3))
-    return gate.new_full((gate.shape[1], gate.shape[2]), gate.shape[0] * gate.shape[3])
+        power_GK = (gate if recombination is None else gate * recombination).sum(0)
+        if terms.mask == "none":
+            return numerator, power_GK
+        recombined_GKD = power_GK.unsqueeze(2) * w_GKD
+    return numerator.sub_(recombined_GKD.view_as(layer.weight)), power_GK
 
 
 def _patch_norm(layer: Layer, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         norm_N: Tensor = x.reshape(-1, x.shape[-1]).norm(dim=1)
-        return norm_N.reshape(-1, 1, 1, 1)
+        return norm_N.reshape(-1, 1, 1)
     x, padding = _padded(layer, x)
-    energy_BGHW = x.square().reshape(len(x), layer.groups, -1, *x.shape[2:]).sum(2)
-    ones = energy_BGHW.new_ones(layer.groups, 1, *layer.kernel_size)
-    energy = F.conv2d(energy_BGHW, ones, None, layer.stride, padding, layer.dilation, layer.groups)
-    return energy.clamp_(min=0).sqrt_().flatten(2).unsqueeze(2)
+    energy_BGHW = x.square().unflatten(1, (layer.groups, -1)).sum(2)
+    ones = energy_BGHW.new_ones(1, 1, *layer.kernel_size)
+    flat = energy_BGHW.reshape(-1, 1, *x.shape[2:])
+    energy = F.conv2d(flat, ones, None, layer.stride, padding, layer.dilation)
+    energy = energy.reshape(len(x), layer.groups, -1).clamp_(min=0).sqrt_()
+    return energy.transpose(1, 2).reshape(-1, layer.groups, 1)
 
 
 def _groups(layer: Layer) -> int:
@@ -182,11 +215,11 @@ def _per_unit(layer: Layer, values_K: Tensor) -> Tensor:
     return values_K.reshape(-1, 1, 1) if isinstance(layer, nn.Conv2d) else values_K
 
 
-def _by_group(layer: Layer, output: Tensor) -> Tensor:
-    """(B, channels, H, W) or (..., units) -> (B, G, K, L)."""
+def _by_patch(layer: Layer, output: Tensor) -> Tensor:
+    """(B, channels, H, W) or (..., units) -> (N, G, K); a view of an output in channels_last."""
     if isinstance(layer, nn.Linear):
-        return output.reshape(-1, 1, output.shape[-1], 1)
-    return output.reshape(len(output), layer.groups, -1, output.shape[2] * output.shape[3])
+        return output.reshape(-1, 1, output.shape[-1])
+    return output.movedim(1, -1).reshape(-1, layer.groups, output.shape[1] // layer.groups)
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:

@@ -46,6 +46,7 @@ class RuleSetting:
         return "running" in inspect.signature(self.rule).parameters
 
 
+WATCH = 8  # statistics are taken from the first of so many steps
 MOMENTUM = 0.1  # of running moments, as in the authors' code
 RULES: dict[str, RuleSetting] = {
     "hpca": RuleSetting(rules.hpca, "rectified"),
@@ -87,8 +88,8 @@ class LayerStatistics:
     """What a layer did since the last call of `HebbianLearner.statistics`; there is no loss to watch.
 
     Args:
-        update: mean over steps of |lr dW| / |W| (Frobenius norms).
-        dead: units that never responded, or under a competitive rule never won a patch.
+        update: mean of |lr dW| / |W| (Frobenius norms), over every WATCH-th step.
+        dead: units that in these steps never responded, or under a competitive rule never won a patch.
         units: number of units.
         norm_minimum, norm_maximum: range of the weight vectors' lengths now.
     """
@@ -106,6 +107,7 @@ class _LearningLayer:
     def __init__(self, name: str, module: engine.Layer) -> None:
         self.name, self.module = name, module
         self.sums: engine.Sums | None = None
+        self.spare: Tensor | None = None  # memory of the last step's numerator, for the next
         self.moments: Moments | None = None
         self.learns = True
         self.options: dict[str, Any] = {}
@@ -117,10 +119,15 @@ class _LearningLayer:
         self.update_total = torch.zeros((), dtype=weight.dtype, device=weight.device)
         self.steps = 0
 
+    @property
+    def is_watched(self) -> bool:
+        """Statistics read all weights and responses once more, so they are taken from some of the steps."""
+        return self.steps % WATCH == 0
+
     def statistics(self) -> LayerStatistics:
         norm = self.module.weight.detach().flatten(1).norm(dim=1)
         return LayerStatistics(
-            update=float(self.update_total) / max(self.steps, 1),
+            update=float(self.update_total) / max(-(-self.steps // WATCH), 1),
             dead=int((~self.alive).sum()),
             units=len(norm),
             norm_minimum=float(norm.min()),
@@ -189,20 +196,20 @@ class HebbianLearner:
         self.optimizer = optimizer(
             [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
         )
-        self._stop_after: str | None = None
         self._hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self.layers]
 
     @torch.no_grad()
     def observe(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Runs the network forward, in its present mode, and adds what each layer saw to its sums.
 
+        An nn.Sequential runs no further than to the child that holds the last layer that learns.
         A rule with running moments takes each call for a batch; for the others, parts add up to the whole.
 
         Args:
             labels: (B,), for the teacher signal; below 0 where there is none.
 
         Returns:
-            The network's output, or that of the only layer that learns.
+            The output of what ran last.
 
         Raises:
             ValueError: labels without `classes`, or the reverse.
@@ -210,19 +217,19 @@ class HebbianLearner:
         if (labels is None) != (self.classes is None):
             raise ValueError("labels and classes go together: they are the teacher signal")
         self.labels = labels
+        children = list(self.network.children()) if isinstance(self.network, nn.Sequential) else [self.network]
+        last = max(k for k, child in enumerate(children) for layer in self.layers if _learns_in(layer, child))
         try:
-            output: Tensor = self.network(images)
-        except _LastLayerSeen as seen:
-            output = seen.output
+            for child in children[: last + 1]:
+                images = child(images)
         finally:
             self.labels = None
-        return output
+        return images
 
     def learn_only(self, name: str | None) -> None:
-        """One layer learns and the network runs no further than to it, for learning layer by layer; None: all learn."""
+        """One layer learns, for learning layer by layer; None: all do."""
         for layer in self.layers:
             layer.learns = name in (None, layer.name)
-        self._stop_after = None if name == self.layers[-1].name else name  # what follows the last is cheap: let it run
 
     @torch.no_grad()
     def step(self) -> None:
@@ -232,13 +239,15 @@ class HebbianLearner:
             if layer.sums is None:
                 weight.grad = None
                 continue
-            update = layer.sums.update(weight)
+            gradient = layer.sums.gradient_(weight)
             if self.step_setting.norm_power is not None:
                 distance_K = (weight.flatten(1).norm(dim=1) - 1).abs()
-                update *= engine.per_row(distance_K**self.step_setting.norm_power, weight)
-            layer.update_total += group["lr"] * update.norm() / weight.norm()
+                gradient.mul_(engine.per_row(distance_K**self.step_setting.norm_power, weight))
+            if layer.is_watched:
+                layer.update_total += group["lr"] * gradient.norm() / weight.norm()
             layer.steps += 1
-            weight.grad = update.neg_()
+            weight.grad = gradient
+            layer.spare = gradient if isinstance(layer.module, nn.Linear) else None
             layer.sums = None
         self.optimizer.step()
         for layer in self.layers:
@@ -289,8 +298,8 @@ class HebbianLearner:
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Unknown names are refused, and whatever the rule itself refuses."""
         check_options(self.rule, options)
-        y_BGKL = torch.full((1, 1, 2, 1), 0.5)
-        self.rule(y_BGKL, *([Moments.of(y_BGKL)] if self.running else []), **options)
+        y_NGK = torch.full((1, 1, 2), 0.5)
+        self.rule(y_NGK, *([Moments.of(y_NGK)] if self.running else []), **options)
 
     def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = _first_match(layer.name, layer_lr, 1.0)
@@ -300,42 +309,47 @@ class HebbianLearner:
     def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
-            x = inputs[0].to(dtype)
-            pre = engine.pre_activation(module, x, output.to(dtype))
             if layer.learns:
                 # under autocast only the forward product is of low precision: the sums cancel too much for it
-                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                    terms = self._terms(layer, pre)
-                    seen = engine.sums(module, x, terms)
-                    layer.sums = seen if layer.sums is None else layer.sums + seen
-                    layer.alive |= _alive(terms)
-            if layer.name == self._stop_after:
-                raise _LastLayerSeen(output)
-            return engine.projected(module, pre, output) if self.setting.projection else None
+                with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+                    self._learn(layer, inputs[0].to(dtype), output.to(dtype))
+            if not self.setting.projection:
+                return None
+            return engine.project_(module, output.clone() if torch.is_grad_enabled() else output)
 
         return hook
 
-    def _terms(self, layer: _LearningLayer, pre: PreActivation) -> Terms:
-        y_BGKL = self.response(pre)
-        running: list[Moments] = []
-        if self.running:
-            batch = Moments.of(y_BGKL)
+    def _learn(self, layer: _LearningLayer, x: Tensor, output: Tensor) -> None:
+        """Adds what one batch says to the layer's sums, chunk by chunk."""
+        module, labels = layer.module, self.labels
+        if self.running:  # the gates need the whole batch's moments
+            batch = Moments.of(self.response(engine.pre_activation(module, x, output)))
             layer.moments = batch if layer.moments is None else layer.moments.moved_to(batch, MOMENTUM)
-            running = [layer.moments]
-        if self.labels is None or self.classes is None:
-            return self.rule(y_BGKL, *running, **layer.options)
-        groups, units = y_BGKL.shape[1:3]
+        first = 0
+        for x_part, output_part in engine.chunks(module, x, output):
+            pre = engine.pre_activation(module, x_part, output_part)
+            part_labels = None if labels is None else labels[first : first + len(x_part)]
+            first += len(x_part)
+            terms = self._terms(layer, pre, part_labels)
+            seen = engine.sums(module, x_part, terms, layer.spare if layer.sums is None else None)
+            layer.spare = None
+            if layer.is_watched:
+                layer.alive |= _alive(terms)
+            if layer.sums is None:
+                layer.sums = seen
+            else:
+                layer.sums.add_(seen)
+
+    def _terms(self, layer: _LearningLayer, pre: PreActivation, labels: Tensor | None) -> Terms:
+        y_NGK = self.response(pre)
+        running = [] if layer.moments is None else [layer.moments]
+        if labels is None or self.classes is None:
+            return self.rule(y_NGK, *running, **layer.options)
+        patches, groups, units = y_NGK.shape
+        labels_N = labels.repeat_interleave(patches // len(labels))
         assigned = 0 if layer is self.layers[0] else _first_match(layer.name, self.assigned, units)
-        teacher_BGKL = teacher_signal(self.labels, self.classes, units, groups=groups, assigned=assigned)
-        return taught(self.rule, y_BGKL, teacher_BGKL.to(y_BGKL.dtype), *running, **layer.options)
-
-
-class _LastLayerSeen(Exception):
-    """Ends a forward pass whose rest nobody needs."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__()
-        self.output = output
+        teacher_NGK = teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned)
+        return taught(self.rule, y_NGK, teacher_NGK.to(y_NGK.dtype), *running, **layer.options)
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -355,14 +369,18 @@ def _setting(rule: str | RuleSetting) -> RuleSetting:
     return RULES[rule]
 
 
+def _learns_in(layer: _LearningLayer, module: nn.Module) -> bool:
+    return layer.learns and any(part is layer.module for part in module.modules())
+
+
 def _alive(terms: Terms) -> Tensor:
     """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
     gate = terms.gate
     if terms.competitive:
         low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
         won = (gate == high) & (high > low) if gate.shape[UNITS] > 1 else gate > 0
-        return won.any(3).any(0).flatten()
-    return (gate != 0).any(3).any(0).flatten()
+        return won.any(0).flatten()
+    return (gate != 0).any(0).flatten()
 
 
 def _normalise(weight: Tensor) -> None:

@@ -7,7 +7,7 @@ A layer's update for all its patches n (samples x positions), units k and inputs
     dW          = numerator / denominator
 
 with gate G, recombination R and share S chosen by the rule. A rule never sees a module, a device or a loop.
-Shapes as in responses.py: y_BGKL, units along dimension UNITS.
+Shapes as in responses.py: y_NGK, units along dimension UNITS.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Denominator = Literal["patches", "power"]
 
 @dataclass(frozen=True)
 class Terms:
-    """What a rule says of every patch and unit. All tensors are (B, G, K, L).
+    """What a rule says of every patch and unit. All tensors are (N, G, K).
 
     Args:
         gate: G, how strongly the unit learns from the patch.
@@ -33,6 +33,7 @@ class Terms:
         mask: whose reconstruction a unit sees: "tril" its own and that of the units before it, "diag" its own,
             "full" everyone's, "none" nobody's.
         share: S, summed over patches it is the unit's denominator; None means the number of patches.
+        power: the denominator is sum_n G R of the unit, which the engine has at hand.
         damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
         largest: the denominator is the group's largest |numerator| instead, one number.
         towards: "patches" pull with G^T X; "weights": N W in its place, for rules that grow by themselves.
@@ -44,6 +45,7 @@ class Terms:
     recombination: Tensor | None = None
     mask: Mask = "diag"
     share: Tensor | None = None
+    power: bool = False
     damping: float = 0.0
     largest: bool = False
     towards: Literal["patches", "weights"] = "patches"
@@ -54,146 +56,146 @@ class Terms:
 Rule = Callable[..., Terms]
 
 
-def hpca(y_BGKL: Tensor, *, denominator: Denominator = "power", damping: float = 0.5) -> Terms:
+def hpca(y_NGK: Tensor, *, denominator: Denominator = "power", damping: float = 0.5) -> Terms:
     """Nonlinear Hebbian PCA: units learn the principal axes of their input, in order of variance.
 
     dw_i = sum_n y_i (x - sum_{j<=i} y_j w_j) / denominator; Lagani et al. 2022 (arXiv 2207.03172), after Sanger 1989.
 
     Args:
-        y_BGKL: relu(x.w), or tanh(x.w).
+        y_NGK: relu(x.w), or tanh(x.w).
         denominator: "patches" divides by N, as in the papers; "power" divides unit i by sum_n y_i^2, which makes the
             step independent of the unit's variance (of order 1 along each axis instead of spanning decades).
         damping: with "power", the fraction of the units' mean power added to each unit's own.
     """
     if denominator == "patches":
-        return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril")
+        return Terms(gate=y_NGK, recombination=y_NGK, mask="tril")
     if denominator != "power":
         raise ValueError(f"denominator must be patches or power, not {denominator!r}")
-    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril", share=y_BGKL.square(), damping=damping)
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="tril", power=True, damping=damping)
 
 
 def hpca_adaptive(
-    s_BGKL: Tensor, running: Moments, *, denominator: Denominator = "power", damping: float = 0.5
+    s_NGK: Tensor, running: Moments, *, denominator: Denominator = "power", damping: float = 0.5
 ) -> Terms:
     """HPCA on y = sigma tanh((s - mu) / sigma + mu), with running mean mu and deviation sigma of s = x.w.
 
     Source: the authors' public code. The tanh saturates at the unit's own scale, whatever its variance.
     """
     sigma = running.variance.sqrt().clamp_min(1e-6)
-    y_BGKL = sigma * torch.tanh((s_BGKL - running.mean) / sigma + running.mean)
-    return hpca(y_BGKL, denominator=denominator, damping=damping)
+    y_NGK = sigma * torch.tanh((s_NGK - running.mean) / sigma + running.mean)
+    return hpca(y_NGK, denominator=denominator, damping=damping)
 
 
-def oja(y_BGKL: Tensor) -> Terms:
+def oja(y_NGK: Tensor) -> Terms:
     """Every unit by itself finds the first principal axis: dw_i = y_i (x - y_i w_i), y = x.w (Oja 1982)."""
-    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="diag")
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="diag")
 
 
-def gha(y_BGKL: Tensor) -> Terms:
+def gha(y_NGK: Tensor) -> Terms:
     """Generalised Hebbian algorithm, linear PCA in order: dw_i = y_i (x - sum_{j<=i} y_j w_j) (Sanger 1989)."""
-    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="tril")
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="tril")
 
 
-def subspace(y_BGKL: Tensor) -> Terms:
+def subspace(y_NGK: Tensor) -> Terms:
     """The span of the first K principal axes, in no order: dw_i = y_i (x - sum_j y_j w_j) (Oja 1989)."""
-    return Terms(gate=y_BGKL, recombination=y_BGKL, mask="full")
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="full")
 
 
-def instar(y_BGKL: Tensor) -> Terms:
+def instar(y_NGK: Tensor) -> Terms:
     """dw_i = y_i (x - w_i), y = relu(x.w): the mean of what the unit responds to (Grossberg 1976)."""
-    return Terms(gate=y_BGKL)
+    return Terms(gate=y_NGK)
 
 
-def hebb(y_BGKL: Tensor) -> Terms:
+def hebb(y_NGK: Tensor) -> Terms:
     """dw_i = y_i x, y = x.w (Hebb 1949). It only grows: normalise the weights after each step."""
-    return Terms(gate=y_BGKL, mask="none")
+    return Terms(gate=y_NGK, mask="none")
 
 
-def bcm(y_BGKL: Tensor, running: Moments) -> Terms:
+def bcm(y_NGK: Tensor, running: Moments) -> Terms:
     """dw_i = y_i (y_i - theta_i) x, y = relu(x.w), theta a running mean of y^2 (Bienenstock, Cooper, Munro 1982).
 
     Responses above the sliding threshold are strengthened and those below it weakened: units become selective.
     """
-    return Terms(gate=y_BGKL * (y_BGKL - running.mean_square), mask="none")
+    return Terms(gate=y_NGK * (y_NGK - running.mean_square), mask="none")
 
 
-def swta(y_BGKL: Tensor, *, temperature: float = 0.02) -> Terms:
+def swta(y_NGK: Tensor, *, temperature: float = 0.02) -> Terms:
     """Soft winner-takes-all: units compete for each patch and move towards the patches that they win.
 
     dw_i = sum_n r_i^2 (x - w_i) / sum_n r_i with r = softmax over units of y / temperature;
     Lagani et al. 2022 (arXiv 2207.03172): the batch mean of r (x - w) weighted by r.
 
     Args:
-        y_BGKL: scores in [0, 1], ((cos(x, w) + 1) / 2)^2.
+        y_NGK: scores in [0, 1], ((cos(x, w) + 1) / 2)^2.
         temperature: > 0; towards 0 the rule becomes k-means.
     """
     _positive("temperature", temperature)
-    r_BGKL = torch.softmax(y_BGKL / temperature, dim=UNITS)
-    return Terms(gate=r_BGKL.square(), share=r_BGKL, competitive=True)
+    r_NGK = torch.softmax(y_NGK / temperature, dim=UNITS)
+    return Terms(gate=r_NGK.square(), share=r_NGK, competitive=True)
 
 
-def pswta(y_BGKL: Tensor, *, power: float = 0.05) -> Terms:
+def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
     """Soft winner-takes-all with r = y^(1/p) / sum_k y_k^(1/p); the rest as in swta. Source: the authors' public code.
 
     Args:
-        y_BGKL: scores in [0, 1].
+        y_NGK: scores in [0, 1].
         power: p > 0; towards 0 the rule becomes k-means.
     """
     _positive("power", power)
-    r_BGKL = torch.softmax(y_BGKL.log() / power, dim=UNITS)
-    r_BGKL = torch.where((y_BGKL > 0).any(UNITS, keepdim=True), r_BGKL, 0)  # nobody has a share where all scores are 0
-    return Terms(gate=r_BGKL.square(), share=r_BGKL, competitive=True)
+    r_NGK = torch.softmax(y_NGK.log() / power, dim=UNITS)
+    r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # nobody has a share where all scores are 0
+    return Terms(gate=r_NGK.square(), share=r_NGK, competitive=True)
 
 
-def kwta(y_BGKL: Tensor, *, k: int = 5) -> Terms:
+def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
     """k winners take all: the k best units of each patch move towards it, dw_i = mean over its patches of x - w_i.
 
     Source: the authors' public code. Ties with the k-th all win. With k = 1 it is a step of k-means.
 
     Args:
-        y_BGKL: scores.
+        y_NGK: scores.
         k: winners a patch, >= 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    least = y_BGKL.topk(min(k, y_BGKL.shape[UNITS]), dim=UNITS).values.narrow(UNITS, -1, 1)
-    won_BGKL = (y_BGKL >= least).to(y_BGKL.dtype)
-    return Terms(gate=won_BGKL, share=won_BGKL)
+    least = y_NGK.topk(min(k, y_NGK.shape[UNITS]), dim=UNITS).values.narrow(UNITS, -1, 1)
+    won_NGK = (y_NGK >= least).to(y_NGK.dtype)
+    return Terms(gate=won_NGK, share=won_NGK)
 
 
-def hwta(y_BGKL: Tensor) -> Terms:
+def hwta(y_NGK: Tensor) -> Terms:
     """The winner takes all: kwta with one winner."""
-    return kwta(y_BGKL, k=1)
+    return kwta(y_NGK, k=1)
 
 
-def softhebb(u_BGKL: Tensor, *, temperature: float = 1.0) -> Terms:
+def softhebb(u_NGK: Tensor, *, temperature: float = 1.0) -> Terms:
     """SoftHebb with anti-Hebbian losers (Journé et al., ICLR 2023): dw_i = y_i (x - u_i w_i) / max |dw|.
 
     y = softmax over units of u / temperature, u = x.w; of each patch's units all but the winner have y negated.
     """
     _positive("temperature", temperature)
-    y_BGKL = torch.softmax(u_BGKL / temperature, dim=UNITS)
-    wins = u_BGKL == u_BGKL.amax(UNITS, keepdim=True)
-    return Terms(gate=torch.where(wins, y_BGKL, -y_BGKL), recombination=u_BGKL, largest=True, competitive=True)
+    y_NGK = torch.softmax(u_NGK / temperature, dim=UNITS)
+    wins = u_NGK == u_NGK.amax(UNITS, keepdim=True)
+    return Terms(gate=torch.where(wins, y_NGK, -y_NGK), recombination=u_NGK, largest=True, competitive=True)
 
 
-def ica(s_BGKL: Tensor, *, normalised: bool = False) -> Terms:
+def ica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
     """Independent components by natural gradient: dW = (I - E[tanh(s) s^T]) W, s = W x (Amari et al. 1996).
 
     Args:
         normalised: for weights kept at length 1: only the part of each row at right angles to it.
     """
-    return Terms(gate=s_BGKL.tanh(), recombination=s_BGKL, mask="full", towards="weights", tangent=normalised)
+    return Terms(gate=s_NGK.tanh(), recombination=s_NGK, mask="full", towards="weights", tangent=normalised)
 
 
-def hica(s_BGKL: Tensor, *, normalised: bool = False) -> Terms:
+def hica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
     """Independent components one after the other: as ica, but a unit sees only those before it and itself."""
-    return replace(ica(s_BGKL, normalised=normalised), mask="tril")
+    return replace(ica(s_NGK, normalised=normalised), mask="tril")
 
 
-def hebbian_classifier(teacher_BGKL: Tensor) -> Terms:
+def hebbian_classifier(teacher_NGK: Tensor) -> Terms:
     """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, and 0 for the others."""
-    return Terms(gate=teacher_BGKL, share=teacher_BGKL)
+    return Terms(gate=teacher_NGK, share=teacher_NGK)
 
 
 def _positive(name: str, value: float) -> None:
@@ -201,29 +203,29 @@ def _positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be above 0, not {value}")
 
 
-def taught(rule: Rule, y_BGKL: Tensor, teacher_BGKL: Tensor, *running: Moments, **options: object) -> Terms:
+def taught(rule: Rule, y_NGK: Tensor, teacher_NGK: Tensor, *running: Moments, **options: object) -> Terms:
     """Any rule under a teacher signal T of 0 and 1: it multiplies responses (so scores too), gate and recombination.
 
     Source: the authors' public code (`_dts`). T is 1 for the units that learn freely and one-hot for those that are
     assigned to a class.
     """
-    terms = rule(y_BGKL * teacher_BGKL, *running, **options)
-    recombination = None if terms.recombination is None else terms.recombination * teacher_BGKL
-    return replace(terms, gate=terms.gate * teacher_BGKL, recombination=recombination)
+    terms = rule(y_NGK * teacher_NGK, *running, **options)
+    recombination = None if terms.recombination is None else terms.recombination * teacher_NGK
+    return replace(terms, gate=terms.gate * teacher_NGK, recombination=recombination)
 
 
-def teacher_signal(labels_B: Tensor, classes: int, units: int, *, groups: int = 1, assigned: int) -> Tensor:
-    """T, (B, G, K, 1): 1 for the first K - m C units, then m units for each class, in turn, of which the right ones.
+def teacher_signal(labels_N: Tensor, classes: int, units: int, *, groups: int = 1, assigned: int) -> Tensor:
+    """T, (N, G, K): 1 for the first K - m C units, then m units for each class, in turn, of which the right ones.
 
     Args:
-        labels_B: class of each sample; below 0 for none, which lets every unit learn.
+        labels_N: class of each patch's sample; below 0 for none, which lets every unit learn.
         classes: C.
         units: K of a group.
         assigned: units of a group to share out at most; m = assigned // C.
     """
     repeats = min(assigned, units) // classes
-    one_hot_BC = (labels_B.unsqueeze(1) == torch.arange(classes, device=labels_B.device)) | (labels_B < 0).unsqueeze(1)
-    assigned_BK = one_hot_BC.repeat(1, repeats)
-    free_BK = one_hot_BC.new_ones(len(labels_B), units - assigned_BK.shape[1])
-    teacher_BK = torch.cat([free_BK, assigned_BK], dim=1)
-    return teacher_BK.float().reshape(len(labels_B), 1, units, 1).expand(-1, groups, -1, -1)
+    one_hot_NC = (labels_N.unsqueeze(1) == torch.arange(classes, device=labels_N.device)) | (labels_N < 0).unsqueeze(1)
+    assigned_NK = one_hot_NC.repeat(1, repeats)
+    free_NK = one_hot_NC.new_ones(len(labels_N), units - assigned_NK.shape[1])
+    teacher_NK = torch.cat([free_NK, assigned_NK], dim=1)
+    return teacher_NK.float().unsqueeze(1).expand(-1, groups, -1)

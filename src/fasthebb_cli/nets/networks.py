@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 Norm = Literal["relative", "batch"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh}
 
 
 class Stage(NamedTuple):
