@@ -37,12 +37,13 @@ class Subject:
 def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, Any]:
     """Times (ms), counted work (flops) and peak memory (bytes) of step, minimum and backprop; the naive form's time."""
     device = subject.images.device
-    contenders = {"step": hebbian_step(subject), "minimum": minimum(subject), "backprop": backprop(subject)}
+    makers = {"step": hebbian_step, "minimum": minimum, "backprop": backprop}
+    contenders = {name: make(subject) for name, make in makers.items()}
     times = median_ms(contenders, repeats, device)
     result: dict[str, Any] = {f"{name}_ms": value for name, value in times.items()}
     result["naive_ms"] = naive_ms(subject) if naive else None
     result["flops"] = {name: flops(work) for name, work in contenders.items()}
-    result["peak_bytes"] = {name: peak_bytes(work, device) for name, work in contenders.items()}
+    result["peak_bytes"] = {name: peak_bytes(make(subject), device) for name, make in makers.items()}
     return result
 
 

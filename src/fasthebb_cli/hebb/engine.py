@@ -21,7 +21,7 @@ from fasthebb_cli.hebb.responses import PreActivation
 from fasthebb_cli.hebb.rules import Terms
 
 BLOCK = 32  # units a block in the blocked form
-CHUNK = 1 << 19  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
+CHUNK = 1 << 20  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -137,15 +137,18 @@ def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[T
 
 def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
     """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
-    rest_ND = x_ND.clone()
-    power_1K = w_KD.new_empty(1, len(w_KD))
-    for start in range(0, len(w_KD), BLOCK):
+    n, k, d = len(x_ND), *w_KD.shape
+    power_1K = w_KD.new_empty(1, k)
+    both_ED = w_KD.new_empty(n + BLOCK, d)  # what is left of the patches, and below it the block's own weights
+    rest_ND = both_ED[:n].copy_(x_ND)
+    for start in range(0, k, BLOCK):
         block = slice(start, start + BLOCK)
         g_Nb, r_Nb, w_bD = g_NK[:, block], r_NK[:, block], w_KD[block]
         interaction_bb = g_Nb.T @ r_Nb
         power_1K[0, block] = interaction_bb.diagonal()
-        torch.mm(g_Nb.T, rest_ND, out=out_KD[block])
-        out_KD[block].addmm_(interaction_bb.tril_(), w_bD, alpha=-1)
+        both_ED[n : n + len(w_bD)] = w_bD
+        factors_bE = torch.cat([g_Nb.T, interaction_bb.tril_().neg_()], dim=1)
+        torch.mm(factors_bE, both_ED[: factors_bE.shape[1]], out=out_KD[block])
         rest_ND.addmm_(r_Nb, w_bD, alpha=-1)
     return power_1K
 
