@@ -1,0 +1,103 @@
+"""`fasthebb bench`: what it writes, that its counters count, and that its naive form is the rule."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from torch import nn
+
+from fasthebb_cli import cli
+from fasthebb_cli.bench.measure import flops, median_ms, peak_bytes
+from fasthebb_cli.bench.naive import NAIVE, unfolded
+from tests import reference
+
+CPU = torch.device("cpu")
+Bench = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
+    def run(*words: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        code = cli.run(["bench", *words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("rule", ["hpca", "swta"])
+def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -> None:
+    file = tmp_path / "step.json"
+    words = (f"rule={rule}", "model.width=0.05", "batch_size=4", "repeats=1", "gpu=cpu", f"json={file}")
+    code, out, err = bench("step", *words)
+    assert code == 0, err
+    assert "bare minimum" in out
+    result = json.loads(file.read_text())
+    assert all(result[f"{name}_ms"] > 0 for name in ("step", "minimum", "backprop", "naive"))
+    for measure in ("flops", "peak_bytes"):
+        assert set(result[measure]) == {"step", "minimum", "backprop"}
+    work = result["flops"]
+    assert work["minimum"] <= work["step"] <= 1.6 * work["minimum"]
+    assert {"threads", "versions", "device", "batch_size"} <= set(result)
+
+
+def test_layer_and_scale_print_tables(bench: Bench) -> None:
+    code, out, err = bench("layer", "model.width=0.05", "batch_size=4", "repeats=1", "gpu=cpu")
+    assert code == 0, err
+    assert "conv1.0" in out
+    assert "fc5.1" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["stop"], "what must be one of step, layer, scale"),
+        (["step", "repeets=3"], "did you mean repeats"),
+        (["step", "batch_size=1"], "batch_size must be at least 2"),
+        (["step", "rule=nope"], "rule can be: bcm"),
+    ],
+)
+def test_bad_input(bench: Bench, words: list[str], expected: str) -> None:
+    code, _, err = bench(*words)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_counted_work_is_what_is_known() -> None:
+    a, b, c = torch.randn(2, 3), torch.randn(3, 4), torch.randn(2, 4)
+    assert flops(lambda: a @ b) == 2 * 2 * 3 * 4
+    assert flops(lambda: c.addmm_(a, b)) == 2 * 2 * 3 * 4
+    layer, x = nn.Conv2d(2, 5, 3, bias=False), torch.randn(7, 2, 6, 6)
+    assert flops(lambda: layer(x)) == 2 * 7 * 16 * 5 * 18
+
+
+def test_peak_memory_is_the_most_held_at_a_time() -> None:
+    def work() -> None:
+        a = torch.zeros(1 << 20)
+        del a
+        b = torch.zeros(1 << 19), torch.zeros(1 << 18)
+        del b
+
+    assert peak_bytes(work, CPU) == pytest.approx(4 << 20, rel=0.01)
+
+
+def test_medians_leave_the_first_round_out() -> None:
+    calls: list[str] = []
+    median_ms({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, CPU)
+    assert calls == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize("rule", ["hpca", "swta"])
+def test_the_naive_form_is_the_rule(rule: str) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(2, 4, 3, bias=False).double(), torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    weight = layer.weight.detach()
+    options = {"damping": 0.0} if rule == "hpca" else {}
+    wanted = reference.update(layer, x, rule, **options)
+    found = NAIVE[rule](unfolded(layer, x), weight.flatten(1))
+    torch.testing.assert_close(found.view_as(wanted), wanted)
