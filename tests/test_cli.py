@@ -64,6 +64,10 @@ BAD_INPUT = {
     "a swept root": (["train", "-m", "out=a,b"], "out can't be swept"),
     "no function": (["train", "model.name=math:pi"], "model.name=math:pi"),
     "no data set's function": (["train", "dataset.name=os:getcwd"], "dataset.name=os:getcwd"),
+    "no such torchvision model": (
+        ["train", "model=torchvision:vgg12", "model.width=null"],
+        "torchvision has no 'vgg12'",
+    ),
     "unknown rule": (["train", "rule.name=hcpa"], "rule.name: unknown 'hcpa'; use hpca, hpca_tanh"),
     "unknown response": (["train", "rule.response=sine"], "rule.response must be one of dot"),
     "unknown optimizer": (["train", "pretrain.optimizer=Adamant"], "no optimizer of torch.optim"),

@@ -6,6 +6,7 @@ Hydra composes the configuration and runs sweeps. Exit codes: 0 done, 1 failed w
 
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -159,6 +160,8 @@ def _for_hydra(first: str, words: Sequence[str]) -> list[str]:
             raise InputError(f"unknown flag {word}; settings are key=value (see fasthebb --help)")
         elif not word.strip():
             raise InputError("can't read ''; an override is key=value")
+        elif match := re.fullmatch(r"(model|rule|dataset)=([\w.]+:[\w.]+)", word):  # not a file's name
+            overrides += [f"{match[1]}=own", f"{match[1]}.name={match[2]}"]
         else:
             overrides.append(word)
     if {"-m", "--multirun"} & set(flags) and any(word.startswith("out=") and "," in word for word in overrides):

@@ -2,7 +2,8 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -21,7 +22,7 @@ def build_network(
     """Calls the network's function.
 
     Args:
-        name: a key of NETWORKS or "my_package.module:function".
+        name: a key of NETWORKS, "torchvision:resnet18" and its like, or "my_package.module:function".
         arguments: its keyword arguments besides channels, size and classes.
         layer: cut the network after this one, with a classifier of its own; None: the whole network.
         whitening: put a Whitening layer, not yet fitted, before the first; the network must be an nn.Sequential.
@@ -29,11 +30,7 @@ def build_network(
     Raises:
         InputError: an unknown name or argument, a module that can't be imported, or images that do not fit.
     """
-    function = NETWORKS.get(name)
-    if function is None:
-        if ":" not in name:
-            raise InputError(f"model.name: unknown {name!r}; use {', '.join(NETWORKS)} or my_package.module:function")
-        function = imported("model.name", name)
+    function = _function(name)
     accepted = inspect.signature(function).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
         for argument in arguments:
@@ -51,6 +48,32 @@ def build_network(
             raise InputError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential")
         network = nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))
     return network if layer is None else cut_network(network, layer, channels=channels, size=size, classes=classes)
+
+
+def _function(name: str) -> Callable[..., nn.Module]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if name.startswith("torchvision:"):
+        return partial(_of_torchvision, name.removeprefix("torchvision:"))
+    if ":" in name:
+        return imported("model.name", name)
+    ours = ", ".join(NETWORKS)
+    raise InputError(f"model.name: unknown {name!r}; use {ours}, torchvision:NAME or my_package.module:function")
+
+
+def _of_torchvision(name: str, /, *, channels: int, size: int, classes: int, **options: Any) -> nn.Module:
+    """A classification network of torchvision, untrained, with its last linear layer as the classifier."""
+    from torchvision import models  # slow to import
+
+    if name not in models.list_models(models):
+        raise ValueError(f"torchvision has no {name!r}; it has: {', '.join(models.list_models(models))}")
+    network = models.get_model(name, weights=None, num_classes=classes, **options)
+    last = [part for part, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not last:
+        raise ValueError(f"{name} has no linear layer to be its classifier")
+    classifier = network.get_submodule(last[-1])
+    network.set_submodule(last[-1], nn.Identity())
+    return nn.Sequential(OrderedDict([("features", network), ("classifier", classifier)]))
 
 
 def cut_network(network: nn.Module, layer: str, *, channels: int, size: int, classes: int) -> nn.Module:
