@@ -155,10 +155,11 @@ class FinetuneConfig:
     features_lr: float = 1.0
     classifier_epochs: int = 0
     layer: str | None = None
+    optimizer: str = "SGD"
     select: str = "last"
     augment: str = "none"
 
-    SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving")
+    SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, ("finetune",))
@@ -171,6 +172,7 @@ class FinetuneConfig:
         _in_range("momentum", self.momentum, 0, 0.9999)
         _in_range("features_lr", self.features_lr, 0, float("inf"))
         _at_least("classifier_epochs", self.classifier_epochs, 0)
+        _one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
         _one_of("select", self.select, ("last", "best"))
         _one_of("augment", self.augment, AUGMENTATIONS)
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.nets.networks import NETWORKS, RelativeBatchNorm1d, RelativeBatchNorm2d, conv6, conv10, features
+from fasthebb_cli.nets.build import NETWORKS
+from fasthebb_cli.nets.networks import RelativeBatchNorm1d, RelativeBatchNorm2d, conv6, conv10, features
 
 
 def shapes(network: nn.Sequential, size: int) -> dict[str, tuple[int, ...]]:

@@ -10,9 +10,12 @@ from torch import nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.imports import imported
-from fasthebb_cli.nets.networks import NETWORKS
+from fasthebb_cli.nets.networks import conv6, conv10
 from fasthebb_cli.nets.readout import cut_after
+from fasthebb_cli.nets.softhebb import softhebb
 from fasthebb_cli.nets.whitening import Whitening
+
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10, "softhebb": softhebb}
 
 
 def build_network(

@@ -88,9 +88,6 @@ def conv10(
     return _network(stages, channels, size, classes, width=width, norm=norm, dropout=dropout, activation=activation)
 
 
-NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10}
-
-
 def _network(
     stages: list[Stage],
     channels: int,

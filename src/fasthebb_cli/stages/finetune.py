@@ -39,16 +39,11 @@ def finetune(context: Context) -> Task:
     together = settings.epochs or max(EPOCHS, math.ceil(MINIMUM_STEPS / steps))
     frozen = settings.features_lr == 0
     factor = 1.0 if context.untrained and not frozen else settings.features_lr
-    optimizer = torch.optim.SGD(
-        [
-            {"params": list(features.parameters()), "lr": settings.lr * factor},
-            {"params": list(classifier.parameters()), "lr": settings.lr},
-        ],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay,
-    )
+    groups = [
+        {"params": list(features.parameters()), "lr": settings.lr * factor},
+        {"params": list(classifier.parameters()), "lr": settings.lr},
+    ]
+    optimizer = _optimizer(settings, groups)
     totals = Totals(compute.device)
     best = Best(network)
     if context.begins:
@@ -106,6 +101,16 @@ def finetune(context: Context) -> Task:
         finish=finish,
         state={"optimizer": optimizer, "totals": totals, "best": best},
     )
+
+
+def _optimizer(settings: FinetuneConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if settings.optimizer == "SGD":
+        nesterov = settings.momentum > 0
+        return torch.optim.SGD(
+            groups, momentum=settings.momentum, nesterov=nesterov, weight_decay=settings.weight_decay
+        )
+    made = torch.optim.Adam if settings.optimizer == "Adam" else torch.optim.AdamW
+    return made(groups, weight_decay=settings.weight_decay)
 
 
 def labelled(dataset: Dataset, config: Config) -> Tensor:

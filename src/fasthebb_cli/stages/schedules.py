@@ -35,12 +35,18 @@ def halving(progress: float, epoch: int, epochs: int) -> float:
     return 0.5 ** max(0, epoch - epochs // 2 + 1)
 
 
+def softhebb(progress: float, epoch: int, epochs: int) -> float:
+    """Halved at 20, 35, 50, 60, 70, 80 and 90 % of the epochs (Journé et al. 2023)."""
+    return 0.5 ** sum(epoch >= share * epochs for share in (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9))
+
+
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
     "one_cycle": one_cycle,
     "halving": halving,
+    "softhebb": softhebb,
 }
 
 

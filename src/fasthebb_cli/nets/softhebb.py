@@ -1,0 +1,63 @@
+"""The network of SoftHebb (Journé et al., ICLR 2023) for CIFAR: batch norm -> convolution -> Triangle -> pooling."""
+
+import math
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GAIN = 25  # of the initial weights, which shrink to length 1 while they learn
+
+
+class Triangle(nn.Module):
+    """max(0, u - mean over units of u)^power, at each position.
+
+    Args:
+        power: > 0; above 1 it favours the strongest units.
+    """
+
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, u: Tensor) -> Tensor:
+        above: Tensor = (u - u.mean(1, keepdim=True)).relu()
+        return above**self.power
+
+
+class _Layer(NamedTuple):
+    units: int
+    kernel: int
+    power: float
+    pool: nn.Module
+
+
+def softhebb(*, channels: int, size: int, classes: int, width: float = 1.0, dropout: float = 0.5) -> nn.Sequential:
+    """Three convolutions with reflected padding, each of which halves the image.
+
+    Args:
+        channels, size, classes: of the images, from the data set; size >= 8.
+        width: multiplies the number of units of every hidden layer, > 0.
+        dropout: before the classifier, in [0, 1).
+    """
+    if size < 8:
+        raise ValueError(f"images of {size} x {size} are too small for this network: three layers halve them")
+    plan = [
+        _Layer(96, 5, 0.7, nn.MaxPool2d(4, 2, 1)),
+        _Layer(384, 3, 1.4, nn.MaxPool2d(4, 2, 1)),
+        _Layer(1536, 3, 1.0, nn.AvgPool2d(2)),
+    ]
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, layer in enumerate(plan):
+        units = max(1, round(layer.units * width))
+        convolution = nn.Conv2d(
+            channels, units, layer.kernel, padding=layer.kernel // 2, padding_mode="reflect", bias=False
+        )
+        with torch.no_grad():
+            convolution.weight.normal_(0, GAIN / math.sqrt(convolution.weight[0].numel()))
+        norm = nn.BatchNorm2d(channels, affine=False)
+        layers[f"conv{index + 1}"] = nn.Sequential(norm, convolution, Triangle(layer.power), layer.pool)
+        channels, size = units, size // 2
+    layers["classifier"] = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size**2, classes))
+    return nn.Sequential(layers)

@@ -1,0 +1,51 @@
+"""SoftHebb's network: its sizes, its activation, and that it learns layer by layer through the command."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fasthebb_cli import cli
+from fasthebb_cli.nets.networks import features
+from fasthebb_cli.nets.softhebb import GAIN, Triangle, softhebb
+from fasthebb_cli.stages.schedules import softhebb as schedule
+from tests.conftest import Ran
+
+EXPERIMENTS = sorted(path.stem for path in (cli.conf_directory() / "experiment").glob("*.yaml"))
+
+
+def test_sizes_and_initial_lengths() -> None:
+    torch.manual_seed(0)
+    network = softhebb(channels=3, size=32, classes=10, width=0.25).eval()
+    images = torch.randn(2, 3, 32, 32)
+    shapes = [tuple(features(network, images, f"conv{k}").shape[1:]) for k in (1, 2, 3)]
+    assert shapes == [(24, 16, 16), (96, 8, 8), (384, 4, 4)]
+    assert network(images).shape == (2, 10)
+    norms = network.get_parameter("conv2.1.weight").detach().flatten(1).norm(dim=1)
+    assert norms.mean() == pytest.approx(GAIN, rel=0.05)
+
+
+def test_triangle_keeps_what_is_above_the_mean_of_the_units() -> None:
+    u = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
+    assert Triangle(2.0)(u).flatten().tolist() == [0, 0, 9]
+
+
+def test_the_rate_is_halved_seven_times() -> None:
+    rates = [schedule(0, epoch, 50) for epoch in range(50)]
+    assert [epoch for epoch in range(1, 50) if rates[epoch] < rates[epoch - 1]] == [10, 18, 25, 30, 35, 40, 45]
+    assert rates[-1] == 0.5**7
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_plans(command: Callable[..., Ran], experiment: str) -> None:
+    ran = command("train", f"experiment={experiment}", "dataset.train_samples=null", "--dry-run")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.slow
+def test_softhebb_beats_random_features_on_digits(command: Callable[..., Ran]) -> None:
+    """Its lengths come down from 25 to 1, and a linear classifier on its features knows most digits."""
+    words = ("experiment=softhebb_cifar10", "dataset.train_samples=1000", "model.width=0.1", "finetune.epochs=10")
+    ran = command("train", *words, "pretrain.epochs=1", "rule=softhebb")
+    assert ran.code == 0, ran.err
+    assert ran.results("evaluate")["top1"] > 0.8
