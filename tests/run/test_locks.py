@@ -51,6 +51,7 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path, holder: 
         assert f"process {holder.pid}" in said[0]
 
 
+@pytest.mark.slow
 def test_the_same_cell_twice_and_another_cell_of_the_same_pretraining(tmp_path: Path) -> None:
     first = start(tmp_path, 1000, "pretrain.epochs=400")
     while not list(tmp_path.glob("*pretrain*/metrics.jsonl")):

@@ -94,6 +94,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*/checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     process = start(tmp_path, 0.0, "pretrain.epochs=300", "stages=[pretrain]")
     while not list(tmp_path.glob("*/checkpoint.pt")):
