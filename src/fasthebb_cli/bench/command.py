@@ -38,16 +38,19 @@ def run_bench(bench: BenchConfig, console: Console) -> None:
 
 
 def subject_of(
-    bench: BenchConfig, compute: Compute, *, width: float | None = None, batch: int | None = None
+    bench: BenchConfig,
+    compute: Compute,
+    *,
+    width: float | None = None,
+    batch: int | None = None,
+    size: int | None = None,
 ) -> Subject:
     arguments = bench.model.arguments() | ({} if width is None else {"width": width})
-    batch = batch or bench.batch
+    batch, size = batch or bench.batch, size or bench.images
 
     def network() -> nn.Module:
         torch.manual_seed(0)
-        made = build_network(
-            bench.model.name, arguments, channels=3, size=bench.images, classes=bench.classes, whitening=False
-        )
+        made = build_network(bench.model.name, arguments, channels=3, size=size, classes=bench.classes, whitening=False)
         return compute.place(made).train()
 
     def learner(network: nn.Module) -> HebbianLearner:
@@ -58,7 +61,7 @@ def subject_of(
         )  # fmt: skip
 
     torch.manual_seed(0)
-    images = compute.arrange(torch.randn(batch, 3, bench.images, bench.images).to(compute.device))
+    images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
     labels = torch.randint(bench.classes, (batch,)).to(compute.device)
     return Subject(network, learner, images, labels, bench.rule.name)
 
@@ -120,6 +123,8 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     points: dict[str, dict[str, Any]] = {
         "batch_size": {str(b): hebbian_step(subject_of(bench, compute, batch=b)) for b in (8, 16, 32, 64, 128)},
         "width": {str(w): hebbian_step(subject_of(bench, compute, width=w)) for w in (0.25, 0.5, 1.0, 1.5)},
+        "size": {str(s): hebbian_step(subject_of(bench, compute, size=s)) for s in _sizes(bench)},
+        "threads": {str(t): _on_threads(bench, compute, t) for t in _threads(compute)},
         "units": {str(u): _wide_layer(bench, u) for u in (256, 1024, 4096, 16384)},
     }
     result: dict[str, Any] = {}
@@ -134,6 +139,28 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
             table.add_row(point, f"{value:.1f}", f"{value / result[axis][first]:.1f}", f"{growth:.1f}")
         console.print(table)
     return result
+
+
+def _sizes(bench: BenchConfig) -> list[int]:
+    """Image sizes around the usual one."""
+    return [bench.images * part // 4 for part in (4, 5, 6)]
+
+
+def _threads(compute: Compute) -> list[int]:
+    """1, 2, 4 .. up to what there is; a GPU has its own."""
+    available = torch.get_num_threads() if compute.device.type == "cpu" else 1
+    return [1 << power for power in range(available.bit_length())]
+
+
+def _on_threads(bench: BenchConfig, compute: Compute, threads: int) -> Any:
+    step, usual = hebbian_step(subject_of(bench, compute)), torch.get_num_threads()
+
+    def work() -> None:
+        torch.set_num_threads(threads)
+        step()
+        torch.set_num_threads(usual)
+
+    return work
 
 
 def _wide_layer(bench: BenchConfig, units: int) -> Any:
