@@ -332,3 +332,17 @@ def test_labels_travel_with_the_weights(command: Command) -> None:
     results = [json.loads((path / "results.json").read_text()) for path in ran.directories("evaluate")]
     assert [result["labels_train"] for result in results] == [100, 100]
     assert results[0]["top1"] == results[1]["top1"]
+
+
+def test_a_folder_of_ones_own_adds_choices(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site" / "finetune").mkdir(parents=True)
+    (tmp_path / "site" / "finetune" / "brief.yaml").write_text("defaults:\n  - default\n  - _self_\nlr: 0.02\n")
+    monkeypatch.setenv("FASTHEBB_CONF", str(tmp_path / "site"))
+    ran = command("train", "rule=none", "finetune=brief", "label_fraction=0.1")
+    assert ran.code == 0, ran.err
+    assert "lr: 0.02" in (ran.directories("finetune")[0] / "config.yaml").read_text()
+
+
+def test_a_rule_brings_its_activation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "rule=hpca_tanh", "--cfg", "job", "--resolve"]) == 0
+    assert "  activation: tanh\n" in capsys.readouterr().out.split("model:")[1]

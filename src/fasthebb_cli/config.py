@@ -4,11 +4,12 @@ Ranges are checked when a dataclass is made. `options` alone are open mappings: 
 stands for and are checked against its arguments.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
+
+from fasthebb_cli.checks import above, are_factors, at_least, in_range, not_empty, one_of
 
 AUGMENTATIONS = ("none", "shift", "light")
 
@@ -31,13 +32,13 @@ class DatasetConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _at_least("size", self.size, 1, 4096)
+        at_least("size", self.size, 1, 4096)
         for name in ("root", "labels", "unlabelled"):
-            _not_empty(name, getattr(self, name))
+            not_empty(name, getattr(self, name))
         for name in ("train_samples", "validation_samples", "test_samples"):
             value = getattr(self, name)
             if value is not None:
-                _at_least(name, value, 1)
+                at_least(name, value, 1)
 
 
 @dataclass
@@ -59,9 +60,9 @@ class RuleConfig:
 
     def __post_init__(self) -> None:
         if self.norm_power is not None:
-            _above("norm_power", self.norm_power, 0)
+            above("norm_power", self.norm_power, 0)
         if self.whitening is not None:
-            _above("whitening", self.whitening, 0)
+            above("whitening", self.whitening, 0)
 
 
 @dataclass
@@ -75,14 +76,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.width is not None:
-            _above("width", self.width, 0)
-            _in_range("width", self.width, 0, 100)
+            above("width", self.width, 0)
+            in_range("width", self.width, 0, 100)
         if self.norm is not None:
-            _one_of("norm", self.norm, ("relative", "batch"))
+            one_of("norm", self.norm, ("relative", "batch"))
         if self.dropout is not None:
-            _in_range("dropout", self.dropout, 0, 0.999)
+            in_range("dropout", self.dropout, 0, 0.999)
         if self.activation is not None:
-            _one_of("activation", self.activation, ("relu", "tanh"))
+            one_of("activation", self.activation, ("relu", "tanh"))
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the network's function, those that are null left out."""
@@ -103,10 +104,10 @@ class GpuConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
-        _at_least("workers", self.workers, 0, 4096)
+        one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+        at_least("workers", self.workers, 0, 4096)
         if self.threads is not None:
-            _at_least("threads", self.threads, 1, 4096)
+            at_least("threads", self.threads, 1, 4096)
 
 
 @dataclass
@@ -131,14 +132,14 @@ class PretrainConfig:
     SCHEDULES: ClassVar = ("constant", "linear")
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("pretrain",))
-        _at_least("epochs", self.epochs, 0)
-        _at_least("batch_size", self.batch_size, 2)  # batch norm needs two
+        one_of("kind", self.kind, ("pretrain",))
+        at_least("epochs", self.epochs, 0)
+        at_least("batch_size", self.batch_size, 2)  # batch norm needs two
         if self.lr is not None:
-            _above("lr", self.lr, 0)
-        _one_of("schedule", self.schedule, self.SCHEDULES)
-        _factors("layer_lr", self.layer_lr)
-        _one_of("augment", self.augment, AUGMENTATIONS)
+            above("lr", self.lr, 0)
+        one_of("schedule", self.schedule, self.SCHEDULES)
+        are_factors("layer_lr", self.layer_lr)
+        one_of("augment", self.augment, AUGMENTATIONS)
 
 
 @dataclass
@@ -162,19 +163,19 @@ class FinetuneConfig:
     SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("finetune",))
+        one_of("kind", self.kind, ("finetune",))
         if self.epochs is not None:
-            _at_least("epochs", self.epochs, 1)
-        _at_least("batch_size", self.batch_size, 2)
-        _above("lr", self.lr, 0)
-        _one_of("schedule", self.schedule, self.SCHEDULES)
-        _in_range("weight_decay", self.weight_decay, 0, float("inf"))
-        _in_range("momentum", self.momentum, 0, 0.9999)
-        _in_range("features_lr", self.features_lr, 0, float("inf"))
-        _at_least("classifier_epochs", self.classifier_epochs, 0)
-        _one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
-        _one_of("select", self.select, ("last", "best"))
-        _one_of("augment", self.augment, AUGMENTATIONS)
+            at_least("epochs", self.epochs, 1)
+        at_least("batch_size", self.batch_size, 2)
+        above("lr", self.lr, 0)
+        one_of("schedule", self.schedule, self.SCHEDULES)
+        in_range("weight_decay", self.weight_decay, 0, float("inf"))
+        in_range("momentum", self.momentum, 0, 0.9999)
+        in_range("features_lr", self.features_lr, 0, float("inf"))
+        at_least("classifier_epochs", self.classifier_epochs, 0)
+        one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
+        one_of("select", self.select, ("last", "best"))
+        one_of("augment", self.augment, AUGMENTATIONS)
 
 
 @dataclass
@@ -184,9 +185,9 @@ class EvaluateConfig:
     batch_size: int = MISSING
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("evaluate",))
-        _one_of("split", self.split, ("test", "validation"))
-        _at_least("batch_size", self.batch_size, 1)
+        one_of("kind", self.kind, ("evaluate",))
+        one_of("split", self.split, ("test", "validation"))
+        at_least("batch_size", self.batch_size, 1)
 
 
 StageConfig = PretrainConfig | FinetuneConfig | EvaluateConfig
@@ -245,13 +246,13 @@ class TopLevel:
     init_from: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("verb", self.verb, tuple(VERBS))
+        one_of("verb", self.verb, tuple(VERBS))
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], not {self.label_fraction}")
-        _not_empty("out", self.out)
-        _not_empty("init_from", self.init_from)
-        _one_of("label_subset", self.label_subset, ("stratified", "random"))
-        _in_range("seed", self.seed, 0, 2**63 - 1)
+        not_empty("out", self.out)
+        not_empty("init_from", self.init_from)
+        one_of("label_subset", self.label_subset, ("stratified", "random"))
+        in_range("seed", self.seed, 0, 2**63 - 1)
 
 
 BENCHES = ("step", "layer", "scale")
@@ -274,10 +275,10 @@ class BenchConfig:
     json: str | None
 
     def __post_init__(self) -> None:
-        _one_of("what", self.what, BENCHES)
+        one_of("what", self.what, BENCHES)
         for name, value in (("size", self.images), ("batch_size", self.batch), ("classes", self.classes)):
-            _at_least(name, value, 2)
-        _at_least("repeats", self.repeats, 1)
+            at_least(name, value, 2)
+        at_least("repeats", self.repeats, 1)
 
     @property
     def images(self) -> int:
@@ -291,40 +292,3 @@ class BenchConfig:
 
 
 GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
-
-
-LARGEST = 10**9  # of whole numbers: beyond it is a slip of the finger
-
-
-def _at_least(name: str, value: int, low: int, high: int = LARGEST) -> None:
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, not {value}")
-    if value > high:
-        raise ValueError(f"{name} must be at most {high}, not {value}")
-
-
-def _not_empty(name: str, value: str | None) -> None:
-    if value == "":
-        raise ValueError(f"{name} is empty; give a path, or leave it out")
-
-
-def _factors(name: str, factors: dict[str, float]) -> None:
-    for pattern, factor in factors.items():
-        if not (factor >= 0 and math.isfinite(factor)):
-            raise ValueError(f"{name}.{pattern} must be at least 0 and finite, not {factor}")
-
-
-def _above(name: str, value: float, low: float) -> None:
-    if not (value > low and math.isfinite(value)):
-        raise ValueError(f"{name} must be above {low}, not {value}")
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high or not math.isfinite(value):
-        limits = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-        raise ValueError(f"{name} must be {limits}, not {value}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

@@ -175,3 +175,41 @@ def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
 def test_a_rule_of_ones_own_is_a_function() -> None:
     own = learnt(RuleSetting(gha, "dot"))
     assert all(torch.equal(own[name], learnt("gha")[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("taught", [False, True])
+def test_chunks_of_a_batch_add_up_to_it(rule: str, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image a chunk, with its own label, against the whole batch at once."""
+    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if taught else None
+    found = []
+    for chunk in (1, 1 << 30):
+        monkeypatch.setattr(engine, "CHUNK", chunk)
+        found.append(learnt(rule, labels=labels, classes=3 if taught else None, steps=2))
+    for name in NAMES:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-11)
+        assert difference(found[0], name).abs().max() > 0
+
+
+def test_how_many_units_a_teacher_assigns_is_a_matter_of_the_layer() -> None:
+    """Of conv2's five units three are assigned, one a class; the first two learn from every class."""
+    labels = torch.zeros(6, dtype=torch.long)
+    moved = [
+        difference(learnt("hpca", labels=labels, classes=3, assigned=assigned), "conv2.0.weight")
+        .flatten(1)
+        .abs()
+        .amax(1)
+        for assigned in ({}, {"conv2": 3}, {"conv2": 0})
+    ]
+    assert [(units > 0).tolist() for units in moved[:2]] == [[True, True, True, False, False]] * 2
+    assert (moved[2] > 0).all()
+
+
+def test_a_module_that_stands_twice_in_a_sequence_runs_twice() -> None:
+    torch.manual_seed(0)
+    halve = nn.Linear(3, 3, bias=False).double()
+    model = nn.Sequential(nn.Linear(3, 3, bias=False).double(), halve, halve)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    wanted = model(x).detach()
+    learner = HebbianLearner(model, "hpca", lr=0.1, include=["1"])
+    torch.testing.assert_close(learner.observe(x), wanted)

@@ -53,7 +53,14 @@ def wait_for_work(process: "subprocess.Popen[str]", out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [(), ("rule=swta", "finetune.select=best", "finetune.augment=light")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("rule=swta", "finetune.select=best", "finetune.augment=light"),
+        ("rule=hpca_adaptive", "pretrain.layer_by_layer=true"),
+    ],
+)
 def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, settings: tuple[str, ...]) -> None:
     settings = (*settings, "pretrain.epochs=5", "finetune.epochs=10")
     undisturbed = start(tmp_path / "once", 0.0, *settings)

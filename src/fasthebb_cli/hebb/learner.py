@@ -217,7 +217,9 @@ class HebbianLearner:
         if (labels is None) != (self.classes is None):
             raise ValueError("labels and classes go together: they are the teacher signal")
         self.labels = labels
-        children = list(self.network.children()) if isinstance(self.network, nn.Sequential) else [self.network]
+        children = [self.network]
+        if isinstance(self.network, nn.Sequential) and type(self.network).forward is nn.Sequential.forward:
+            children = list(self.network)  # where a module may stand twice
         last = max(k for k, child in enumerate(children) for layer in self.layers if _learns_in(layer, child))
         try:
             for child in children[: last + 1]:

@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config, FinetuneConfig
+from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.pipeline import CHECKPOINT_FILE, new_network
 from fasthebb_cli.run.plan import PlannedStage, plan
@@ -73,9 +73,9 @@ def _size(
             resumed=True,
         )
     )
-    labels = (
-        task.samples if isinstance(stage.settings, FinetuneConfig) or getattr(stage.settings, "teacher", False) else 0
-    )
+    settings = stage.settings
+    supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
+    labels = task.samples if supervised else 0
     if not measure:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)

@@ -46,6 +46,7 @@ def pretrain(context: Context) -> Task:
         learner.step()
 
     def end_epoch(epoch: int) -> dict[str, Any]:
+        learner.learn_only(phases[epoch // settings.epochs])  # a resumed epoch may have had no step left
         layers = {name: asdict(statistics) for name, statistics in learner.statistics().items()}
         for name, layer in layers.items():
             if not math.isfinite(layer["norm_maximum"]):
