@@ -1,5 +1,7 @@
 """Where and how numbers are computed: device, precision, memory format, threads. The only file that names a device."""
 
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 
 from fasthebb_cli.config import GpuConfig
 from fasthebb_cli.errors import InputError
+
+COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def prepare(config: GpuConfig) -> Compute:
         torch.set_num_threads(config.threads)
     if config.precision == "tf32" and device.type != "cuda":
         raise InputError(f"gpu.precision=tf32 needs gpu.device=cuda, not {device.type}; use fp32 or bf16")
+    if config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise InputError("gpu.compile=true needs a C++ compiler on the path (g++ or clang++); leave it out to run eager")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.use_deterministic_algorithms(config.deterministic)

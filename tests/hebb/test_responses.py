@@ -1,9 +1,17 @@
 """Responses on given inner products and lengths."""
 
+import pytest
 import torch
-from torch import Tensor
 
-from fasthebb_cli.hebb.responses import PreActivation, cosine, raised_cosine, rectified
+from fasthebb_cli.hebb.responses import (
+    RESPONSES,
+    WITH_LENGTHS,
+    PreActivation,
+    Response,
+    cosine,
+    raised_cosine,
+    rectified,
+)
 
 
 def pre_activation(dot: list[float], weight_norm: list[float], patch_norm: float) -> PreActivation:
@@ -12,7 +20,7 @@ def pre_activation(dot: list[float], weight_norm: list[float], patch_norm: float
     return PreActivation(
         torch.tensor(dot).reshape(1, 1, units),
         torch.tensor(weight_norm).reshape(1, units),
-        lambda: torch.full((1, 1, 1), patch_norm),
+        torch.full((1, 1, 1), patch_norm),
     )
 
 
@@ -35,16 +43,16 @@ def test_rounding_does_not_leave_the_range() -> None:
     assert cosine(pre).flatten().tolist() == [1, -1]
 
 
-def test_lengths_of_patches_are_computed_when_asked_for_and_once() -> None:
-    calls = []
+@pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
+def test_what_needs_lengths_says_so(response: Response) -> None:
+    bare = PreActivation(torch.ones(1, 1, 2))
+    if response in WITH_LENGTHS:
+        with pytest.raises(AssertionError):
+            response(bare)
+    else:
+        assert response(bare).shape == (1, 1, 2)
 
-    def patch_norm() -> Tensor:
-        calls.append(1)
-        return torch.ones(1, 1, 1)
 
-    pre = PreActivation(torch.ones(1, 1, 2), torch.ones(1, 2), patch_norm)
-    rectified(pre)
-    assert not calls
-    cosine(pre)
-    raised_cosine(pre)
-    assert len(calls) == 1
+def test_the_angle_in_halves_of_a_turn() -> None:
+    pre = pre_activation([2.0, 0.0, -2.0, 2**0.5], [1.0, 1.0, 1.0, 1.0], 2.0)
+    torch.testing.assert_close(RESPONSES["angular"](pre).flatten(), torch.tensor([1, 0.5, 0, 0.75]))

@@ -57,7 +57,7 @@ def subject_of(
         factors = bench.rule.layer_lr
         return HebbianLearner(
             network, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options, layer_lr=factors,
-            exclude=["classifier*"],
+            exclude=["classifier*"], compile=compute.compile,
         )  # fmt: skip
 
     torch.manual_seed(0)
@@ -93,7 +93,9 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     contenders = {}
     for name, (layer, x) in layers.items():
         alone = nn.Sequential(layer)
-        learner = HebbianLearner(alone, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options)
+        learner = HebbianLearner(
+            alone, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options, compile=compute.compile
+        )
         contenders[f"{name} step"] = _observe_and_step(learner, x)
         contenders[f"{name} minimum"] = layer_minimum(layer, x)
     times = median_ms(contenders, bench.repeats, compute.device)

@@ -1,5 +1,6 @@
 """Measuring: alternating repeats in one process, counted work, and peak memory. Knows nothing of what it measures."""
 
+import gc
 import os
 import statistics
 import time
@@ -43,6 +44,7 @@ def _addmm(_: Any, a_shape: list[int], b_shape: list[int], *args: Any, **kwargs:
 
 def peak_bytes(work: Work, device: torch.device) -> int:
     """Most memory held at a time beyond what is held before: of a first run, so that what is kept for later counts."""
+    gc.collect()  # what earlier measurements left would count as freed here
     if device.type == "cuda":  # only a GPU runs this line
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -10,6 +10,7 @@ gives the update of the whole batch, exactly. Two exact speed-ups (nothing is ap
 Shapes: N patches (samples x positions), D inputs of a unit, K units, G groups; B batch. Knows no rule by name.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasthebb_cli.hebb.responses import PreActivation
-from fasthebb_cli.hebb.rules import Terms
+from fasthebb_cli.hebb.rules import Mask, Terms
 
 BLOCK = 32  # units a block in the blocked form
-CHUNK = 1 << 20  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
+PAIRS = 64  # units at a time of the matrix of all pairs
+CHUNK = 5 << 18  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -67,15 +69,18 @@ def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Te
     if isinstance(layer, nn.Linear) or _covers_input(layer, x):
         yield x, output
         return
-    size = max(1, CHUNK // output[0].numel())
+    parts = math.ceil(output.numel() / CHUNK)
+    size = math.ceil(len(x) / parts)
     yield from zip(x.split(size), output.split(size), strict=True)
 
 
-def pre_activation(layer: Layer, x: Tensor, output: Tensor) -> PreActivation:
-    """The layer's inner products and lengths, from its input and its output: x.w costs nothing twice."""
+def pre_activation(layer: Layer, x: Tensor, output: Tensor, *, lengths: bool = True) -> PreActivation:
+    """The layer's inner products, and lengths where wanted, from its input and its output: x.w costs nothing twice."""
     dot = output if layer.bias is None else output - _per_unit(layer, layer.bias)
+    if not lengths:
+        return PreActivation(_by_patch(layer, dot))
     weight_norm_GK = layer.weight.flatten(1).norm(dim=1).reshape(_groups(layer), -1)
-    return PreActivation(_by_patch(layer, dot), weight_norm_GK, lambda: _patch_norm(layer, x))
+    return PreActivation(_by_patch(layer, dot), weight_norm_GK, _patch_norm(layer, x))
 
 
 def project_(layer: Layer, output: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
     if terms.power:
         denominator_GK = power_GK
     elif terms.share is not None:
-        denominator_GK = terms.share.sum(0)
+        denominator_GK = terms.share
     else:
         denominator_GK = terms.gate.new_full(terms.gate.shape[1:], len(terms.gate))
     return Sums(numerator, denominator_GK, terms.damping, terms.largest, terms.tangent)
@@ -124,51 +129,58 @@ def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[T
         return out_KD, _blocked(x_ND, w_KD, g_NK, r_NK, out_KD)  # K x K costs N K^2 + K^2 D, blocks about N K D
     else:
         torch.mm(g_NK.T, x_ND, out=out_KD)
-    if terms.mask == "tril" and r_NK is not None:
-        interaction_KK = _lower(g_NK, r_NK)
-        return out_KD.addmm_(interaction_KK, w_KD, alpha=-1), interaction_KK.diagonal().unsqueeze(0)
-    power_K = (g_NK if r_NK is None else g_NK * r_NK).sum(0)
-    if terms.mask == "diag":
-        out_KD.addcmul_(power_K.unsqueeze(1), w_KD, value=-1)
-    elif terms.mask == "full" and r_NK is not None:
+    if terms.mask == "full" and r_NK is not None:
         out_KD.addmm_(g_NK.T, r_NK @ w_KD, alpha=-1)
-    return out_KD, power_K.unsqueeze(0)
+        return out_KD, (g_NK * r_NK).sum(0).unsqueeze(0)
+    return out_KD, _recombine_(out_KD, w_KD, g_NK, r_NK, terms.mask).unsqueeze(0)
 
 
 def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
     """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
-    n, k, d = len(x_ND), *w_KD.shape
-    power_1K = w_KD.new_empty(1, k)
-    both_ED = w_KD.new_empty(n + BLOCK, d)  # what is left of the patches, and below it the block's own weights
-    rest_ND = both_ED[:n].copy_(x_ND)
-    for start in range(0, k, BLOCK):
-        block = slice(start, start + BLOCK)
-        g_Nb, r_Nb, w_bD = g_NK[:, block], r_NK[:, block], w_KD[block]
-        interaction_bb = g_Nb.T @ r_Nb
-        power_1K[0, block] = interaction_bb.diagonal()
-        both_ED[n : n + len(w_bD)] = w_bD
-        factors_bE = torch.cat([g_Nb.T, interaction_bb.tril_().neg_()], dim=1)
-        torch.mm(factors_bE, both_ED[: factors_bE.shape[1]], out=out_KD[block])
-        rest_ND.addmm_(r_Nb, w_bD, alpha=-1)
-    return power_1K
+    whole = len(w_KD) // BLOCK * BLOCK
+    rest_ND = x_ND.clone()
+    powers = []
+    for units, size in ((slice(0, whole), BLOCK), (slice(whole, None), len(w_KD) - whole)):
+        if size == 0 or w_KD[units].numel() == 0:
+            continue
+        g_PbN = g_NK.T[units].reshape(-1, size, len(x_ND))
+        r_PNb = r_NK.T[units].reshape(-1, size, len(x_ND)).transpose(1, 2)
+        interaction_Pbb = torch.bmm(g_PbN, r_PNb)
+        powers.append(interaction_Pbb.diagonal(dim1=1, dim2=2).flatten())
+        own_Pbb = interaction_Pbb.tril().neg_()
+        blocks = zip(g_PbN, own_Pbb, r_PNb, w_KD[units].split(size), out_KD[units].split(size), strict=True)
+        for g_bN, own_bb, r_Nb, w_bD, out_bD in blocks:
+            torch.mm(g_bN, rest_ND, out=out_bD).addmm_(own_bb, w_bD)
+            rest_ND.addmm_(r_Nb, w_bD, alpha=-1)
+    return torch.cat(powers).unsqueeze(0)
 
 
-def _lower(g_NK: Tensor, r_NK: Tensor) -> Tensor:
-    """tril(G^T R), without most of what lies above the diagonal."""
-    k = g_NK.shape[1]
-    interaction_KK = g_NK.new_zeros(k, k)
-    for start in range(0, k, 64):
-        rows, columns = slice(start, start + 64), slice(0, start + 64)
-        interaction_KK[rows, columns] = g_NK[:, rows].T @ r_NK[:, columns]
-    return interaction_KK.tril_()
+def _recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, mask: Mask) -> Tensor:
+    """Takes mask(G^T R) W from `out`; returns sum_n G R of each unit, (K,). For few units, or a mask without pairs."""
+    if r_NK is None or mask in ("diag", "none"):
+        power_K = (g_NK if r_NK is None else g_NK * r_NK).sum(0)
+        if mask != "none":
+            out_KD.addcmul_(power_K.unsqueeze(1), w_KD, value=-1)
+        return power_K
+    k = len(w_KD)
+    power_K = g_NK.new_empty(k)
+    for start in range(0, k, PAIRS):  # without most of what lies above the diagonal
+        units = slice(start, start + PAIRS)
+        others = slice(0, start + PAIRS if mask == "tril" else k)
+        interaction = g_NK[:, units].T @ r_NK[:, others]
+        power_K[units] = interaction.diagonal(start)
+        if mask == "tril":
+            interaction.tril_(start)
+        out_KD[units].addmm_(interaction, w_KD[others], alpha=-1)
+    return power_K
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """Numerator and sum_n G R, (G, K). X is never unfolded; the K x K matrix is small beside the positions."""
     gate, recombination = terms.gate, terms.recombination
-    w_GKD = layer.weight.reshape(layer.groups, layer.out_channels // layer.groups, -1)
-    numerator = layer.weight * len(gate)
-    if terms.towards == "patches":
+    if terms.towards == "weights":
+        numerator = layer.weight * len(gate)
+    else:
         x, padding = _padded(layer, x)
         height, width = _output_size(layer, x, padding)
         gate_BCHW = gate.reshape(len(x), height, width, layer.out_channels).movedim(-1, 1)
@@ -176,20 +188,17 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
             gate_BCHW, x, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
             [False, True, False],
         )  # fmt: skip
-    if terms.mask in ("tril", "full") and recombination is not None:
-        if terms.mask == "tril":
-            pairs = zip(gate.unbind(1), recombination.unbind(1), strict=True)
-            interaction_GKK = torch.stack([_lower(g_NK, r_NK) for g_NK, r_NK in pairs])
-        else:
-            interaction_GKK = torch.einsum("ngk,ngj->gkj", gate, recombination)
-        recombined_GKD = interaction_GKK @ w_GKD
-        power_GK = interaction_GKK.diagonal(dim1=1, dim2=2)
-    else:
-        power_GK = (gate if recombination is None else gate * recombination).sum(0)
-        if terms.mask == "none":
-            return numerator, power_GK
-        recombined_GKD = power_GK.unsqueeze(2) * w_GKD
-    return numerator.sub_(recombined_GKD.view_as(layer.weight)), power_GK
+    # one row a unit, in whatever order of its inputs is a view
+    last = numerator.is_contiguous(memory_format=torch.channels_last)
+    numerator = numerator if last else numerator.contiguous()
+    inputs_last = (0, 2, 3, 1) if last else (0, 1, 2, 3)
+    out_GKD = numerator.permute(inputs_last).view(layer.groups, -1, layer.weight[0].numel())
+    w_GKD = layer.weight.permute(inputs_last).reshape(out_GKD.shape)
+    power_GK = gate.new_empty(gate.shape[1:])
+    for group in range(layer.groups):
+        r_NK = None if recombination is None else recombination[:, group]
+        power_GK[group] = _recombine_(out_GKD[group], w_GKD[group], gate[:, group], r_NK, terms.mask)
+    return numerator, power_GK
 
 
 def _patch_norm(layer: Layer, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine, rules
-from fasthebb_cli.hebb.responses import RESPONSES, UNITS, Moments, PreActivation, Response
+from fasthebb_cli.hebb.responses import RESPONSES, UNITS, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
 
 
@@ -152,6 +152,7 @@ class HebbianLearner:
         assigned: how many of a layer's units are, by pattern of layer names; all of them unless given, and in any
             case a whole number a class.
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
+        compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
 
     Raises:
         ValueError: an unknown rule or option, or patterns that leave no layer.
@@ -172,6 +173,7 @@ class HebbianLearner:
         classes: int | None = None,
         assigned: Mapping[str, int] | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
+        compile: bool = False,
     ) -> None:
         self.network = network
         self.setting = _setting(rule)
@@ -179,6 +181,7 @@ class HebbianLearner:
         self.response: Response = RESPONSES[self.setting.response]
         self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
         self.labels: Tensor | None = None
+        self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
         include, exclude = list(include), list(exclude)
         self.layers = [
             _LearningLayer(name, module)
@@ -323,16 +326,16 @@ class HebbianLearner:
 
     def _learn(self, layer: _LearningLayer, x: Tensor, output: Tensor) -> None:
         """Adds what one batch says to the layer's sums, chunk by chunk."""
-        module, labels = layer.module, self.labels
+        module, lengths = layer.module, self.response in WITH_LENGTHS
         if self.running:  # the gates need the whole batch's moments
-            batch = Moments.of(self.response(engine.pre_activation(module, x, output)))
+            batch = Moments.of(self.response(engine.pre_activation(module, x, output, lengths=lengths)))
             layer.moments = batch if layer.moments is None else layer.moments.moved_to(batch, MOMENTUM)
         first = 0
         for x_part, output_part in engine.chunks(module, x, output):
-            pre = engine.pre_activation(module, x_part, output_part)
-            part_labels = None if labels is None else labels[first : first + len(x_part)]
+            pre = engine.pre_activation(module, x_part, output_part, lengths=lengths)
+            teacher = self._teacher(layer, pre.dot_NGK, slice(first, first + len(x_part)))
             first += len(x_part)
-            terms = self._terms(layer, pre, part_labels)
+            terms = self._respond(self.response, self.rule, layer.options, pre, layer.moments, teacher)
             seen = engine.sums(module, x_part, terms, layer.spare if layer.sums is None else None)
             layer.spare = None
             if layer.is_watched:
@@ -342,16 +345,29 @@ class HebbianLearner:
             else:
                 layer.sums.add_(seen)
 
-    def _terms(self, layer: _LearningLayer, pre: PreActivation, labels: Tensor | None) -> Terms:
-        y_NGK = self.response(pre)
-        running = [] if layer.moments is None else [layer.moments]
-        if labels is None or self.classes is None:
-            return self.rule(y_NGK, *running, **layer.options)
-        patches, groups, units = y_NGK.shape
+    def _teacher(self, layer: _LearningLayer, dot_NGK: Tensor, images: slice) -> Tensor | None:
+        if self.labels is None or self.classes is None:
+            return None
+        labels = self.labels[images]
+        patches, groups, units = dot_NGK.shape
         labels_N = labels.repeat_interleave(patches // len(labels))
         assigned = 0 if layer is self.layers[0] else _first_match(layer.name, self.assigned, units)
-        teacher_NGK = teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned)
-        return taught(self.rule, y_NGK, teacher_NGK.to(y_NGK.dtype), *running, **layer.options)
+        return teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned).to(dot_NGK.dtype)
+
+
+def _respond(
+    response: Response,
+    rule: Rule,
+    options: Mapping[str, Any],
+    pre: PreActivation,
+    moments: Moments | None,
+    teacher: Tensor | None,
+) -> Terms:
+    """All element-wise work between a layer's forward product and the products of its update."""
+    running = [] if moments is None else [moments]
+    if teacher is None:
+        return rule(response(pre), *running, **options)
+    return taught(rule, response(pre), teacher, *running, **options)
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -378,11 +394,11 @@ def _learns_in(layer: _LearningLayer, module: nn.Module) -> bool:
 def _alive(terms: Terms) -> Tensor:
     """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
     gate = terms.gate
-    if terms.competitive:
+    if terms.competitive and gate.shape[UNITS] > 1:
         low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
-        won = (gate == high) & (high > low) if gate.shape[UNITS] > 1 else gate > 0
-        return won.any(0).flatten()
-    return (gate != 0).any(0).flatten()
+        lost_by = torch.where(high > low, high - gate, 1)
+        return (lost_by.amin(0) == 0).flatten()
+    return ((gate.amax(0) > 0) | (gate.amin(0) < 0)).flatten()
 
 
 def _normalise(weight: Tensor) -> None:

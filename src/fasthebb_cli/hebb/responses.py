@@ -6,7 +6,6 @@ Shapes: N patches (samples x output positions), G groups, K units of a group. A 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,23 +14,18 @@ from torch.nn import functional as F
 UNITS = -1  # the dimension of y_NGK along which units compete and are ordered
 
 
+@dataclass(frozen=True)
 class PreActivation:
-    """What a layer computed for its patches: x.w, and the lengths |x| and |w| when a response asks for them.
+    """What a layer computed for its patches.
 
     Args:
         dot_NGK: inner products x.w, without bias.
-        weight_norm_GK: lengths of the weight vectors.
-        patch_norm: computes the lengths |x| of the patches, (N, G, 1); called once, if at all.
+        weight_norm_GK, patch_norm_NG1: lengths |w| and |x|, for the responses in WITH_LENGTHS; the others do without.
     """
 
-    def __init__(self, dot_NGK: Tensor, weight_norm_GK: Tensor, patch_norm: Callable[[], Tensor]) -> None:
-        self.dot_NGK = dot_NGK
-        self.weight_norm_GK = weight_norm_GK
-        self._patch_norm = patch_norm
-
-    @cached_property
-    def patch_norm_NG1(self) -> Tensor:
-        return self._patch_norm()
+    dot_NGK: Tensor
+    weight_norm_GK: Tensor | None = None
+    patch_norm_NG1: Tensor | None = None
 
 
 @dataclass
@@ -94,7 +88,8 @@ def angular(pre: PreActivation) -> Tensor:
     return 1 - cosine(pre).acos() / math.pi
 
 
-def _inverse(norm: Tensor) -> Tensor:
+def _inverse(norm: Tensor | None) -> Tensor:
+    assert norm is not None, "the response needs lengths: see WITH_LENGTHS"
     return torch.where(norm > 0, 1 / norm, 0)
 
 
@@ -102,3 +97,4 @@ RESPONSES: dict[str, Response] = {
     "dot": dot, "rectified": rectified, "tanh": tanh, "projection": projection, "cosine": cosine,
     "raised_cosine": raised_cosine, "angular": angular,
 }  # fmt: skip
+WITH_LENGTHS: tuple[Response, ...] = (projection, cosine, raised_cosine, angular)

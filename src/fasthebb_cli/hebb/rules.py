@@ -25,14 +25,14 @@ Denominator = Literal["patches", "power"]
 
 @dataclass(frozen=True)
 class Terms:
-    """What a rule says of every patch and unit. All tensors are (N, G, K).
+    """What a rule says of every patch and unit. Tensors are (N, G, K) unless said.
 
     Args:
         gate: G, how strongly the unit learns from the patch.
         recombination: R, the weights with which the masked units rebuild the patch; None means 1.
         mask: whose reconstruction a unit sees: "tril" its own and that of the units before it, "diag" its own,
             "full" everyone's, "none" nobody's.
-        share: S, summed over patches it is the unit's denominator; None means the number of patches.
+        share: sum over patches of the unit's share S, (G, K), its denominator; None means the number of patches.
         power: the denominator is sum_n G R of the unit, which the engine has at hand.
         damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
         largest: the denominator is the group's largest |numerator| instead, one number.
@@ -131,7 +131,7 @@ def swta(y_NGK: Tensor, *, temperature: float = 0.02) -> Terms:
     """
     _positive("temperature", temperature)
     r_NGK = torch.softmax(y_NGK / temperature, dim=UNITS)
-    return Terms(gate=r_NGK.square(), share=r_NGK, competitive=True)
+    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
 
 
 def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
@@ -144,7 +144,7 @@ def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
     _positive("power", power)
     r_NGK = torch.softmax(y_NGK.log() / power, dim=UNITS)
     r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # nobody has a share where all scores are 0
-    return Terms(gate=r_NGK.square(), share=r_NGK, competitive=True)
+    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
 
 
 def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
@@ -160,7 +160,7 @@ def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
         raise ValueError(f"k must be at least 1, not {k}")
     least = y_NGK.topk(min(k, y_NGK.shape[UNITS]), dim=UNITS).values.narrow(UNITS, -1, 1)
     won_NGK = (y_NGK >= least).to(y_NGK.dtype)
-    return Terms(gate=won_NGK, share=won_NGK)
+    return Terms(gate=won_NGK, share=won_NGK.sum(0))
 
 
 def hwta(y_NGK: Tensor) -> Terms:
@@ -195,7 +195,7 @@ def hica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
 
 def hebbian_classifier(teacher_NGK: Tensor) -> Terms:
     """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, and 0 for the others."""
-    return Terms(gate=teacher_NGK, share=teacher_NGK)
+    return Terms(gate=teacher_NGK, share=teacher_NGK.sum(0))
 
 
 def _positive(name: str, value: float) -> None:

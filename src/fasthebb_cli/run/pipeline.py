@@ -143,7 +143,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
     start = _start(cell, stage)
     network = compute.place(start.network)
-    if compute.compile and stage.kind != "pretrain":  # the hooks of a Hebbian stage are not for tracing
+    if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
         network.compile()
     torch.manual_seed(derived_seed(config.seed, stage.name))
     task = STAGES[stage.kind](

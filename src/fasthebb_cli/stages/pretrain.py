@@ -96,6 +96,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
             classes=len(context.dataset.classes) if settings.teacher else None,
             assigned=settings.teacher_units,
             optimizer=partial(optimizer, **settings.optimizer_options),
+            compile=context.compute.compile,
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or pretrain: {error}") from error
