@@ -55,7 +55,7 @@ def test_layer_and_scale_print_tables(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["stop"], "what must be one of step, layer, scale"),
+        (["stop"], "what must be one of step, layer, scale, data"),
         (["step", "repeets=3"], "did you mean repeats"),
         (["step", "batch_size=1"], "batch_size must be at least 2"),
         (["step", "rule=nope"], "rule can be: bcm"),

@@ -57,7 +57,9 @@ def prepare(config: GpuConfig) -> Compute:
     if config.precision == "tf32" and device.type != "cuda":
         raise InputError(f"gpu.precision=tf32 needs gpu.device=cuda, not {device.type}; use fp32 or bf16")
     if config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise InputError("gpu.compile=true needs a C++ compiler on the path (g++ or clang++); leave it out to run eager")
+        raise InputError(
+            "gpu.compile=true needs a C++ compiler (g++ or clang++) on the path; leave it out to run eager"
+        )
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.use_deterministic_algorithms(config.deterministic)

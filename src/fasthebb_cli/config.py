@@ -255,7 +255,7 @@ class TopLevel:
         in_range("seed", self.seed, 0, 2**63 - 1)
 
 
-BENCHES = ("step", "layer", "scale")
+BENCHES = ("step", "layer", "scale", "data")
 LARGE = {"conv10": (210, 32)}  # size and batch of networks that are not for 32 x 32 images in batches of 64
 
 
@@ -266,6 +266,7 @@ class BenchConfig:
     rule: RuleConfig
     model: ModelConfig
     gpu: GpuConfig
+    dataset: DatasetConfig
     what: str
     size: int | None
     batch_size: int | None

@@ -28,7 +28,7 @@ VERB_LINES = {
     "pretrain": "learn features from all training images, without labels",
     "finetune": "learn to classify from the labelled fraction",
     "evaluate": "accuracy on the test images",
-    "bench": "speed and memory: fasthebb bench step, layer or scale (conf/bench.yaml has the keys)",
+    "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
 }
 FLAGS = [
     ("-m", "run every combination of comma-separated values"),

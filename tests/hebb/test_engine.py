@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fasthebb_cli.hebb import engine
-from fasthebb_cli.hebb.learner import RULES
 from fasthebb_cli.hebb.responses import RESPONSES, Moments
 from fasthebb_cli.hebb.rules import Mask, Terms, hpca
+from fasthebb_cli.hebb.settings import RULES
 from tests import reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says it copies the input: no matter here

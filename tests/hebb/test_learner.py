@@ -260,9 +260,6 @@ def test_a_unit_that_never_wins_is_dead() -> None:
     assert learner.statistics()["0"].dead == 1
     learner.observe(torch.zeros(2, 2))
     assert learner.statistics()["0"].dead == 3
-    _, alone = pixel_learner([[1.0, 0.0]], "swta")
-    alone.observe(torch.tensor([[0.0, 1.0]]))
-    assert alone.statistics()["0"].dead == 0
 
 
 def test_dead_units_are_counted_within_their_group() -> None:

@@ -1,6 +1,8 @@
 """What the learner does besides the rule: how an update becomes a step, teachers, layer by layer, running moments."""
 
 import copy
+import shutil
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -8,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
-from fasthebb_cli.hebb.learner import MOMENTUM, RULES, HebbianLearner, RuleSetting, StepSetting
+from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.responses import Moments
 from fasthebb_cli.hebb.rules import gha, hebbian_classifier, teacher_signal
+from fasthebb_cli.hebb.settings import MOMENTUM, RULES, RuleSetting, StepSetting
 from tests.hebb.test_learner import batches, network, weights
 
 
@@ -213,3 +216,54 @@ def test_a_module_that_stands_twice_in_a_sequence_runs_twice() -> None:
     wanted = model(x).detach()
     learner = HebbianLearner(model, "hpca", lr=0.1, include=["1"])
     torch.testing.assert_close(learner.observe(x), wanted)
+
+
+def test_layers_that_a_rule_cannot_serve_are_named() -> None:
+    """A depthwise convolution has one unit a group, which has nobody to compete with; a transposed one is no Conv2d."""
+    model = nn.Sequential(
+        OrderedDict(
+            full=nn.Conv2d(2, 4, 3),
+            depthwise=nn.Conv2d(4, 4, 3, groups=4),
+            up=nn.ConvTranspose2d(4, 2, 3),
+            norm=nn.BatchNorm2d(2),
+        )
+    )
+    learner = HebbianLearner(model, "swta", lr=0.1)
+    assert [layer.name for layer in learner.layers] == ["full"]
+    assert list(learner.unserved) == ["depthwise", "up"]
+    assert "one unit a group" in learner.unserved["depthwise"]
+    assert "ConvTranspose2d" in learner.unserved["up"]
+    before = weights(model)["depthwise.weight"]
+    learner.observe(torch.randn(2, 2, 8, 8))
+    learner.step()
+    assert torch.equal(weights(model)["depthwise.weight"], before)
+    assert list(HebbianLearner(model, "hpca", lr=0.1, exclude=["up"]).unserved) == []
+
+
+def test_a_layer_that_is_never_called_takes_no_step() -> None:
+    """Attention calls its output's weights itself, not the layer."""
+    model = nn.MultiheadAttention(4, 2)
+    learner = HebbianLearner(model, "hpca", lr=0.1)
+    assert list(learner.unserved) == [""]  # the projections of queries, keys and values are the module's own
+    model(*[torch.randn(3, 1, 4)] * 3)
+    learner.step()
+    assert learner.statistics()["out_proj"].steps == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("hpca", {}),
+        ("swta", {}),
+        ("softhebb", {}),
+        ("bcm", {}),
+        ("hpca_tanh", {"classes": 3, "assigned": {"conv*": 3}}),
+    ],
+)
+def test_compiled_rules_learn_the_same(rule: str, options: dict[str, Any]) -> None:
+    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "classes" in options else None
+    eager, compiled = (learnt(rule, labels=labels, compile=flag, **options) for flag in (False, True))
+    for name, weight in eager.items():
+        torch.testing.assert_close(compiled[name], weight, rtol=1e-5, atol=1e-7)

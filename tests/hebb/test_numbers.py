@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb.learner import RULES, HebbianLearner, StepSetting
+from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.settings import RULES, StepSetting
 
 STORED = Path(__file__).with_name("numbers.json")
 NORMALISED = {"hebb", "bcm", "ica", "hica"}

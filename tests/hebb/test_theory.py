@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb.learner import HebbianLearner, StepSetting
+from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.settings import StepSetting
 
 
 def learn(

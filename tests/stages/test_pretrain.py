@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from fasthebb_cli import cli
-from fasthebb_cli.hebb.learner import RULES
+from fasthebb_cli.hebb.settings import RULES
 from tests.conftest import Ran
 
 Command = Callable[..., Ran]

@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from fasthebb_cli.bench.data import loading_pace
 from fasthebb_cli.bench.measure import median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import BenchConfig
+from fasthebb_cli.data.dataset import load_dataset
+from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
@@ -25,7 +28,7 @@ def run_bench(bench: BenchConfig, console: Console) -> None:
     """Does what is asked; see conf/bench.yaml."""
     compute = prepare(bench.gpu)
     began = time.time()
-    result = {"step": _step, "layer": _layer, "scale": _scale}[bench.what](bench, compute, console)
+    result = {"step": _step, "layer": _layer, "scale": _scale, "data": _data}[bench.what](bench, compute, console)
     header = {
         "what": bench.what, "model": bench.model.name, "rule": bench.rule.name, "batch_size": bench.batch,
         "size": bench.images, "device": compute.describe(), "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
@@ -63,7 +66,7 @@ def subject_of(
     torch.manual_seed(0)
     images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
     labels = torch.randint(bench.classes, (batch,)).to(compute.device)
-    return Subject(network, learner, images, labels, bench.rule.name)
+    return Subject(network, learner, images, labels, bench.rule.name, compute.autocast)
 
 
 def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
@@ -143,6 +146,31 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     return result
 
 
+def _data(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
+    """The loader's pace with 0, 1, 2, 4 .. decoding processes, the step's, and which of them is waited for."""
+    dataset = load_dataset(bench.dataset, seed=0)
+    size = dataset.source.size
+    step = hebbian_step(subject_of(bench, compute, size=size))
+    step_pace = bench.batch / (median_ms({"step": step}, bench.repeats, compute.device)["step"] / 1000)
+    table = _table(f"loading {dataset.name} at {size} x {size} for {bench.model.name}, {bench.rule.name}")
+    for name in ("workers", "images/s", "step, images/s", "limit", "waiting for data %"):
+        table.add_column(name, justify="left" if name == "limit" else "right")
+    result: dict[str, Any] = {"step_images_per_second": step_pace, "data_size": size, "workers": {}}
+    choices = [0, *_powers(os.cpu_count() or 1)] if isinstance(dataset.source, ImageFiles) else [0]
+    for workers in choices:
+        pace = loading_pace(dataset, bench.batch, compute, workers=workers, batches=bench.repeats)
+        # without workers an image is loaded and then learnt from; with them both go on at once
+        busy, loading = 1 / step_pace, 1 / pace
+        waiting = loading / (loading + busy) if workers == 0 else max(0.0, 1 - busy / loading)
+        result["workers"][str(workers)] = {"images_per_second": pace, "waiting": waiting}
+        limit = "loader" if pace < step_pace else "step"
+        table.add_row(str(workers), f"{pace:,.0f}", f"{step_pace:,.0f}", limit, f"{100 * waiting:.0f}")
+    console.print(table)
+    if choices == [0]:
+        console.print("the images are in memory; dataset.in_memory=false measures reading and decoding", style="dim")
+    return result
+
+
 def _sizes(bench: BenchConfig) -> list[int]:
     """Image sizes around the usual one."""
     return [bench.images * part // 4 for part in (4, 5, 6)]
@@ -150,8 +178,11 @@ def _sizes(bench: BenchConfig) -> list[int]:
 
 def _threads(compute: Compute) -> list[int]:
     """1, 2, 4 .. up to what there is; a GPU has its own."""
-    available = torch.get_num_threads() if compute.device.type == "cpu" else 1
-    return [1 << power for power in range(available.bit_length())]
+    return _powers(torch.get_num_threads() if compute.device.type == "cpu" else 1)
+
+
+def _powers(most: int) -> list[int]:
+    return [1 << power for power in range(most.bit_length())]
 
 
 def _on_threads(bench: BenchConfig, compute: Compute, threads: int) -> Any:

@@ -1,6 +1,7 @@
 """A Hebbian step of a network beside the least work there is, a backprop step and the naive form."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ class Subject:
         learner: attaches the rule to it, with all but the classifier learning.
         images, labels: one batch on the device.
         rule: name, for the naive form.
+        autocast: the precision of products, as a context.
     """
 
     network: Callable[[], nn.Module]
@@ -32,6 +34,7 @@ class Subject:
     images: Tensor
     labels: Tensor
     rule: str
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, Any]:
@@ -51,7 +54,8 @@ def hebbian_step(subject: Subject) -> Work:
     learner = subject.learner(subject.network())
 
     def work() -> None:
-        learner.observe(subject.images)
+        with subject.autocast():
+            learner.observe(subject.images)
         learner.step()
 
     return work
@@ -64,14 +68,16 @@ def backprop(subject: Subject) -> Work:
 
     def work() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(network(subject.images), subject.labels).backward()
+        with subject.autocast():
+            loss = F.cross_entropy(network(subject.images), subject.labels)
+        loss.backward()
         optimizer.step()
 
     return work
 
 
 def minimum(subject: Subject) -> Work:
-    """Each learning layer's forward product and weight-gradient product on what it sees, and nothing else."""
+    """Each learning layer's forward product and weight-gradient product on what it sees, and nothing else; float32."""
     seen = layer_inputs(subject)
     parts = [layer_minimum(layer, x) for layer, x in seen.values()]
 

@@ -11,7 +11,6 @@ half batches equals observing the whole one. The update reaches the weights thro
 Knows nothing of data, schedules or files.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,66 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb import engine, rules
+from fasthebb_cli.hebb import engine
 from fasthebb_cli.hebb.responses import RESPONSES, UNITS, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
+from fasthebb_cli.hebb.settings import MOMENTUM, RuleSetting, StepSetting, setting_of
 
-
-@dataclass(frozen=True)
-class RuleSetting:
-    """A rule, on which response, and what the layer hands on.
-
-    Args:
-        rule: one of rules.py or any function like them. One that has an argument `running` is given running moments
-            of the response, with momentum MOMENTUM and this batch included.
-        response: a key of RESPONSES.
-        projection: the layer's output is x.w / |w| while learning, and weights have length 1 at the end.
-    """
-
-    rule: Rule
-    response: str
-    projection: bool = False
-
-    @property
-    def running(self) -> bool:
-        return "running" in inspect.signature(self.rule).parameters
-
-
+PLAIN_STEP = StepSetting()
 WATCH = 8  # statistics are taken from the first of so many steps
-MOMENTUM = 0.1  # of running moments, as in the authors' code
-RULES: dict[str, RuleSetting] = {
-    "hpca": RuleSetting(rules.hpca, "rectified"),
-    "hpca_tanh": RuleSetting(rules.hpca, "tanh"),
-    "hpca_adaptive": RuleSetting(rules.hpca_adaptive, "dot"),
-    "oja": RuleSetting(rules.oja, "dot"),
-    "gha": RuleSetting(rules.gha, "dot"),
-    "subspace": RuleSetting(rules.subspace, "dot"),
-    "instar": RuleSetting(rules.instar, "rectified"),
-    "hebb": RuleSetting(rules.hebb, "dot"),
-    "bcm": RuleSetting(rules.bcm, "rectified"),
-    "swta": RuleSetting(rules.swta, "raised_cosine", projection=True),
-    "pswta": RuleSetting(rules.pswta, "raised_cosine", projection=True),
-    "hwta": RuleSetting(rules.hwta, "raised_cosine", projection=True),
-    "kwta": RuleSetting(rules.kwta, "raised_cosine", projection=True),
-    "softhebb": RuleSetting(rules.softhebb, "dot"),
-    "ica": RuleSetting(rules.ica, "dot"),
-    "hica": RuleSetting(rules.hica, "dot"),
-}
-
-
-@dataclass(frozen=True)
-class StepSetting:
-    """How an update becomes a step, besides the learning rate.
-
-    Args:
-        normalise: weight vectors have length 1 after each step.
-        per_input: a layer's rate is divided by sqrt(D), D the inputs of a unit.
-        norm_power: p; a unit's rate is multiplied by | |w| - 1 |^p, so that it settles at length 1 (SoftHebb: 0.5).
-    """
-
-    normalise: bool = False
-    per_input: bool = False
-    norm_power: float | None = None
 
 
 @dataclass
@@ -92,6 +38,7 @@ class LayerStatistics:
         dead: units that in these steps never responded, or under a competitive rule never won a patch.
         units: number of units.
         norm_minimum, norm_maximum: range of the weight vectors' lengths now.
+        steps: that it took.
     """
 
     update: float
@@ -99,18 +46,18 @@ class LayerStatistics:
     units: int
     norm_minimum: float
     norm_maximum: float
+    steps: int
 
 
 class _LearningLayer:
     """One layer's sums since the last step and its statistics since the last report."""
 
-    def __init__(self, name: str, module: engine.Layer) -> None:
-        self.name, self.module = name, module
+    def __init__(self, name: str, module: engine.Layer, options: Mapping[str, Any]) -> None:
+        self.name, self.module, self.options = name, module, options
         self.sums: engine.Sums | None = None
         self.spare: Tensor | None = None  # memory of the last step's numerator, for the next
         self.moments: Moments | None = None
         self.learns = True
-        self.options: dict[str, Any] = {}
         self.reset_statistics()
 
     def reset_statistics(self) -> None:
@@ -132,6 +79,7 @@ class _LearningLayer:
             units=len(norm),
             norm_minimum=float(norm.min()),
             norm_maximum=float(norm.max()),
+            steps=self.steps,
         )
 
 
@@ -154,6 +102,8 @@ class HebbianLearner:
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
         compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
 
+    `unserved` says of the layers that the patterns take in but the rule can't serve why; they keep their weights.
+
     Raises:
         ValueError: an unknown rule or option, or patterns that leave no layer.
     """
@@ -169,33 +119,36 @@ class HebbianLearner:
         exclude: Iterable[str] = (),
         layer_lr: Mapping[str, float] | None = None,
         layer_options: Mapping[str, Mapping[str, Any]] | None = None,
-        step: StepSetting = StepSetting(),
+        step: StepSetting = PLAIN_STEP,
         classes: int | None = None,
         assigned: Mapping[str, int] | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
         compile: bool = False,
     ) -> None:
         self.network = network
-        self.setting = _setting(rule)
+        self.setting = setting_of(rule)
         self.rule, self.running = self.setting.rule, self.setting.running
         self.response: Response = RESPONSES[self.setting.response]
         self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
         self.labels: Tensor | None = None
         self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
+        self.layers: list[_LearningLayer] = []
+        self.unserved: dict[str, str] = {}
         include, exclude = list(include), list(exclude)
-        self.layers = [
-            _LearningLayer(name, module)
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, include) and not _matches(name, exclude)
-        ]
+        for name, module in network.named_modules():
+            if not _matches(name, include) or _matches(name, exclude):
+                continue
+            chosen = dict(options or {}) | dict(_first_match(name, layer_options or {}, {}))
+            reason = _unserved(module, self.setting.tried(chosen).competitive)
+            if reason is not None:
+                self.unserved[name] = reason
+            elif isinstance(module, nn.Linear | nn.Conv2d):
+                self.layers.append(_LearningLayer(name, module, chosen))
         if not self.layers:
             found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
             raise ValueError(
                 "no Conv2d or Linear layer is left to learn: see include and exclude; there are: " + ", ".join(found)
             )
-        for layer in self.layers:
-            layer.options = dict(options or {}) | dict(_first_match(layer.name, layer_options or {}, {}))
-            self._check_options(layer.options)
         self.optimizer = optimizer(
             [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
         )
@@ -300,12 +253,6 @@ class HebbianLearner:
             moments = saved["moments"]
             layer.moments = moments and Moments(**{name: value.to(device) for name, value in moments.items()})
 
-    def _check_options(self, options: Mapping[str, Any]) -> None:
-        """Unknown names are refused, and whatever the rule itself refuses."""
-        check_options(self.rule, options)
-        y_NGK = torch.full((1, 1, 2), 0.5)
-        self.rule(y_NGK, *([Moments.of(y_NGK)] if self.running else []), **options)
-
     def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = _first_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
@@ -370,21 +317,15 @@ def _respond(
     return taught(rule, response(pre), teacher, *running, **options)
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Options must be keyword-only arguments of the function; the message names those it has."""
-    parameters = inspect.signature(function).parameters.values()
-    accepted = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    unknown = [name for name in options if name not in accepted]
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r} of {function.__name__}; it accepts: {', '.join(accepted)}")
-
-
-def _setting(rule: str | RuleSetting) -> RuleSetting:
-    if isinstance(rule, RuleSetting):
-        return rule
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}; choose one of: {', '.join(RULES)}")
-    return RULES[rule]
+def _unserved(module: nn.Module, competitive: bool) -> str | None:
+    """Why a module with weights can't learn by the rule; None if it can, or if there is nothing to learn."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
+        if competitive and len(module.weight) == groups:
+            return "one unit a group, and the rule needs several that compete"
+        return None
+    own = [value for value in module.parameters(recurse=False) if value.dim() > 1]
+    return f"a {type(module).__name__}, and rules are for Conv2d and Linear" if own else None
 
 
 def _learns_in(layer: _LearningLayer, module: nn.Module) -> bool:
@@ -394,7 +335,7 @@ def _learns_in(layer: _LearningLayer, module: nn.Module) -> bool:
 def _alive(terms: Terms) -> Tensor:
     """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
     gate = terms.gate
-    if terms.competitive and gate.shape[UNITS] > 1:
+    if terms.competitive:
         low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
         lost_by = torch.where(high > low, high - gate, 1)
         return (lost_by.amin(0) == 0).flatten()

@@ -58,6 +58,8 @@ class View:
         display = StageDisplay(self, stage, task, done)
         if done:
             self.note(f"{stage.name}: resumed at epoch {position.epoch + 1}, step {position.step + 1}")
+        for note in task.notes:
+            self.warn(f"{stage.name}: {note}")
         with display.progress:
             yield display
 

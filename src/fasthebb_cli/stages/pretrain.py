@@ -16,8 +16,9 @@ import torch
 from fasthebb_cli.config import PretrainConfig, RuleConfig
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.learner import RULES, HebbianLearner, RuleSetting, StepSetting
+from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.responses import RESPONSES
+from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli.imports import imported
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.schedules import set_rate
@@ -59,6 +60,7 @@ def pretrain(context: Context) -> Task:
         none = {"top1": None, "top5": None, "loss": None}
         return none | {"samples": samples, "labels_train": labels, "labels_validation": 0}
 
+    notes = [f"layer {name or '(the network itself)'} does not learn: {why}" for name, why in learner.unserved.items()]
     return Task(
         epochs=settings.epochs * len(phases),
         samples=samples,
@@ -71,6 +73,7 @@ def pretrain(context: Context) -> Task:
         finish=finish,
         state={"learner": learner},
         warnings=_warnings,
+        notes=notes,
     )
 
 
@@ -119,7 +122,9 @@ def rule_setting(rule: RuleConfig) -> RuleSetting:
 def _warnings(metrics: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, layer in metrics["layers"].items():
-        if layer["dead"] > layer["units"] / 2:
+        if not layer["steps"]:
+            lines.append(f"layer {name} learnt nothing: the network never called it")
+        elif layer["dead"] > layer["units"] / 2:
             lines.append(f"layer {name}: {layer['dead']} of {layer['units']} units are dead; lower its rate (layer_lr)")
         if layer["norm_maximum"] > 100:
             lines.append(

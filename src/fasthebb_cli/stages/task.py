@@ -101,6 +101,7 @@ class Task:
             label counts and so on.
         state: everything besides the network's weights that the next step depends on.
         warnings: of the epoch just ended, one line each.
+        notes: what a user should know before it starts, one line each.
     """
 
     epochs: int
@@ -112,6 +113,7 @@ class Task:
     finish: Callable[[Mapping[str, Any]], dict[str, Any]]
     state: dict[str, Stateful] = field(default_factory=dict)
     warnings: Callable[[Mapping[str, Any]], list[str]] = lambda metrics: []
+    notes: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
