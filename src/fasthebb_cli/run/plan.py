@@ -19,7 +19,7 @@ from fasthebb_cli.config import VERBS, Config, EvaluateConfig, FinetuneConfig, P
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 
-NUMBERS_VERSION = 2  # raise it when a change of the code changes results, so that old directories are not taken for new
+NUMBERS_VERSION = 3  # raise it when a change of the code changes results, so that old directories are not taken for new
 RESULTS_FILE = "results.json"
 FINGERPRINT_FILE = "fingerprint.json"
 
