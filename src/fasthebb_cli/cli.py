@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import fasthebb_cli
+from fasthebb_cli.commands import COMMANDS, run_command
 from fasthebb_cli.compose import load, load_bench
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
@@ -73,8 +74,10 @@ def run(arguments: list[str]) -> int:
     try:
         if verb == "bench":
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
+        if verb in COMMANDS:
+            return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:
-            verbs = ", ".join([*VERBS, "bench"])
+            verbs = ", ".join([*VERBS, "bench", *COMMANDS])
             raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
         return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
@@ -112,6 +115,18 @@ def run_bench(cfg: DictConfig) -> None:
         measure(load_bench(cfg), make_console())
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(_fail(problem))
+
+
+def _run_command(name: str, words: list[str], wants_traceback: bool) -> int:
+    if wants_traceback:
+        os.environ[TRACEBACK_VARIABLE] = "1"
+    try:
+        run_command(name, words, make_console())
+    except KeyboardInterrupt:
+        return STOPPED
+    except Exception as problem:  # noqa: BLE001  as in run_cell
+        return _fail(problem)
+    return 0
 
 
 def _do_cell(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -229,7 +244,9 @@ def _complete(arguments: list[str]) -> int:
         command, _, rest = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
-            Console().print(" ".join([*VERBS, "bench", "--help", "--version"]), soft_wrap=True, highlight=False)
+            Console().print(
+                " ".join([*VERBS, "bench", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
+            )
             return 0
         if tail.split(" ")[-1].startswith("-"):
             Console().print(" ".join(flag.split()[0] for flag, _ in FLAGS), soft_wrap=True, highlight=False)
