@@ -33,7 +33,12 @@ class Usage:
     keys: Mapping[str, str]
 
 
-COMMANDS: dict[str, Usage] = {}
+MANY = 100_000
+COMMANDS: dict[str, Usage] = {
+    "report": Usage("fasthebb_cli.report.command:report", "RUNS ...", 1, MANY, {"out": "report"}),
+    "runs": Usage("fasthebb_cli.report.overview:list_runs", "[RUNS ...]", 0, MANY, {"state": ""}),
+    "compare": Usage("fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {}),
+}
 
 
 def run_command(name: str, words: Sequence[str], console: Console) -> None:

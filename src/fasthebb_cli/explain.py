@@ -28,6 +28,9 @@ VERB_LINES = {
     "pretrain": "learn features from all training images, without labels",
     "finetune": "learn to classify from the labelled fraction",
     "evaluate": "accuracy on the test images",
+    "report": "tables, curves and one HTML page from finished runs: fasthebb report RUNS ... [out=DIR]",
+    "runs": "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
+    "compare": "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",
     "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
 }
 FLAGS = [
