@@ -4,6 +4,7 @@ A *method* is everything that differs between runs besides seed and label fracti
 the fewest keys that tell it from the other methods of that rule.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -102,6 +103,14 @@ def distinguishing(methods: Sequence[Settings]) -> list[str]:
         chosen.append(best)
         keys.remove(best)
     return chosen
+
+
+def setting_text(settings: Mapping[str, Any], key: str) -> str:
+    """A value as the command line takes it; "–" for a key that is not there."""
+    if key not in settings:
+        return "–"
+    value = settings[key]
+    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
 def _split(groups: Sequence[list[Settings]], key: str) -> list[list[Settings]]:

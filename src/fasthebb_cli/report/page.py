@@ -16,7 +16,9 @@ from fasthebb_cli.report.sections import Section
 from fasthebb_cli.run.files import write_text
 
 
-def write_report(out: Path, title: str, grids: Sequence[Grid], sections: Sequence[Section], notes: Sequence[str]) -> None:
+def write_report(
+    out: Path, title: str, grids: Sequence[Grid], sections: Sequence[Section], notes: Sequence[str]
+) -> None:
     """Writes report.md, report.csv and report.html.
 
     Raises:

@@ -1,12 +1,11 @@
 """What a report shows of one grid, as plain values that the templates lay out: text, tables, SVG and PNG."""
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fasthebb_cli.report import tables
-from fasthebb_cli.report.chains import Settings
+from fasthebb_cli.report.chains import setting_text
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
@@ -167,14 +166,6 @@ def _settings(methods: list[Method]) -> tuple[list[tuple[str, list[str]]], list[
         for method in methods
     ]  # fmt: skip
     return differing, [(key, setting_text(methods[0].settings, key)) for key in sorted(common)]
-
-
-def setting_text(settings: Settings, key: str) -> str:
-    """A value as the command line takes it; "–" for a key that is not there."""
-    if key not in settings:
-        return "–"
-    value = settings[key]
-    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
 def _made_with(grid: Grid) -> list[str]:

@@ -223,4 +223,3 @@ def _speed(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
-
