@@ -1,6 +1,8 @@
-"""Who may import whom: hebb <- stages <- run <- cli; nets and data know nothing of hebb."""
+"""Who may import whom: hebb <- stages <- run <- cli; nets and data know nothing of hebb; report only reads."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ FORBIDDEN = {
     "hebb": {"stages", "run", "cli", "nets", "data", "config", "errors", "compute"},
     "nets": {"hebb", "stages", "run", "cli", "data"},
     "data": {"hebb", "stages", "run", "cli", "nets"},
-    "stages": {"run", "cli"},
-    "run": {"cli"},
+    "stages": {"run", "cli", "report"},
+    "run": {"cli", "report"},
+    "report": {"cli", "stages", "hebb", "nets", "data", "config"},
 }
 
 
@@ -32,6 +35,14 @@ def test_arrows(room: str) -> None:
                 parts = module.split(".")
                 if parts[0] == "fasthebb_cli" and len(parts) > 1:
                     assert parts[1] not in FORBIDDEN[room], f"{path.name} imports {module}"
+
+
+def test_report_starts_without_torch() -> None:
+    code = (
+        "import sys, fasthebb_cli.report.command, fasthebb_cli.report.overview, fasthebb_cli.report.comparison, "
+        "fasthebb_cli.report.page, fasthebb_cli.report.layers; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_hebb_needs_torch_only() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from fasthebb_cli.errors import InputError
@@ -14,7 +15,9 @@ from fasthebb_cli.run.wording import clock, labels, percent
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
 KINDS = ("pretrain", "finetune", "probe", "evaluate")
 WIDE = 140  # characters that all columns need
+NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "images/s")
 UNKNOWN = "–"
+UNBOUNDED = 10_000
 
 
 def list_runs(places: list[Path], settings: dict[str, str], console: Console) -> None:
@@ -27,9 +30,13 @@ def list_runs(places: list[Path], settings: dict[str, str], console: Console) ->
     if wanted and wanted not in STATES:
         raise InputError(f"state must be one of {', '.join(STATES)}, not {wanted!r}")
     directories = find_directories(places or [Path("runs")])
-    shown = [item for item in directories if not wanted or item.state == wanted]
+    shown = sorted((item for item in directories if not wanted or item.state == wanted), key=_order)
     if shown:
-        console.print(_table(sorted(shown, key=_order), is_wide=console.width >= WIDE))
+        table = _table(shown, is_wide=console.width >= WIDE)
+        if not console.is_terminal:  # a file's lines may be long
+            unbounded = console.options.update(width=UNBOUNDED)
+            console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+        console.print(table)
     for item in shown:
         if item.state != "finished":
             console.print(f"[{STYLES[item.state]}]{item.state}[/] {escape(f'{item.path}: {item.note}')}",
@@ -38,24 +45,33 @@ def list_runs(places: list[Path], settings: dict[str, str], console: Console) ->
 
 
 def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
-    """All columns, or those that fit into 80 characters: where a run lies then follows from its fingerprint's end."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if is_wide else 1, 0, 0))
-    names = ["state", "stage", "data", "model", "rule", "labels", "seed", "top-1 %", "time"]
+    """All columns, or those that fit into 80 characters, where a run is known by the end of its directory's name.
+
+    Data set and model stand above the table when all share them.
+    """
+    columns = {
+        "state": [item.state for item in directories],
+        "stage": [item.stage for item in directories],
+        "data": [_dataset(item) for item in directories],
+        "model": [_model(item) for item in directories],
+        "rule": [_rule(item) for item in directories],
+        "fraction": [_fraction(item) for item in directories],
+        "seed": [str(item.content.get("seed", UNKNOWN)) for item in directories],
+        "top-1 %": [percent(item.results.get("top1")) for item in directories],
+        "labels": [_labels(item, is_wide=is_wide) for item in directories],
+        "time": [_time(item) for item in directories],
+    }
     if is_wide:
-        names = [*names[:5], "fraction", *names[5:], "images/s", "finished (UTC)", "where"]
-    for name in names:
-        is_number = name in ("fraction", "labels", "seed", "top-1 %", "time", "images/s")
-        table.add_column(name, justify="right" if is_number else "left", overflow="ellipsis" if name != "where" else "fold",
-                         no_wrap=name != "where")  # fmt: skip
-    for item in directories:
-        state = f"[{STYLES[item.state]}]{item.state}[/]"
-        row = [item.stage, _dataset(item), _model(item), _rule(item), _labels(item, short=not is_wide),
-               str(item.content.get("seed", UNKNOWN)), percent(item.results.get("top1")), _time(item)]  # fmt: skip
-        if is_wide:
-            speed = item.results.get("images_per_second")
-            row = [*row[:4], _fraction(item), *row[4:], f"{speed:,.0f}" if speed else UNKNOWN,
-                   _when(item), str(item.path)]  # fmt: skip
-        table.add_row(state, *map(escape, row))
+        columns["images/s"] = [_speed(item) for item in directories]
+        columns["finished (UTC)"] = [_when(item) for item in directories]
+    columns["where"] = [str(item.path) if is_wide else f"…{item.path.name[-8:]}" for item in directories]
+    shared = [columns.pop(name)[0] for name in ("data", "model") if len(set(columns[name])) == 1]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if is_wide else 1, 0, 0),
+                  title=", ".join(shared) or None, title_justify="left", title_style="bold")  # fmt: skip
+    for name in columns:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "where", overflow="fold")
+    for state, *rest in zip(*columns.values(), strict=True):
+        table.add_row(f"[{STYLES[state]}]{state}[/]", *map(escape, rest))
     return table
 
 
@@ -94,15 +110,21 @@ def _fraction(item: StageDirectory) -> str:
     return UNKNOWN if value is None else f"{100 * value:g} %"
 
 
-def _labels(item: StageDirectory, *, short: bool) -> str:
+def _labels(item: StageDirectory, *, is_wide: bool) -> str:
+    """Labels trained on, and with room those looked at for choosing."""
     if not item.results:
-        return _fraction(item)
-    return f"{item.results['labels_train']:,}" if short else labels(item.results)
+        return UNKNOWN
+    return labels(item.results) if is_wide else f"{item.results['labels_train']:,}"
 
 
 def _time(item: StageDirectory) -> str:
     seconds = item.results.get("seconds")
     return UNKNOWN if seconds is None else clock(seconds)
+
+
+def _speed(item: StageDirectory) -> str:
+    speed = item.results.get("images_per_second")
+    return f"{speed:,.0f}" if speed else UNKNOWN
 
 
 def _when(item: StageDirectory) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fasthebb_cli.report.grid import Grid, Method
 
@@ -22,7 +22,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8
 SCRATCH_COLOUR = "#888888"
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.color": INK, "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlesize": 10,
@@ -49,7 +49,7 @@ def looks_of(methods: Sequence[Method]) -> dict[str, Look]:
 
 def accuracy_figure(grid: Grid, metric: str, looks: Mapping[str, Look]) -> str:
     """Accuracy in % against the label fraction, with 95 % intervals where there is more than one seed."""
-    with _figure(width=7.0, height=4.2) as (figure, axes):
+    with _figure(width=5.6, height=4.0) as (figure, axes):
         lows, highs = [], []
         for method in grid.methods:
             found = [(fraction, method.estimate(fraction, metric)) for fraction in grid.fractions]
@@ -85,6 +85,7 @@ def curves_figure(curves: Curves, x_label: str, y_label: str, looks: Mapping[str
             axes.plot([x for x, _ in points], [y for _, y in points], label=name, **shown)
         if log:
             axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         _legend(figure, axes)

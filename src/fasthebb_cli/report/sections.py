@@ -149,8 +149,8 @@ def _confusions(grid: Grid) -> list[Figure]:
                 counts = [[sum(values) for values in zip(*rows, strict=True)]
                           for rows in zip(*tables_of_seeds, strict=True)]  # fmt: skip
                 classes = [str(name) for name in found[0].get("classes") or range(len(counts))]
-                caption = (f"{method.name}, {tables.budget(grid, fraction)}, n = {len(found)}: of the images of a class "
-                           "(row), how many % are recognised as which.")  # fmt: skip
+                where = f"{method.name}, {tables.budget(grid, fraction)}, n = {len(found)}"
+                caption = f"{where}: of the images of a class (row), how many % are recognised as which."
                 figures.append(Figure(caption, confusion_figure(counts, classes)))
                 break
     return figures

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estimate
-from fasthebb_cli.report.grid import METRICS, SCRATCH, Grid
+from fasthebb_cli.report.grid import METRICS, SCRATCH, Grid, Method
 from fasthebb_cli.run.wording import clock
 
 ABSENT = "not available"
@@ -54,7 +54,8 @@ def answers(grid: Grid) -> list[Answer]:
             continue
         difference = grid.difference(learnt, fraction, "top1")
         here, there = learnt.estimate(fraction, "top1"), scratch.estimate(fraction, "top1")
-        assert here is not None and there is not None
+        assert here is not None
+        assert there is not None
         text = f"{where}: {learnt.name} has {mean_text(here)} %, {scratch.name} {mean_text(there)} %"
         if difference is None:
             found.append(Answer("open", f"{text}; they have no seed in common."))
@@ -96,8 +97,8 @@ def accuracy_rows(grid: Grid, metric: str) -> list[tuple[str, list[Cell]]]:
                 continue
             baseline, difference = grid.baseline(method, fraction, metric), grid.difference(method, fraction, metric)
             against = f"{points(difference)}, {p_text(difference)}" if difference else ""
-            if difference and difference.n != value.n:
-                against += f", n = {difference.n}"
+            if difference is not None and difference.n != value.n:
+                against += f", {difference.n} pairs"
             best = grid.best(fraction, metric) is method and len(grid.methods) > 1
             is_significant = difference is not None and difference.significant
             cells.append(Cell(mean_text(value), value.n, against, best, baseline is None, is_significant))
@@ -106,28 +107,35 @@ def accuracy_rows(grid: Grid, metric: str) -> list[tuple[str, list[Cell]]]:
 
 
 def csv_rows(grids: Sequence[Grid]) -> list[dict[str, Any]]:
-    """One row per data set, split, method, fraction and metric; accuracies are fractions, as in results.json."""
-    rows = []
-    for grid in grids:
-        for metric in METRICS:
-            for method in grid.methods:
-                for fraction in grid.fractions:
-                    values = method.values(fraction, metric)
-                    estimate, baseline = method.estimate(fraction, metric), grid.baseline(method, fraction, metric)
-                    difference = grid.difference(method, fraction, metric)
-                    rows.append({
-                        "dataset": grid.dataset, "split": grid.split, "images": grid.images, "method": method.name,
-                        "label_fraction": fraction, "labels": grid.labels(fraction), "metric": metric,
-                        "n": len(values), "mean": _rounded(estimate and estimate.mean),
-                        "ci95": _rounded(estimate and estimate.half_width),
-                        "sd": _rounded(estimate and estimate.deviation),
-                        "baseline": baseline.name if baseline and estimate else None,
-                        "difference": _rounded(difference and difference.mean),
-                        "p": _rounded(difference and difference.p), "n_paired": difference.n if difference else None,
-                        "seeds": " ".join(map(str, sorted(values))),
-                        "values": " ".join(f"{values[seed]:.6g}" for seed in sorted(values)),
-                    })  # fmt: skip
-    return rows
+    """One row per data set, split, metric, method and fraction; accuracies are fractions, as in results.json."""
+    return [
+        _csv_row(grid, metric, method, fraction)
+        for grid in grids for metric in METRICS for method in grid.methods for fraction in grid.fractions
+    ]  # fmt: skip
+
+
+def _csv_row(grid: Grid, metric: str, method: Method, fraction: float) -> dict[str, Any]:
+    values, value = method.values(fraction, metric), method.estimate(fraction, metric)
+    baseline, difference = grid.baseline(method, fraction, metric), grid.difference(method, fraction, metric)
+    return {
+        "dataset": grid.dataset,
+        "split": grid.split,
+        "images": grid.images,
+        "method": method.name,
+        "label_fraction": fraction,
+        "labels": grid.labels(fraction),
+        "metric": metric,
+        "n": len(values),
+        "mean": _rounded(value.mean if value else None),
+        "ci95": _rounded(value.half_width if value else None),
+        "sd": _rounded(value.deviation if value else None),
+        "baseline": baseline.name if baseline and value else None,
+        "difference": _rounded(difference.mean if difference else None),
+        "p": _rounded(difference.p if difference else None),
+        "n_paired": difference.n if difference else None,
+        "seeds": " ".join(map(str, sorted(values))),
+        "values": " ".join(f"{values[seed]:.6g}" for seed in sorted(values)),
+    }
 
 
 def time_rows(grid: Grid) -> list[dict[str, str]]:
@@ -183,8 +191,9 @@ def points(difference: Difference) -> str:
 def p_text(difference: Difference) -> str:
     if difference.p is None:
         return "p –"
-    return "p < 0.001" if difference.p < 0.001 else f"p = {difference.p:.2g}" if difference.p < 0.1 else (
-        f"p = {difference.p:.2f}")  # fmt: skip
+    if difference.p < 0.001:
+        return "p < 0.001"
+    return f"p = {difference.p:.3f}" if difference.p < 0.1 else f"p = {difference.p:.2f}"
 
 
 def significance(difference: Difference) -> str:
