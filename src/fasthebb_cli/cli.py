@@ -30,6 +30,7 @@ from fasthebb_cli.compose import load, load_bench
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, help_page
+from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.wording import make_console
 
@@ -82,12 +83,6 @@ def run(arguments: list[str]) -> int:
         return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
         return _fail(error)
-
-
-def conf_directory() -> Path:
-    """The configuration groups: inside the installed package, or beside the sources in a checkout."""
-    installed = Path(__file__).parent / "conf"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def run_cell(cfg: DictConfig) -> None:

@@ -43,6 +43,12 @@ FLAGS = [
 ]
 
 
+def conf_directory() -> Path:
+    """The configuration groups: inside the installed package, or beside the sources in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
 def help_page(conf: Path) -> Group:
     """All of it: verbs, groups with each choice and its line, keys, flags, examples."""
     parts: list[RenderableType] = ["[bold]fasthebb[/] VERB key=value ..."]

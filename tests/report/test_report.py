@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -113,7 +114,8 @@ def test_baseline_without_scratch_is_the_best_other(tmp_path: Path) -> None:
     make_run(tmp_path, "swta", 0.1, 0, 0.7)
     (grid,) = grids_of(tmp_path)
     assert [getattr(grid.baseline(method, 0.1, "top1"), "name", None) for method in grid.methods] == ["swta", "hpca"]
-    assert tables.answers(grid)[0].verdict == "open"
+    assert tables.answers(grid)[0].verdict == "untold"
+    assert "no runs to tell" in tables.verdict(tables.answers(grid))
 
 
 def test_splits_and_data_sets_are_not_mixed(tmp_path: Path) -> None:
@@ -211,13 +213,22 @@ def test_page_needs_nothing_beside_itself(tmp_path: Path, capsys: pytest.Capture
 
 def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for rule in ("hpca", "none"):
-        ran = command("train", f"rule={rule}", "label_fraction=0.1", "pretrain.epochs=1", "finetune.epochs=1")
+        ran = command("train", f"rule={rule}", "label_fraction=0.1", "pretrain.epochs=1", "pretrain.layer_lr={fc*:0.5}")
         assert ran.code == 0
     code, printed, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
     assert code == 0
     top1 = max(100 * json.loads((path / "results.json").read_text())["top1"] for path in ran.directories("evaluate"))
     assert f"{top1:.1f}" in printed
     assert "image/png" in (tmp_path / "report" / "report.html").read_text()
+    recipes = re.findall(r"^fasthebb (.*)$", (tmp_path / "report" / "report.md").read_text(), re.MULTILINE)
+    assert "label_fraction=0.1" in recipes[1]
+    assert "dropout" not in recipes[1]  # as the choices set it
+    before = sorted(path.name for path in ran.runs.iterdir())
+    verb, *words = shlex.split(recipes[0])
+    ran = command(verb, *words, "gpu=cpu", small=False)  # the report's command finds the same runs
+    assert ran.code == 0
+    assert ran.out.count("cached") == 3
+    assert sorted(path.name for path in ran.runs.iterdir()) == before
 
 
 @pytest.mark.parametrize(

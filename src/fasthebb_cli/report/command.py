@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fasthebb_cli.report.tables import Cell
 
 SCRATCH = "none"
+NARROW, MEAN_WIDTH = 80, 18  # characters of a terminal, and of a mean with its number of seeds
 NEEDED = ("jinja2", "matplotlib", "scipy")  # of the extra `report`
 
 
@@ -89,14 +90,20 @@ def _found(directories: Sequence[StageDirectory]) -> str:
 
 
 def _means(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[str, list["Cell"]]]) -> Table:
-    """A row per label fraction, a column per method."""
+    """Few methods stand side by side, a row per label fraction; many, or long names, below each other."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("labels", no_wrap=True)
-    for name, _ in rows:
-        table.add_column(f"{escape(name)}, top-1 %", justify="right")
-    for number, (fraction, labels) in enumerate(columns):
-        cells = [cells[number] for _, cells in rows]
-        table.add_row(f"{fraction} ({labels})", *map(_cell_text, cells))
+    if sum(max(len(name) + 9, MEAN_WIDTH) for name, _ in rows) + len("100 % (3,000)") <= NARROW:
+        table.add_column("labels", no_wrap=True)
+        for name, _ in rows:
+            table.add_column(f"{escape(name)}, top-1 %", justify="right")
+        for number, (fraction, labels) in enumerate(columns):
+            table.add_row(f"{fraction} ({labels})", *(_cell_text(cells[number]) for _, cells in rows))
+        return table
+    table.add_column("top-1 %", overflow="fold")
+    for fraction, labels in columns:
+        table.add_column(f"{fraction}\n({labels})", justify="right")
+    for name, cells in rows:
+        table.add_row(escape(name), *map(_cell_text, cells))
     return table
 
 

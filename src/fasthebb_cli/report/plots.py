@@ -24,7 +24,7 @@ DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
 STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.color": INK, "text.color": INK,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15, "grid.color": INK, "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlesize": 10,
     "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8, "lines.markersize": 4,
 }  # fmt: skip

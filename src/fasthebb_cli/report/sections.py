@@ -4,11 +4,13 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fasthebb_cli.explain import conf_directory
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.chains import setting_text
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
+from fasthebb_cli.report.recipes import command_of
 from fasthebb_cli.run.files import FILTERS_FILE
 
 
@@ -44,6 +46,7 @@ class Section:
     curves: list[Figure]
     filters: list[Figure]
     confusions: list[Figure]
+    commands: list[tuple[str, str]]
     settings: list[tuple[str, list[str]]]
     shared: list[tuple[str, str]]
     made_with: list[str]
@@ -80,6 +83,7 @@ def build_section(grid: Grid, probes: Mapping[str, Mapping[str, float]]) -> Sect
         curves=_learning_curves(grid, looks),
         filters=_filters(grid),
         confusions=_confusions(grid),
+        commands=[(m.name, command) for m in grid.methods if (command := command_of(m, conf_directory()))],
         settings=differing,
         shared=shared,
         made_with=_made_with(grid),

@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Answer:
-    """To "does it pay?" at one fraction: `verdict` is yes, no or open; `text` the sentence."""
+    """To "does it pay?" at one fraction: `verdict` is yes, no, open, or untold where nothing can be compared."""
 
     verdict: str
     text: str
@@ -49,7 +49,7 @@ def answers(grid: Grid) -> list[Answer]:
             if best is None or value is None:
                 continue
             lacking = "without" if scratch is None else "with"
-            found.append(Answer("open", f"{where}: {best.name} is best with {mean_text(value)} %; no run {lacking} "
+            found.append(Answer("untold", f"{where}: {best.name} is best with {mean_text(value)} %; no run {lacking} "
                                         "pre-training to compare it with."))  # fmt: skip
             continue
         difference = grid.difference(learnt, fraction, "top1")
@@ -58,7 +58,7 @@ def answers(grid: Grid) -> list[Answer]:
         assert there is not None
         text = f"{where}: {learnt.name} has {mean_text(here)} %, {scratch.name} {mean_text(there)} %"
         if difference is None:
-            found.append(Answer("open", f"{text}; they have no seed in common."))
+            found.append(Answer("untold", f"{text}; they have no seed in common."))
             continue
         text += f": {points(difference)} points over {seeds_text(difference.n)}, {significance(difference)}."
         better = "yes" if difference.mean > 0 else "no"
@@ -68,8 +68,9 @@ def answers(grid: Grid) -> list[Answer]:
 
 def verdict(found: Sequence[Answer]) -> str:
     """All the answers in one sentence."""
+    found = [answer for answer in found if answer.verdict != "untold"]
     if not found:
-        return "No accuracy has been measured yet."
+        return "There are no runs to tell: it takes some with and some without pre-training, on the same seeds."
     count = {kind: sum(answer.verdict == kind for answer in found) for kind in ("yes", "no", "open")}
     if count["open"] == len(found):
         return "The runs show no significant difference between pre-training and none, either way."

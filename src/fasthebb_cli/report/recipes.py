@@ -1,0 +1,80 @@
+"""The command that makes a method's runs: its choices, then every key that isn't as these choices set it.
+
+It comes from config.yaml, the composed configuration that each stage's directory keeps, less what `fasthebb train`
+would compose by itself. Paths and devices are left out: they are another machine's.
+"""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fasthebb_cli.report.grid import Method
+from fasthebb_cli.run.files import CONFIG_FILE
+
+CHOICES = ("dataset", "model", "rule")
+LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "seed", "init_from", "dataset.root",
+            "dataset.labels", "dataset.unlabelled", "dataset.download", "dataset.in_memory", "gpu.device",
+            "gpu.channels_last", "gpu.compile", "gpu.deterministic", "gpu.threads", "gpu.workers")  # fmt: skip
+
+
+def command_of(method: Method, conf: Path) -> str:
+    """`fasthebb train ...` for all of a method's fractions and seeds; empty if its configuration can't be read.
+
+    Args:
+        conf: the directory of the configuration groups.
+    """
+    runs = method.all_runs()
+    try:
+        config = yaml.safe_load((runs[0].chain[-1].path / CONFIG_FILE).read_text())
+        choices = [f"{group}={config[group]['name']}" for group in CHOICES]
+        usual = _composed(conf, choices)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, HydraException, OmegaConfBaseException):
+        return ""
+    overrides = [
+        f"{'' if key in usual else '+'}{key}={_written(value)}"
+        for key, value in _keys(config).items()
+        if key not in LEFT_OUT and (key not in usual or usual[key] != value)
+    ]
+    if config.get("init_from"):
+        overrides.append("init_from=DIRECTORY")
+    fractions = ",".join(f"{fraction:g}" for fraction in sorted(method.runs))
+    seeds = ",".join(map(str, sorted({run.seed for run in runs})))
+    cell = [f"label_fraction={fractions}", f"seed={seeds}"]
+    sweep = ["-m"] if any("," in word for word in cell) else []
+    words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
+    return " ".join(["fasthebb", *map(shlex.quote, words)])
+
+
+def _composed(conf: Path, choices: list[str]) -> dict[str, Any]:
+    """What the choices alone compose to."""
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", overrides=choices), resolve=True)
+    assert isinstance(config, dict)
+    return _keys(config)
+
+
+def _keys(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Flat to the second level: deeper mappings are values, since the names in them may hold patterns."""
+    keys: dict[str, Any] = {}
+    for group, values in config.items():
+        if isinstance(values, dict):
+            keys |= {f"{group}.{key}": value for key, value in values.items()}
+        else:
+            keys[str(group)] = values
+    return keys
+
+
+def _written(value: Any) -> str:
+    """As Hydra's command line reads it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
