@@ -51,6 +51,7 @@ class RuleConfig:
     activation: str = "relu"
     whitening: float | None = None
     lr: float | None = None
+    optimizer: str = "SGD"
     layer_lr: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     layer_options: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -128,7 +128,7 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     if not isinstance(settings, EvaluateConfig) and settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
     if isinstance(settings, PretrainConfig):
-        left_out = ("name", "whitening", "lr", "layer_lr", "activation")  # are elsewhere
+        left_out = ("name", "whitening", "lr", "optimizer", "layer_lr", "activation")  # are elsewhere
         content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left_out})
         content |= _samples("train", dataset.train) | _samples("unlabelled", dataset.unlabelled)
         if settings.teacher:

@@ -133,11 +133,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
             f"{short} {layer['update']:.1e}" + (f" ({layer['dead']} dead)" if layer["dead"] else "")
             for short, layer in zip(_short(list(metrics["layers"])), metrics["layers"].values(), strict=True)
         )
-    shown = ("train_loss", "train_top1", "validation_top1", "top1", "loss")
+    shown = ("train_loss", "train_top1", "validation_top1", "top1", "loss", "squared_error", "divergence")
     parts = []
     for name in shown:
         if name in metrics:
-            value = f"{metrics[name]:.4f}" if "loss" in name else f"{percent(metrics[name])} %"
+            value = f"{percent(metrics[name])} %" if "top" in name else f"{metrics[name]:.4g}"
             parts.append(f"{name.replace('_', ' ').replace('top1', 'top-1')} {value}")
     return "  ".join(parts)
 
