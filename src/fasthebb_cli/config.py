@@ -191,16 +191,58 @@ class EvaluateConfig:
         at_least("batch_size", self.batch_size, 1)
 
 
-StageConfig = PretrainConfig | FinetuneConfig | EvaluateConfig
+@dataclass
+class ProbeConfig:
+    """Classifiers on the frozen features of every layer."""
+
+    kind: str = "probe"
+    split: str = "test"
+    layers: list[str] | None = None
+    methods: list[str] = field(default_factory=lambda: ["linear"])
+    pool: int = MISSING
+    batch_size: int = MISSING
+    epochs: int = MISSING
+    lr: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    dropout: float = 0.0
+    hidden: int = 0
+    neighbours: int = MISSING
+    components: int = MISSING
+    queries: int = MISSING
+
+    METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("probe",))
+        one_of("split", self.split, ("test", "validation"))
+        if not self.methods:
+            raise ValueError(f"methods is empty; use some of {', '.join(self.METHODS)}")
+        for method in self.methods:
+            one_of("methods", method, self.METHODS)
+        one_of("schedule", self.schedule, FinetuneConfig.SCHEDULES)
+        for name in ("pool", "hidden"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("batch_size", "epochs", "neighbours", "components", "queries"):
+            at_least(name, getattr(self, name), 1)
+        above("lr", self.lr, 0)
+        in_range("weight_decay", self.weight_decay, 0, float("inf"))
+        in_range("dropout", self.dropout, 0, 0.999)
+
+
+StageConfig = PretrainConfig | FinetuneConfig | ProbeConfig | EvaluateConfig
 KINDS: dict[str, type[StageConfig]] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
+    "probe": ProbeConfig,
     "evaluate": EvaluateConfig,
 }
+MEASURING = ("probe", "evaluate")  # kinds that leave the weights as they are
 VERBS: dict[str, list[str]] = {  # a verb is only a default for `stages`
     "train": ["pretrain", "finetune", "evaluate"],
     "pretrain": ["pretrain"],
     "finetune": ["finetune"],
+    "probe": ["probe"],
     "evaluate": ["evaluate"],
 }
 
@@ -215,6 +257,7 @@ class Config:
     gpu: GpuConfig
     pretrain: PretrainConfig
     finetune: FinetuneConfig
+    probe: ProbeConfig
     evaluate: EvaluateConfig
     extra: dict[str, StageConfig]
     verb: str
@@ -293,4 +336,4 @@ class BenchConfig:
         return self.batch_size if self.batch_size is not None else LARGE.get(self.model.name, (32, 64))[1]
 
 
-GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
+GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "probe", "evaluate")

@@ -27,6 +27,7 @@ VERB_LINES = {
     "train": "pre-train, fine-tune and evaluate",
     "pretrain": "learn features from all training images, without labels",
     "finetune": "learn to classify from the labelled fraction",
+    "probe": "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features",
     "evaluate": "accuracy on the test images",
     "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
 }
