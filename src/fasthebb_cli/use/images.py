@@ -3,6 +3,7 @@
 Files that can't be read are left out and named. Knows nothing of labels: a photograph is a path and its pixels.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -58,9 +59,9 @@ def find_images(place: Path) -> list[ImageFile]:
         InputError: there is no such place, it can't be read, or it holds no images.
     """
     place = place.expanduser()
-    if place.is_file():
+    if os.path.isfile(place):
         return [ImageFile(place.name, str(place), place.stat().st_size)]
-    if not place.is_dir():
+    if not os.path.isdir(place):  # unlike Path.is_dir, no error for a name that is too long
         raise InputError(f"{place}: there is no such folder or image file")
     files = list_images(place)
     if not files:

@@ -4,6 +4,7 @@ Settings are read here, images are prepared as the model's card says, damaged fi
 signal ends the pass without leaving half a file behind.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,13 +77,15 @@ def out_path(text: str, suffix: str) -> Path:
     """The file that `out` names; the suffix is added where it is missing.
 
     Raises:
-        InputError: it names nothing, or a folder is in its place.
+        InputError: it names nothing, a folder is in its place, or a file in its folder's.
     """
     if not text:
         raise InputError("out is empty; give the path of a file, or leave it out")
     path = Path(text).expanduser()
-    if text.endswith("/") or path.is_dir():
+    if text.endswith("/") or os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         raise InputError(f"out={text} is a folder; give the path of a file")
+    if os.path.isfile(path.parent):
+        raise InputError(f"out={text}: {path.parent} is a file, not a folder")
     return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
 
 
@@ -108,8 +111,8 @@ def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, t
                 for problem in problems:
                     view.warn(f"{problem}; left out")
                 if files:
-                    images = to_float(pixels.to(device, non_blocking=True), mean, std)
-                    use(files, work.compute.arrange(images))
+                    prepared = to_float(pixels.to(device, non_blocking=True), mean, std)
+                    use(files, work.compute.arrange(prepared))
                 read, damaged = read + len(files), damaged + len(problems)
                 progress.advance(len(files) + len(problems))
     except RuntimeError as error:
@@ -117,9 +120,10 @@ def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, t
             raise RunError("out of memory; lower batch_size") from error
         raise
     if not read:
-        raise InputError(f"none of the {damaged:,} files can be read as an image")
+        raise InputError(f"not one file of {damaged:,} can be read as an image")
     seconds = time.perf_counter() - began
-    view.note(f"{read:,} images in {clock(seconds)}, {read / seconds:,.0f} images/s ({work.compute.describe()})")
+    images, rate = "image" if read == 1 else "images", read / seconds
+    view.note(f"{read:,} {images} in {clock(seconds)}, {rate:,.0f} images/s ({work.compute.describe()})")
     if damaged:
         view.warn(f"{damaged:,} of {len(work.files):,} files can't be read and were left out")
     return read

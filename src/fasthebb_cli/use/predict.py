@@ -31,8 +31,8 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
     network, card = load_model_and_card(model)
     if not card.labels_train or not card.classes:
         raise InputError(
-            f"{model} has only been pre-trained: its classifier has never been taught; teach it first with "
-            f"fasthebb finetune init_from={model} ..., or read what it has learnt with fasthebb features"
+            f"{model} has only been pre-trained, its classifier knows no labels; teach it with fasthebb finetune "
+            "init_from=MODEL, or read its features with fasthebb features"
         )
     files = find_images(place)
     work, view = open_pass(files, card, settings), View(console)
