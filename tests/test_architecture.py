@@ -1,4 +1,4 @@
-"""Who may import whom: hebb <- stages <- run <- cli; nets and data know nothing of hebb."""
+"""Who may import whom: hebb <- stages <- run <- use <- cli; nets and data know nothing of hebb."""
 
 import ast
 from pathlib import Path
@@ -9,11 +9,12 @@ import fasthebb_cli
 
 ROOT = Path(fasthebb_cli.__file__).parent
 FORBIDDEN = {
-    "hebb": {"stages", "run", "cli", "nets", "data", "config", "errors", "compute"},
-    "nets": {"hebb", "stages", "run", "cli", "data"},
-    "data": {"hebb", "stages", "run", "cli", "nets"},
-    "stages": {"run", "cli"},
-    "run": {"cli"},
+    "hebb": {"stages", "run", "cli", "use", "nets", "data", "config", "errors", "compute"},
+    "nets": {"hebb", "stages", "run", "use", "cli", "data"},
+    "data": {"hebb", "stages", "run", "use", "cli", "nets"},
+    "stages": {"run", "use", "cli"},
+    "run": {"use", "cli"},
+    "use": {"hebb", "stages", "cli"},
 }
 
 

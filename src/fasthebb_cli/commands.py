@@ -33,7 +33,14 @@ class Usage:
     keys: Mapping[str, str]
 
 
-COMMANDS: dict[str, Usage] = {}
+_READING = {"batch_size": "64", "device": "auto", "workers": "0"}
+COMMANDS: dict[str, Usage] = {
+    "predict": Usage("fasthebb_cli.use.predict:predict", "MODEL FOLDER", 2, 2, {"out": "predictions.csv"} | _READING),
+    "features": Usage(
+        "fasthebb_cli.use.features:features", "MODEL FOLDER", 2, 2,
+        {"layer": "", "out": "features", "pool": "4"} | _READING,
+    ),
+}  # fmt: skip
 
 
 def run_command(name: str, words: Sequence[str], console: Console) -> None:

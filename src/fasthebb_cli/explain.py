@@ -30,6 +30,8 @@ VERB_LINES = {
     "probe": "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features",
     "evaluate": "accuracy on the test images",
     "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
+    "predict": "classes of a folder's images as a csv: fasthebb predict MODEL FOLDER",
+    "features": "a layer's output for a folder's images as an array: fasthebb features MODEL FOLDER layer=conv3",
 }
 FLAGS = [
     ("-m", "run every combination of comma-separated values"),
