@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 STOPPED = 130
+OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
 HYDRA_FLAGS = ("-m", "--multirun", "--resolve")
 CFG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 HYDRA_FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {  # and what is accepted; empty: anything
@@ -177,6 +178,8 @@ def _for_hydra(first: str, words: Sequence[str]) -> list[str]:
             raise InputError("can't read ''; an override is key=value")
         elif match := re.fullmatch(r"(model|rule|dataset)=([\w.]+:[\w.]+)", word):  # not a file's name
             overrides += [f"{match[1]}=own", f"{match[1]}.name={match[2]}"]
+        elif re.match(OPEN_KEY, word):  # Hydra would have them in the group's file already, or with a + before them
+            overrides.append(f"++{word}")
         else:
             overrides.append(word)
     if {"-m", "--multirun"} & set(flags) and any(word.startswith("out=") and "," in word for word in overrides):

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from fasthebb_cli.checks import above, are_factors, at_least, in_range, not_empty, one_of
 
-AUGMENTATIONS = ("none", "shift", "light")
+AUGMENTATIONS = ("none", "shift", "light", "hard")
 
 
 @dataclass
@@ -155,6 +155,7 @@ class FinetuneConfig:
     weight_decay: float = MISSING
     momentum: float = MISSING
     features_lr: float = 1.0
+    layer_lr: dict[str, float] = field(default_factory=dict)
     classifier_epochs: int = 0
     layer: str | None = None
     optimizer: str = "SGD"
@@ -173,6 +174,7 @@ class FinetuneConfig:
         in_range("weight_decay", self.weight_decay, 0, float("inf"))
         in_range("momentum", self.momentum, 0, 0.9999)
         in_range("features_lr", self.features_lr, 0, float("inf"))
+        are_factors("layer_lr", self.layer_lr)
         at_least("classifier_epochs", self.classifier_epochs, 0)
         one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
         one_of("select", self.select, ("last", "best"))

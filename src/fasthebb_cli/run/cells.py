@@ -125,7 +125,7 @@ def _directory(out: str) -> Path:
 
 def _swept_keys(cells: Sequence[dict[str, Any]]) -> list[str]:
     """Keys whose values differ between cells; with one cell, all that it overrides."""
-    keys = dict.fromkeys(item.split("=", 1)[0] for cell in cells for item in cell["overrides"])
+    keys = dict.fromkeys(_key(item) for cell in cells for item in cell["overrides"])
     wanted = [key for key in keys if key not in OWN_KEYS]
     if len(cells) == 1:
         return wanted
@@ -133,4 +133,8 @@ def _swept_keys(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _value(cell: dict[str, Any], key: str) -> str:
-    return next((item.split("=", 1)[1] for item in cell["overrides"] if item.split("=", 1)[0] == key), "")
+    return next((item.split("=", 1)[1] for item in cell["overrides"] if _key(item) == key), "")
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
