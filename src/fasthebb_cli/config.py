@@ -270,6 +270,7 @@ class Config:
     out: str
     force: bool
     dry_run: bool
+    objective: str | None
     init_from: str | None
 
     def settings(self, stage: str) -> StageConfig:
@@ -289,6 +290,7 @@ class TopLevel:
     out: str = MISSING
     force: bool = False
     dry_run: bool = False
+    objective: str | None = None
     init_from: str | None = None
 
     def __post_init__(self) -> None:
