@@ -253,7 +253,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
             list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
             max(start.labels_train, measured["labels_train"]),
-            max(start.labels_validation, measured["labels_validation"]),
+            max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
         )  # fmt: skip
         save_filters(directory / "filters.png", start.network)
         save_model(directory / MODEL_FILE, start.network, card)

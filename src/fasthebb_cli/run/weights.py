@@ -28,6 +28,7 @@ class ModelCard:
         mean, std: per channel, of pixels in [0, 1].
         layer: the network ends after it; None: it is whole.
         labels_train, labels_validation: labels that the weights have seen.
+        taught: the classifier was fine-tuned, with the features as they are.
         whitening: the network's first layer whitens; its matrix is among the weights.
     """
 
@@ -42,6 +43,7 @@ class ModelCard:
     layer: str | None = None
     labels_train: int = 0
     labels_validation: int = 0
+    taught: bool = False
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:

@@ -29,7 +29,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
     model, place = paths
     out = out_path(settings["out"], ".csv")
     network, card = load_model_and_card(model)
-    if not card.labels_train or not card.classes:
+    if not card.taught or not card.classes:
         raise InputError(
             f"{model} has only been pre-trained, its classifier knows no labels; teach it with fasthebb finetune "
             "init_from=MODEL, or read its features with fasthebb features"
