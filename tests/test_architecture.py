@@ -1,6 +1,8 @@
-"""Who may import whom: hebb <- stages <- run <- use <- cli; nets and data know nothing of hebb."""
+"""Who may import whom: hebb <- stages <- run <- use <- cli; nets and data know nothing of hebb; report only reads."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ import fasthebb_cli
 
 ROOT = Path(fasthebb_cli.__file__).parent
 FORBIDDEN = {
-    "hebb": {"stages", "run", "cli", "use", "nets", "data", "config", "errors", "compute"},
-    "nets": {"hebb", "stages", "run", "use", "cli", "data"},
-    "data": {"hebb", "stages", "run", "use", "cli", "nets"},
-    "stages": {"run", "use", "cli"},
-    "run": {"use", "cli"},
-    "use": {"hebb", "stages", "cli"},
+    "hebb": {"stages", "run", "cli", "use", "report", "nets", "data", "config", "errors", "compute"},
+    "nets": {"hebb", "stages", "run", "use", "report", "cli", "data"},
+    "data": {"hebb", "stages", "run", "use", "report", "cli", "nets"},
+    "stages": {"run", "use", "cli", "report"},
+    "run": {"use", "cli", "report"},
+    "use": {"hebb", "stages", "cli", "report"},
+    "report": {"cli", "use", "stages", "hebb", "nets", "data", "config"},
 }
 
 
@@ -33,6 +36,14 @@ def test_arrows(room: str) -> None:
                 parts = module.split(".")
                 if parts[0] == "fasthebb_cli" and len(parts) > 1:
                     assert parts[1] not in FORBIDDEN[room], f"{path.name} imports {module}"
+
+
+def test_report_starts_without_torch() -> None:
+    code = (
+        "import sys, fasthebb_cli.report.command, fasthebb_cli.report.overview, fasthebb_cli.report.comparison, "
+        "fasthebb_cli.report.page, fasthebb_cli.report.layers; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_hebb_needs_torch_only() -> None:

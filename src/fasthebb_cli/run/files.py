@@ -10,6 +10,15 @@ from typing import IO, Any
 
 from fasthebb_cli.errors import InputError, RunError
 
+# What a stage's directory holds: the last to be written is RESULTS_FILE, which says that the stage is finished
+RESULTS_FILE = "results.json"
+FINGERPRINT_FILE = "fingerprint.json"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+FILTERS_FILE = "filters.png"
+CHECKPOINT_FILE = "checkpoint.pt"
+ERROR_FILE = "error.txt"
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Runs `write` on a temporary file and renames it to `path`: a reader sees the old file or the new one.

@@ -24,7 +24,7 @@ def locked(directory: Path, on_wait: Callable[[str], None] | None = None) -> Ite
     Raises:
         InputError: the lock is held elsewhere and `on_wait` is None.
     """
-    path = directory.parent / ".locks" / f"{directory.name}.lock"
+    path = _path(directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -47,9 +47,30 @@ def locked(directory: Path, on_wait: Callable[[str], None] | None = None) -> Ite
         os.close(file)
 
 
-def _try_lock(file: int) -> bool:
+def holder_of(directory: Path) -> str | None:
+    """Who works on a stage's directory now ("host, process 123"), None if nobody does.
+
+    It asks by taking a shared lock for a moment, which a file that can only be read allows too.
+    """
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = os.open(_path(directory), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        if _try_lock(file, fcntl.LOCK_SH):
+            return None
+        return os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(file)
+
+
+def _path(directory: Path) -> Path:
+    return directory.parent / ".locks" / f"{directory.name}.lock"
+
+
+def _try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.lockf(file, how | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True

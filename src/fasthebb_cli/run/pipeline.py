@@ -22,19 +22,26 @@ from fasthebb_cli.nets.build import build_network, cut_network
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import load_checkpoint
-from fasthebb_cli.run.files import read_json, write_json, write_text
+from fasthebb_cli.run.files import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    ERROR_FILE,
+    FILTERS_FILE,
+    FINGERPRINT_FILE,
+    RESULTS_FILE,
+    read_json,
+    write_json,
+    write_text,
+)
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
-from fasthebb_cli.run.plan import FINGERPRINT_FILE, RESULTS_FILE, PlannedStage, nearest_difference, plan
+from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
 from fasthebb_cli.run.record import Record, open_log, save_filters
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, adopt_weights, read_model, save_model
 from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
-
-CHECKPOINT_FILE = "checkpoint.pt"
-ERROR_FILE = "error.txt"
 
 
 @dataclass(frozen=True)
@@ -255,7 +262,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
             max(start.labels_train, measured["labels_train"]),
             max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
         )  # fmt: skip
-        save_filters(directory / "filters.png", start.network)
+        save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)
     write_json(directory / RESULTS_FILE, results)
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -283,7 +290,7 @@ def _open_directory(cell: Cell, stage: PlannedStage) -> None:
         nearest = nearest_difference(stage)
         if nearest is not None:
             cell.view.differs(stage, *nearest)
-        write_text(directory / "config.yaml", cell.yaml)
+        write_text(directory / CONFIG_FILE, cell.yaml)
         write_json(directory / FINGERPRINT_FILE, stage.content)
 
 

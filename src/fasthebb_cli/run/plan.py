@@ -27,10 +27,9 @@ from fasthebb_cli.config import (
 )
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
 
 NUMBERS_VERSION = 3  # raise it when a change of the code changes results, so that old directories are not taken for new
-RESULTS_FILE = "results.json"
-FINGERPRINT_FILE = "fingerprint.json"
 
 
 @dataclass(frozen=True)

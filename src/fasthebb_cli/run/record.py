@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from fasthebb_cli.run.files import write_atomically, write_text
+from fasthebb_cli.run.files import METRICS_FILE, write_atomically, write_text
 
 GAP = 2  # pixels of white around a filter
 
@@ -35,7 +35,7 @@ class Record:
         self.directory, self.epochs = directory, list(epochs)
         for old in directory.glob("events.out.tfevents.*"):
             old.unlink()
-        write_text(directory / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+        write_text(directory / METRICS_FILE, "".join(json.dumps(epoch) + "\n" for epoch in epochs))
         self._events = SummaryWriter(str(directory), flush_secs=10)
         for epoch in epochs:
             self._show(epoch)
@@ -43,7 +43,7 @@ class Record:
     def add(self, epoch: dict[str, Any]) -> None:
         """One finished epoch; it must have a key `epoch`, counted from 1."""
         self.epochs.append(epoch)
-        with (self.directory / "metrics.jsonl").open("a") as file:
+        with (self.directory / METRICS_FILE).open("a") as file:
             file.write(json.dumps(epoch) + "\n")
         self._show(epoch)
 

@@ -1,0 +1,129 @@
+"""From an accuracy back to all that led to it: the stages before it, their settings in one mapping, and a name.
+
+A *method* is everything that differs between runs besides seed and label fraction. It is named by its rule, then by
+the fewest keys that tell it from the other methods of that rule.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from fasthebb_cli.report.directories import StageDirectory
+
+MODEL_FILE = "model.safetensors"  # as run.weights writes it, which needs torch
+Settings = dict[str, Any]
+# What a method is not: the cell that it was run in, which split was measured, and what only says where a stage stands
+NOT_METHOD = ("seed", "label_fraction", "stage", "kind", "previous", "evaluate.split", "dataset.test",
+              "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip
+
+# Keys that say most to a reader are named before others that tell as many methods apart
+TELLING = ("dataset.size", "model.name", "model.width", "rule.whitening", "finetune.layer")
+UNTELLING = ("version", "dataset.statistics", "dataset.mirror")
+
+
+class Index:
+    """Finished directories by their fingerprint, to walk from a stage to those before it."""
+
+    def __init__(self, directories: Iterable[StageDirectory]) -> None:
+        self._finished = [item for item in directories if item.state == "finished"]
+        self._by_fingerprint = {str(item.fingerprint): item for item in self._finished}
+        self._by_model: dict[str, StageDirectory] | None = None
+
+    def chain(self, directory: StageDirectory) -> list[StageDirectory]:
+        """The stages that led to this one, in order; it comes last. Those that are not there are left out."""
+        stages = [directory]
+        while (previous := stages[0].previous) is not None:
+            before = self._by_fingerprint.get(previous) or self._models().get(previous)
+            if before is None or before in stages:
+                break
+            stages.insert(0, before)
+        return stages
+
+    def _models(self) -> dict[str, StageDirectory]:
+        """By the digest of their weights, which `init_from` leaves behind instead of a fingerprint."""
+        if self._by_model is None:
+            files = [(item.path / MODEL_FILE, item) for item in self._finished]
+            self._by_model = {
+                blake2b(path.read_bytes(), digest_size=16).hexdigest(): item for path, item in files if path.exists()
+            }
+        return self._by_model
+
+
+def settings_of(chain: Sequence[StageDirectory]) -> Settings:
+    """All settings of a chain of stages as flat keys, without what a stage is only made of.
+
+    A key that an earlier stage has with another value is kept under that stage's name too; the number of images
+    stays of "3000 images 7b31d929dc21d607", whose digest differs with the seed.
+    """
+    settings: Settings = {}
+    for directory in reversed(chain):
+        stage, kind = directory.stage, directory.kind
+        for key, value in directory.content.items():
+            if key in ("stage", "kind", "previous") or key == f"{kind}.kind":
+                continue
+            name = f"{stage}.{key.removeprefix(f'{kind}.')}" if key.startswith(f"{kind}.") else key
+            plain = re.sub(r"^(\d+ images) [0-9a-f]+$", r"\1", value) if isinstance(value, str) else value
+            if settings.setdefault(name, plain) != plain:
+                settings[f"{stage}: {name}"] = plain
+    if chain[0].previous is not None:
+        settings["init_from"] = str(chain[0].previous)[:8]
+    return settings
+
+
+def method_of(settings: Mapping[str, Any]) -> Settings:
+    """What of the settings belongs to the method."""
+    return {key: value for key, value in settings.items() if key not in NOT_METHOD}
+
+
+def name_methods(methods: Sequence[Settings]) -> list[str]:
+    """A short name for each: its rule, and where several share one the keys that tell them apart."""
+    names = []
+    for method in methods:
+        rule = str(method.get("rule.name", "?")).split(":")[-1]
+        rivals = [other for other in methods if other.get("rule.name") == method.get("rule.name")]
+        shown = [f"{key}={_plain(method[key])}" for key in distinguishing(rivals) if method.get(key) is not None]
+        names.append(f"{rule} ({', '.join(shown)})" if shown else rule)
+    return [name if names.count(name) == 1 else f"{name} #{number + 1}" for number, name in enumerate(names)]
+
+
+def distinguishing(methods: Sequence[Settings]) -> list[str]:
+    """Keys that tell all the methods apart, few, and those first that separate most."""
+    keys = [key for key in dict.fromkeys(key for method in methods for key in method)
+            if len({repr(method.get(key)) for method in methods}) > 1]  # fmt: skip
+    keys.sort(key=lambda key: (key not in TELLING, key in UNTELLING, ":" in key))
+    chosen: list[str] = []
+    groups = [list(methods)]
+    while keys and any(len(group) > 1 for group in groups):
+        best = max(keys, key=lambda key: len(_split(groups, key)))
+        if len(_split(groups, best)) == len(groups):
+            break
+        groups = _split(groups, best)
+        chosen.append(best)
+        keys.remove(best)
+    return chosen
+
+
+def setting_text(settings: Mapping[str, Any], key: str) -> str:
+    """A value as the command line takes it; "–" for a key that is not there."""
+    if key not in settings:
+        return "–"
+    value = settings[key]
+    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
+
+
+def _split(groups: Sequence[list[Settings]], key: str) -> list[list[Settings]]:
+    parts: list[list[Settings]] = []
+    for group in groups:
+        values: dict[str, list[Settings]] = {}
+        for method in group:
+            values.setdefault(repr(method.get(key)), []).append(method)
+        parts += values.values()
+    return parts
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,107 @@
+"""`fasthebb report RUNS ... [out=DIR]`: what finished runs say, as Markdown, CSV and one HTML page. Trains nothing."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.report.chains import Index
+from fasthebb_cli.report.directories import StageDirectory, count_states, find_directories, read_directory
+from fasthebb_cli.run.files import FINGERPRINT_FILE
+
+if TYPE_CHECKING:
+    from fasthebb_cli.report.grid import Grid
+    from fasthebb_cli.report.tables import Cell
+
+SCRATCH = "none"
+NEEDED = ("jinja2", "matplotlib", "scipy")  # of the extra `report`
+
+
+def report(places: list[Path], settings: dict[str, str], console: Console) -> None:
+    """Writes report.md, report.csv and report.html into `out` and prints the means.
+
+    Raises:
+        InputError: a package or a place is missing, or nothing there is a finished evaluation.
+        RunError: `out` can't be written.
+    """
+    absent = [name for name in NEEDED if find_spec(name) is None]
+    if absent:
+        raise InputError(f'a report needs {", ".join(absent)}: pip install "fasthebb[report]"')
+    if not settings["out"]:
+        raise InputError("out must name a directory, as in out=report")
+    from fasthebb_cli.report.grid import build_grids
+    from fasthebb_cli.report.layers import accuracies_by_layer
+    from fasthebb_cli.report.page import write_report
+    from fasthebb_cli.report.sections import build_section
+
+    directories = find_directories(places)
+    index = Index([*siblings(places), *directories])
+    grids = build_grids(directories, index)
+    if not grids:
+        named = ", ".join(map(str, places))
+        raise InputError(f"{named}: no finished evaluation to report on; found {_found(directories)}")
+    out = Path(settings["out"])
+    sections = [build_section(grid, accuracies_by_layer(directories, index, grid)) for grid in grids]
+    write_report(out, title_of(grids), grids, sections, unfinished_notes(directories))
+    for grid, section in zip(grids, sections, strict=True):
+        console.print()
+        console.print(grid.title, style="bold", highlight=False)
+        console.print(_means(section.tables[0].columns, section.tables[0].rows))
+        console.print(section.verdict, highlight=False)
+        for line in section.missing:
+            console.print(escape(f"missing: {line}"), style="yellow", highlight=False)
+    console.print()
+    for name in ("report.html", "report.md", "report.csv"):
+        console.print(escape(str(out / name)), highlight=False, soft_wrap=True)
+
+
+def siblings(places: Sequence[Path]) -> list[StageDirectory]:
+    """Stage directories beside those that were named alone: the stages before them may be there."""
+    alone = [place for place in places if (place / FINGERPRINT_FILE).exists()]
+    parents = dict.fromkeys(place.resolve().parent for place in alone)
+    return [read_directory(path.parent) for parent in parents for path in sorted(parent.glob(f"*/{FINGERPRINT_FILE}"))]
+
+
+def title_of(grids: Sequence["Grid"]) -> str:
+    """What is compared: rules on data sets."""
+    rules = sorted({method.rule for grid in grids for method in grid.methods} - {SCRATCH})
+    scratch = any(method.rule == SCRATCH for grid in grids for method in grid.methods)
+    what = f"{', '.join(rules)} against training from scratch" if rules and scratch else ", ".join(rules or [SCRATCH])
+    return f"{what} on {', '.join(dict.fromkeys(grid.dataset for grid in grids))}"
+
+
+def unfinished_notes(directories: Sequence[StageDirectory]) -> list[str]:
+    """Stages that are not in the report because they are not finished."""
+    left = [directory for directory in directories if directory.state != "finished"]
+    notes = [f"Not in this report: {count_states(left)} stages of {len(directories):,}."] if left else []
+    return notes + [f"{item.path.name}: {item.state}. {item.note}" for item in left if item.state == "failed"]
+
+
+def _found(directories: Sequence[StageDirectory]) -> str:
+    kinds = [item.kind for item in directories if item.state == "finished"]
+    finished = f" ({', '.join(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))})" if kinds else ""
+    return f"{len(directories)} stages: {count_states(directories)}{finished}"
+
+
+def _means(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[str, list["Cell"]]]) -> Table:
+    """A row per label fraction, a column per method."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("labels", no_wrap=True)
+    for name, _ in rows:
+        table.add_column(f"{escape(name)}, top-1 %", justify="right")
+    for number, (fraction, labels) in enumerate(columns):
+        cells = [cells[number] for _, cells in rows]
+        table.add_row(f"{fraction} ({labels})", *map(_cell_text, cells))
+    return table
+
+
+def _cell_text(cell: "Cell") -> str:
+    if not cell.n:
+        return "[dim]–[/]"
+    text = f"{cell.text} [dim](n={cell.n})[/]"
+    return f"[bold]{text}[/]" if cell.best else text

@@ -1,0 +1,94 @@
+"""`fasthebb compare A B`: how two stages differ, in the settings of all that led to them and in their results."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.report.chains import Index, setting_text, settings_of
+from fasthebb_cli.report.directories import StageDirectory, read_directory
+from fasthebb_cli.run.files import FINGERPRINT_FILE
+from fasthebb_cli.run.wording import clock, labels, percent
+
+UNKNOWN = "–"
+
+
+def compare(places: list[Path], settings: dict[str, str], console: Console) -> None:
+    """Prints the settings that differ, then the results side by side; B minus A.
+
+    Raises:
+        InputError: a place is no stage's directory.
+    """
+    first, second = (_open(place) for place in places)
+    console.print(f"A  {escape(str(first.path))} ({first.state})", highlight=False, soft_wrap=True)
+    console.print(f"B  {escape(str(second.path))} ({second.state})", highlight=False, soft_wrap=True)
+    console.print()
+    ours, theirs = _settings(first), _settings(second)
+    keys = sorted(key for key in {*ours, *theirs} if setting_text(ours, key) != setting_text(theirs, key))
+    if keys:
+        console.print(_table("setting", [(key, setting_text(ours, key), setting_text(theirs, key)) for key in keys]))
+    else:
+        console.print("The settings are the same, and so is everything that led here.", highlight=False)
+    console.print()
+    rows = _results(first.results, second.results)
+    if rows:
+        console.print(_table("result", rows))
+    for item in (first, second):
+        if item.state != "finished":
+            console.print(escape(f"{item.path}: {item.state}, no results yet. {item.note}"), style="yellow",
+                          highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _open(place: Path) -> StageDirectory:
+    directory = place if place.is_dir() else place.parent  # a model's file stands for its directory
+    if not (directory / FINGERPRINT_FILE).exists():
+        raise InputError(f"{place} is no stage's directory: it has no {FINGERPRINT_FILE}; fasthebb runs lists them")
+    return read_directory(directory)
+
+
+def _settings(directory: StageDirectory) -> dict[str, Any]:
+    """Of the directory and of the stages before it, which lie beside it."""
+    parent = directory.path.resolve().parent
+    beside = [read_directory(path.parent) for path in sorted(parent.glob(f"*/{FINGERPRINT_FILE}"))]
+    settings = settings_of(Index(beside).chain(directory))
+    return {"stage": directory.stage} | settings
+
+
+def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of name, A, B and difference."""
+    if not ours and not theirs:
+        return []
+    rows: list[tuple[str, ...]] = []
+    for key, name in (("top1", "top-1 %"), ("top5", "top-5 %")):
+        a, b = ours.get(key), theirs.get(key)
+        rows.append((name, percent(a), percent(b), UNKNOWN if a is None or b is None else f"{100 * (b - a):+.1f}"))
+    a, b = ours.get("loss"), theirs.get("loss")
+    rows.append(("loss", _number(a), _number(b), UNKNOWN if a is None or b is None else f"{b - a:+.4f}"))
+    a, b = ours.get("seconds"), theirs.get("seconds")
+    faster = f"x {b / a:.2f}" if a and b else UNKNOWN
+    rows.append(("time", *(UNKNOWN if value is None else clock(value) for value in (a, b)), faster))
+    a, b = ours.get("images_per_second"), theirs.get("images_per_second")
+    faster = f"x {b / a:.2f}" if a and b else UNKNOWN
+    rows.append(("images/s", *(f"{value:,.0f}" if value else UNKNOWN for value in (a, b)), faster))
+    counts = [results.get("labels_train") for results in (ours, theirs)]
+    difference = f"{counts[1] - counts[0]:+,}" if None not in counts else UNKNOWN  # type: ignore[operator]
+    rows.append(("labels", *(labels(results) if results else UNKNOWN for results in (ours, theirs)), difference))
+    rows.append(("finished", *(str(results.get("finished", UNKNOWN)) for results in (ours, theirs)), ""))
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.4f}"
+
+
+def _table(title: str, rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (title, "A", "B", "B against A")[: len(rows[0])]:
+        table.add_column(name, justify="left" if name == title else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -1,0 +1,122 @@
+"""Stage directories as they lie on the disk: which there are, in what state, and what stands in them.
+
+A directory is finished (results.json), running (its lock is held), failed (error.txt) or stale: begun and left, as by
+a kill. Nothing here needs torch, so that the commands which only read start at once.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.files import CHECKPOINT_FILE, ERROR_FILE, FINGERPRINT_FILE, METRICS_FILE, RESULTS_FILE, read_json
+from fasthebb_cli.run.locks import holder_of
+
+STATES = ("finished", "running", "failed", "stale")
+DAMAGED = "damaged"  # begins the note of a directory whose files can't be read
+
+
+@dataclass(frozen=True)
+class StageDirectory:
+    """One stage's directory.
+
+    Args:
+        content: what its fingerprint covers, as flat keys.
+        results: of results.json; empty unless it is finished.
+        note: who works on it, why it failed, or how it can go on.
+    """
+
+    path: Path
+    state: str
+    content: dict[str, Any]
+    results: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        return str(self.content.get("kind", "?"))
+
+    @property
+    def stage(self) -> str:
+        return str(self.content.get("stage", self.kind))
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.results.get("fingerprint")
+
+    @property
+    def previous(self) -> str | None:
+        """The fingerprint of the stage that its weights come from."""
+        return self.content.get("previous")
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; a line that is cut short ends them."""
+        records = []
+        try:
+            for line in (self.path / METRICS_FILE).read_text().splitlines():
+                records.append(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        return records
+
+
+def find_directories(places: Sequence[Path]) -> list[StageDirectory]:
+    """All stage directories that are, or lie anywhere below, the given places; each once, sorted by path.
+
+    Raises:
+        InputError: a place is missing or no directory, or there is none in any of them.
+    """
+    found: dict[Path, StageDirectory] = {}
+    for place in places:
+        if not place.is_dir():
+            raise InputError(f"{place}: no such directory; name one that out= made, or one stage's directory in it")
+        paths = [place] if (place / FINGERPRINT_FILE).exists() else _below(place)
+        found |= {path.resolve(): read_directory(path) for path in paths}
+    if not found:
+        raise InputError(f"{_named(places)}: no stage directories there; fasthebb train out=DIR makes some")
+    return [found[path] for path in sorted(found)]
+
+
+def read_directory(path: Path) -> StageDirectory:
+    """One stage's directory. One that is damaged counts as failed and says so."""
+    try:
+        content = read_json(path / FINGERPRINT_FILE)
+    except InputError:
+        return StageDirectory(path, "failed", {}, note=f"{DAMAGED}: {FINGERPRINT_FILE} can't be read")
+    if (path / RESULTS_FILE).exists():
+        try:
+            return StageDirectory(path, "finished", content, read_json(path / RESULTS_FILE))
+        except InputError:
+            return StageDirectory(path, "failed", content, note=f"{DAMAGED}: {RESULTS_FILE} can't be read")
+    holder = holder_of(path)
+    if holder is not None:
+        return StageDirectory(path, "running", content, note=holder)
+    if (path / ERROR_FILE).exists():
+        return StageDirectory(path, "failed", content, note=_text(path / ERROR_FILE))
+    resumable = (path / CHECKPOINT_FILE).exists()
+    return StageDirectory(path, "stale", content, note="the same command goes on" if resumable else "starts anew")
+
+
+def count_states(directories: Sequence[StageDirectory]) -> str:
+    """How many there are of each state, in words: 12 finished, 1 running."""
+    states = [directory.state for directory in directories]
+    return ", ".join(f"{states.count(state):,} {state}" for state in STATES if state in states)
+
+
+def _below(place: Path) -> list[Path]:
+    return [path.parent for path in sorted(place.glob(f"**/{FINGERPRINT_FILE}"))]
+
+
+def _named(places: Sequence[Path]) -> str:
+    return ", ".join(map(str, places))
+
+
+def _text(path: Path) -> str:
+    try:
+        return " ".join(path.read_text(errors="replace").split())
+    except OSError:
+        return "error.txt can't be read"

@@ -1,0 +1,65 @@
+"""Accuracy by layer: from stages that measured a classifier on each, or from a sweep of finetune.layer."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fasthebb_cli.report.chains import Index, name_methods
+from fasthebb_cli.report.directories import StageDirectory
+from fasthebb_cli.report.grid import Grid, Method
+
+LAYER = "finetune.layer"
+
+
+def accuracies_by_layer(directories: Sequence[StageDirectory], index: Index, grid: Grid) -> dict[str, dict[str, float]]:
+    """By method the mean top-1 over its seeds on each layer, [0, 1]; empty where no layer was measured by itself."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for directory in directories:
+        found = _measured(directory.results)
+        if found and directory.results.get("dataset") == grid.dataset and _split(directory) == grid.split:
+            name = _method_name(directory, index, grid)
+            for layer, value in found.items():
+                values.setdefault(name, {}).setdefault(layer, []).append(value)
+    probed = {name: {layer: statistics.fmean(several) for layer, several in by_layer.items()}
+              for name, by_layer in values.items()}  # fmt: skip
+    return _swept(grid.methods) | probed
+
+
+def _measured(results: Mapping[str, Any]) -> dict[str, float]:
+    """Top-1 by layer of a results.json that has `layers: {name: {top1: ...}}`; empty for any other."""
+    layers = results.get("layers")
+    if not isinstance(layers, dict):
+        return {}
+    return {str(name): float(values["top1"]) for name, values in layers.items()
+            if isinstance(values, dict) and values.get("top1") is not None}  # fmt: skip
+
+
+def _split(directory: StageDirectory) -> str:
+    return str(directory.results.get("split") or "test")
+
+
+def _method_name(directory: StageDirectory, index: Index, grid: Grid) -> str:
+    """The method that shares the stage whose features were measured; else the rule."""
+    origins = {stage.path for stage in index.chain(directory)[:-1]}
+    for method in grid.methods:
+        if any(stage.path in origins for run in method.all_runs() for stage in run.chain[:-1]):
+            return method.name
+    return str(directory.results.get("rule"))
+
+
+def _swept(methods: Sequence[Method]) -> dict[str, dict[str, float]]:
+    """Methods that differ in the layer alone, at the largest fraction that they have."""
+    groups: dict[str, list[Method]] = {}
+    for method in methods:
+        if method.settings.get(LAYER) is not None:
+            rest = {key: value for key, value in method.settings.items() if key != LAYER}
+            groups.setdefault(repr(sorted(rest.items())), []).append(method)
+    swept = [group for group in groups.values() if len(group) > 1]
+    names = name_methods([{k: v for k, v in group[0].settings.items() if k != LAYER} for group in swept])
+    accuracies: dict[str, dict[str, float]] = {}
+    for name, group in zip(names, swept, strict=True):
+        for method in sorted(group, key=lambda method: str(method.settings[LAYER])):
+            estimate = method.estimate(max(method.runs), "top1")
+            if estimate is not None:
+                accuracies.setdefault(name, {})[str(method.settings[LAYER])] = estimate.mean
+    return accuracies

@@ -1,0 +1,63 @@
+"""The report's files: one Markdown page, one CSV table and one HTML page that needs nothing beside itself."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import fasthebb_cli
+from fasthebb_cli.report import tables
+from fasthebb_cli.report.grid import Grid
+from fasthebb_cli.report.sections import Section
+from fasthebb_cli.run.files import write_text
+
+
+def write_report(
+    out: Path, title: str, grids: Sequence[Grid], sections: Sequence[Section], notes: Sequence[str]
+) -> None:
+    """Writes report.md, report.csv and report.html.
+
+    Raises:
+        RunError: `out` can't be written.
+    """
+    context = {
+        "title": title, "sections": sections, "notes": notes, "explanation": tables.explanation(),
+        "version": fasthebb_cli.__version__,
+    }  # fmt: skip
+    write_text(out / "report.md", _environment(html=False).get_template("report.md.j2").render(context))
+    write_text(out / "report.csv", _csv(grids))
+    write_text(out / "report.html", _environment(html=True).get_template("report.html.j2").render(context))
+
+
+class _Inline:
+    """Puts an SVG on the page with its identifiers made unique by a running number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, svg: str) -> Markup:
+        self.count += 1
+        return Markup(re.sub(r'(id="|url\(#|href="#)', rf"\g<1>f{self.count}-", svg))  # our own, from plots.py
+
+
+def _environment(*, html: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fasthebb_cli.report", "templates"), autoescape=html, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["inline"] = _Inline()
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    return environment
+
+
+def _csv(grids: Sequence[Grid]) -> str:
+    rows = tables.csv_rows(grids)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,189 @@
+"""What a report shows of one grid, as plain values that the templates lay out: text, tables, SVG and PNG."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fasthebb_cli.report import tables
+from fasthebb_cli.report.chains import setting_text
+from fasthebb_cli.report.directories import StageDirectory
+from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
+from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
+from fasthebb_cli.run.files import FILTERS_FILE
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image: `svg`, or `png` in base64."""
+
+    caption: str
+    svg: str = ""
+    png: str = ""
+
+
+@dataclass(frozen=True)
+class AccuracyTable:
+    """The papers' table of one metric: `columns` are (fraction, labels) as text, rows are a method with its cells."""
+
+    metric: str
+    columns: list[tuple[str, str]]
+    rows: list[tuple[str, list[tables.Cell]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All about one grid."""
+
+    title: str
+    verdict: str
+    answers: list[tables.Answer]
+    tables: list[AccuracyTable]
+    figures: list[Figure]
+    layers: list[Figure]
+    times: list[dict[str, str]]
+    curves: list[Figure]
+    filters: list[Figure]
+    confusions: list[Figure]
+    settings: list[tuple[str, list[str]]]
+    shared: list[tuple[str, str]]
+    made_with: list[str]
+    missing: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def build_section(grid: Grid, probes: Mapping[str, Mapping[str, float]]) -> Section:
+    """The section of a grid.
+
+    Args:
+        probes: by method the accuracy of a classifier on each layer, [0, 1].
+    """
+    looks = looks_of(grid.methods)
+    found = tables.answers(grid)
+    differing, shared = _settings(grid.methods)
+    metrics = [metric for metric in METRICS if any(m.values(f, metric) for m in grid.methods for f in grid.fractions)]
+    superseded = [f"{grid.superseded} earlier runs of the same cells are left out; the latest count."]
+    return Section(
+        title=grid.title,
+        verdict=tables.verdict(found),
+        answers=found,
+        tables=[
+            AccuracyTable(
+                METRICS[metric],
+                [(tables.percent_label(fraction), f"{grid.labels(fraction) or 0:,}") for fraction in grid.fractions],
+                tables.accuracy_rows(grid, metric),
+            )
+            for metric in metrics
+        ],
+        figures=[Figure(_accuracy_caption(grid), accuracy_figure(grid, "top1", looks))],
+        layers=[Figure("Accuracy of a classifier on each layer.", layers_figure(probes, looks))] if probes else [],
+        times=tables.time_rows(grid),
+        curves=_learning_curves(grid, looks),
+        filters=_filters(grid),
+        confusions=_confusions(grid),
+        settings=differing,
+        shared=shared,
+        made_with=_made_with(grid),
+        missing=tables.missing_lines(grid),
+        notes=superseded if grid.superseded else [],
+    )
+
+
+def _accuracy_caption(grid: Grid) -> str:
+    counts = {len(runs) for method in grid.methods for runs in method.runs.values()}
+    seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"Top-1 accuracy by label budget; bands are 95 % confidence intervals over {seeds} seeds."
+
+
+def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
+    figures = []
+    for fraction in dict.fromkeys((grid.fractions[0], grid.fractions[-1])):
+        stages = {method.name: stage for method in grid.methods
+                  if (run := _first(method, fraction)) and (stage := run.stage("finetune"))}  # fmt: skip
+        for key, label in (("train_loss", "training loss"), ("train_top1", "training accuracy in %")):
+            scale = 100 if "top1" in key else 1
+            curves = {name: [(epoch["epoch"], scale * epoch[key]) for epoch in stage.epochs if key in epoch]
+                      for name, stage in stages.items()}  # fmt: skip
+            curves = {name: points for name, points in curves.items() if points}
+            if curves:
+                caption = f"Fine-tuning on {tables.budget(grid, fraction)}, seed {_seeds(stages)}: {label}."
+                figures.append(Figure(caption, curves_figure(curves, "epoch", label, looks)))
+    for method in grid.methods:
+        run = next(iter(method.all_runs()), None)
+        stage = run.stage("pretrain") if run else None
+        updates: dict[str, list[tuple[float, float]]] = {}
+        for epoch in stage.epochs if stage else []:
+            for layer, values in epoch.get("layers", {}).items():
+                if values.get("update"):
+                    updates.setdefault(layer, []).append((epoch["epoch"], values["update"]))
+        if stage and updates:
+            caption = f"Pre-training, {method.name}, seed {stage.results['seed']}: how far a step moves each layer."
+            figures.append(Figure(caption, curves_figure(updates, "epoch", "update a step", {}, log=True)))
+    return figures
+
+
+def _filters(grid: Grid) -> list[Figure]:
+    """Of the lowest seed: as pre-training left them, for methods without any as fine-tuning on most labels did."""
+    figures = []
+    for method in grid.methods:
+        run = _first(method, max(method.runs))
+        stage = (run.stage("pretrain") or run.stage("finetune")) if run else None
+        if stage is None:
+            continue
+        try:
+            png = base64.b64encode((stage.path / FILTERS_FILE).read_bytes()).decode()
+        except OSError:
+            continue
+        how = "pre-training" if stage.kind == "pretrain" else f"fine-tuning on {tables.budget(grid, max(method.runs))}"
+        figures.append(Figure(f"{method.name}, after {how}, seed {stage.results['seed']}.", png=png))
+    return figures
+
+
+def _confusions(grid: Grid) -> list[Figure]:
+    """Counts over all seeds at the largest fraction that has them."""
+    figures = []
+    for method in grid.methods:
+        for fraction in sorted(method.runs, reverse=True):
+            found = [run.results for run in method.runs[fraction].values() if run.results.get("confusion")]
+            if found:
+                tables_of_seeds = [results["confusion"] for results in found]
+                counts = [[sum(values) for values in zip(*rows, strict=True)]
+                          for rows in zip(*tables_of_seeds, strict=True)]  # fmt: skip
+                classes = [str(name) for name in found[0].get("classes") or range(len(counts))]
+                where = f"{method.name}, {tables.budget(grid, fraction)}, n = {len(found)}"
+                caption = f"{where}: of the images of a class (row), how many % are recognised as which."
+                figures.append(Figure(caption, confusion_figure(counts, classes)))
+                break
+    return figures
+
+
+def _settings(methods: list[Method]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str]]]:
+    """Per method the keys in which not all agree, and the keys in which all do."""
+    keys = list(dict.fromkeys(key for method in methods for key in sorted(method.settings)))
+    common = [key for key in keys if len({repr(method.settings.get(key, "absent")) for method in methods}) == 1]
+    differing = [
+        (method.name, [f"{key}={setting_text(method.settings, key)}" for key in sorted(method.settings)
+                       if key not in common])
+        for method in methods
+    ]  # fmt: skip
+    return differing, [(key, setting_text(methods[0].settings, key)) for key in sorted(common)]
+
+
+def _made_with(grid: Grid) -> list[str]:
+    """Versions and devices behind the numbers, each set once."""
+    lines: dict[str, int] = {}
+    for method in grid.methods:
+        for run in method.all_runs():
+            versions = ", ".join(f"{name} {version}" for name, version in run.results.get("versions", {}).items())
+            line = f"{versions}; {run.results.get('device', '')}"
+            lines[line] = lines.get(line, 0) + 1
+    return [f"{line} ({count:,} runs)" for line, count in lines.items()]
+
+
+def _first(method: Method, fraction: float) -> Run | None:
+    """The run of the lowest seed."""
+    runs = method.runs.get(fraction, {})
+    return runs[min(runs)] if runs else None
+
+
+def _seeds(stages: Mapping[str, StageDirectory]) -> str:
+    return ", ".join(map(str, sorted({stage.results["seed"] for stage in stages.values()})))

@@ -1,0 +1,285 @@
+"""`fasthebb report`: numbers against those worked out by hand, and pages that need nothing beside themselves."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+
+from fasthebb_cli.report import tables
+from fasthebb_cli.report.chains import Index, name_methods
+from fasthebb_cli.report.command import siblings
+from fasthebb_cli.report.directories import find_directories
+from fasthebb_cli.report.estimates import estimate, paired_difference
+from fasthebb_cli.report.grid import Grid, build_grids
+from fasthebb_cli.report.layers import accuracies_by_layer
+from tests.conftest import Ran
+from tests.report.made import call, make_grid, make_run, make_stage
+
+
+def grids_of(*places: Path) -> list[Grid]:
+    directories = find_directories(places)
+    return build_grids(directories, Index([*siblings(places), *directories]))
+
+
+def test_interval() -> None:
+    found = estimate([0.80, 0.82, 0.84])
+    assert found.mean == pytest.approx(0.82)
+    assert found.half_width == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-5)  # t(0.975, 2) from a table
+    assert found.n == 3
+    assert estimate([0.5]).half_width is None
+
+
+def test_paired_difference() -> None:
+    """Differences 0.10, 0.08, 0.12: t = 0.1 / (0.02 / √3) = 8.66, for which p = 0.0131 at 2 degrees of freedom."""
+    found = paired_difference({0: 0.80, 1: 0.82, 2: 0.84, 7: 0.1}, {2: 0.72, 1: 0.74, 0: 0.70})
+    assert found is not None
+    assert found.n == 3
+    assert found.mean == pytest.approx(0.1)
+    assert found.p == pytest.approx(0.01307, abs=1e-5)
+    assert paired_difference({0: 0.5}, {1: 0.5}) is None
+
+
+@pytest.mark.parametrize("others", [{0: 0.5}, {0: 0.5, 1: 0.6}])
+def test_no_spread_no_significance(others: dict[int, float]) -> None:
+    found = paired_difference({seed: value + 0.1 for seed, value in others.items()}, others)
+    assert found is not None
+    assert found.p is None
+    assert not found.significant
+
+
+def test_accuracy_table(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    (grid,) = grids_of(tmp_path)
+    assert grid.title == "digits, test split of 1,000 images"
+    assert [grid.labels(fraction) for fraction in grid.fractions] == [30, 300]
+    (hpca, few_and_many), (none, scratch) = tables.accuracy_rows(grid, "top1")
+    assert (hpca, none) == ("hpca", "none")
+    few, many = few_and_many
+    assert (few.text, few.n, few.best) == ("82.0 ± 5.0", 3, True)
+    assert few.against == "+10.0, p = 0.013"
+    assert few.significant
+    assert (many.n, many.best, many.against) == (2, False, "−2.5, p = 0.13")
+    assert scratch[1].best
+    assert scratch[1].baseline
+
+
+def test_difference_says_how_many_pairs(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    make_run(tmp_path, "hpca", 0.1, 5, 0.9)
+    (grid,) = grids_of(tmp_path)
+    assert tables.accuracy_rows(grid, "top1")[0][1][1].against.endswith("2 pairs")
+
+
+def test_answers(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    (grid,) = grids_of(tmp_path)
+    few, many = tables.answers(grid)
+    assert (few.verdict, many.verdict) == ("yes", "open")
+    assert few.text.startswith("1 % (30 labels): hpca has 82.0 ± 5.0 %, none 72.0 ± 5.0 %: +10.0 points")
+    assert "3 common seeds, significant (paired t test, p = 0.013)" in few.text
+    assert "of 2 label budgets" in tables.verdict([few, many]).lower()
+
+
+def test_missing_cells(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    make_run(tmp_path, "swta", 0.01, 0, 0.5)
+    (grid,) = grids_of(tmp_path)
+    assert grid.missing() == {"hpca": {0.1: [2]}, "swta": {0.01: [1, 2], 0.1: [0, 1, 2]}}
+    assert tables.missing_lines(grid)[1] == "swta: 1 % seed 1, 2; 10 % seed 0, 1, 2"
+    cells = dict(tables.accuracy_rows(grid, "top1"))["swta"]
+    assert [cell.text for cell in cells] == ["50.0", tables.ABSENT]
+
+
+def test_baseline_is_the_best_without_pretraining(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, "hpca", 0.1, seed, 0.8 + seed / 100)
+        make_run(tmp_path, "none", 0.1, seed, 0.5)
+        make_run(tmp_path, "none", 0.1, seed, 0.7, {"finetune.layer": "conv2"})
+    (grid,) = grids_of(tmp_path)
+    baseline = grid.baseline(grid.methods[0], 0.1, "top1")
+    assert baseline is not None
+    assert baseline.name == "none (finetune.layer=conv2)"
+
+
+def test_baseline_without_scratch_is_the_best_other(tmp_path: Path) -> None:
+    make_run(tmp_path, "hpca", 0.1, 0, 0.8)
+    make_run(tmp_path, "swta", 0.1, 0, 0.7)
+    (grid,) = grids_of(tmp_path)
+    assert [getattr(grid.baseline(method, 0.1, "top1"), "name", None) for method in grid.methods] == ["swta", "hpca"]
+    assert tables.answers(grid)[0].verdict == "open"
+
+
+def test_splits_and_data_sets_are_not_mixed(tmp_path: Path) -> None:
+    make_run(tmp_path, "hpca", 0.1, 0, 0.8)
+    make_run(tmp_path, "hpca", 0.1, 1, 0.8, split="validation")
+    make_run(tmp_path, "hpca", 0.1, 2, 0.8, dataset="other")
+    assert [(grid.dataset, grid.split) for grid in grids_of(tmp_path)] == [
+        ("digits", "test"), ("digits", "validation"), ("other", "test"),
+    ]  # fmt: skip
+
+
+def test_names_need_the_fewest_keys() -> None:
+    methods = [
+        {"rule.name": "hpca", "finetune.lr": 0.1, "finetune.layer": "conv2"},
+        {"rule.name": "hpca", "finetune.lr": 0.2, "finetune.layer": None},
+        {"rule.name": "mine:fast", "finetune.lr": 0.2},
+        {"rule.name": "swta", "pretrain.lr": 0.1, "model.width": 0.5},
+        {"rule.name": "swta", "pretrain.lr": 0.2, "model.width": 0.5},
+    ]
+    names = ["hpca (finetune.layer=conv2)", "hpca", "fast", "swta (pretrain.lr=0.1)", "swta (pretrain.lr=0.2)"]
+    assert name_methods(methods) == names
+
+
+def test_methods_differ_by_the_pretraining_before(tmp_path: Path) -> None:
+    """The evaluation's own fingerprint doesn't tell how its features were learnt."""
+    for lr in (0.1, 0.2):
+        shared = {"seed": 0, "rule.name": "hpca"}
+        _, previous = make_stage(tmp_path, "pretrain", shared | {"previous": None, "pretrain.lr": lr}, {})
+        _, previous = make_stage(tmp_path, "finetune", shared | {"previous": previous, "label_fraction": 0.1}, {})
+        make_stage(tmp_path, "evaluate", shared | {"previous": previous}, {"top1": lr, "split": "test"})
+    (grid,) = grids_of(tmp_path)
+    assert [method.name for method in grid.methods] == ["hpca (pretrain.lr=0.1)", "hpca (pretrain.lr=0.2)"]
+
+
+def test_chain_goes_on_through_init_from(tmp_path: Path) -> None:
+    """There the fingerprint before is the digest of the weights' file."""
+    pretrained, _ = make_stage(tmp_path, "pretrain", {"seed": 0, "rule.name": "hpca", "pretrain.lr": 0.7}, {})
+    (pretrained / "model.safetensors").write_bytes(b"weights")
+    digest = blake2b(b"weights", digest_size=16).hexdigest()
+    make_stage(tmp_path, "evaluate", {"seed": 0, "rule.name": "hpca", "previous": digest}, {"top1": 0.5})
+    (grid,) = grids_of(tmp_path)
+    assert grid.methods[0].settings["pretrain.lr"] == 0.7
+
+
+def test_one_directory_finds_those_before_it(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "hpca", 0.1, 0, 0.8)
+    (grid,) = grids_of(directory)
+    assert [stage.kind for stage in grid.methods[0].runs[0.1][0].chain] == ["pretrain", "finetune", "evaluate"]
+
+
+def test_accuracy_by_layer(tmp_path: Path) -> None:
+    for layer, top1 in (("conv1", 0.5), ("conv2", 0.7)):
+        make_run(tmp_path, "hpca", 0.1, 0, top1, {"finetune.layer": layer})
+    directories = find_directories([tmp_path])
+    (grid,) = build_grids(directories, Index(directories))
+    assert accuracies_by_layer(directories, Index(directories), grid) == {"hpca": {"conv1": 0.5, "conv2": 0.7}}
+    make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "swta"}, {"layers": {"conv1": {"top1": 0.25}}})
+    directories = find_directories([tmp_path])
+    assert accuracies_by_layer(directories, Index(directories), grid)["swta"] == {"conv1": 0.25}
+
+
+def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "report"
+    make_grid(runs)
+    for seed in (0, 1):
+        make_run(runs, "swta", 0.1, seed, 0.9, confusion=[[3, 1], [0, 4]], classes=["<cat>", "dog"])
+    code, printed, _ = call(capsys, "report", runs, f"out={out}")
+    assert code == 0
+    assert "82.0 ± 5.0 (n=3)" in printed
+    assert str(out / "report.html") in printed
+    with (out / "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    row = next(row for row in rows if (row["method"], row["label_fraction"], row["metric"]) == ("hpca", "0.01", "top1"))
+    assert (row["n"], row["mean"], row["difference"], row["values"]) == ("3", "0.82", "0.1", "0.8 0.82 0.84")
+    page, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
+    for text in ("82.0 ± 5.0", "swta: 1 % seed 0, 1, 2", "git abc1234"):
+        assert text in page
+        assert text in markdown
+    assert "&lt;cat&gt;" in page
+    assert "<cat>" not in page
+
+
+def test_page_needs_nothing_beside_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_grid(tmp_path / "runs")
+    call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert not re.search(r"https?:|<script|<link|@import|url\((?!#)|src=\"(?!data:)", page)
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', page)) <= set(identifiers)
+    assert str(tmp_path) not in page
+    call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'again'}")
+    assert (tmp_path / "again" / "report.html").read_text() == page
+
+
+def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rule in ("hpca", "none"):
+        ran = command("train", f"rule={rule}", "label_fraction=0.1", "pretrain.epochs=1", "finetune.epochs=1")
+        assert ran.code == 0
+    code, printed, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
+    assert code == 0
+    top1 = max(100 * json.loads((path / "results.json").read_text())["top1"] for path in ran.directories("evaluate"))
+    assert f"{top1:.1f}" in printed
+    assert "image/png" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report"], "usage: fasthebb report RUNS ..."),
+        (["report", "nowhere"], "no such directory"),
+        (["report", "empty"], "no stage directories there"),
+        (["report", "unfinished"], "found 2 stages: 1 failed, 1 stale"),
+        (["report", "runs", "out="], "out must name a directory"),
+        (["report", "runs", "depth=3"], "unknown setting depth"),
+        (["runs", "runs", "state=dead"], "state must be one of finished, running, failed, stale"),
+        (["compare", "runs", "runs"], "is no stage's directory"),
+        (["compare", "runs"], "usage: fasthebb compare"),
+    ],
+)
+def test_bad_input(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs", "none", 0.1, 0, 0.5)
+    (tmp_path / "empty").mkdir()
+    for name in ("a", "b"):
+        directory = tmp_path / "unfinished" / name
+        directory.mkdir(parents=True)
+        (directory / "fingerprint.json").write_text('{"kind": "evaluate"}')
+    (tmp_path / "unfinished" / "a" / "error.txt").write_text("out of memory\n")
+    code, _, errors = call(capsys, *words)
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_out_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", "none", 0.1, 0, 0.5)
+    (tmp_path / "file").write_text("")
+    code, _, errors = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'file'}")
+    assert code == 1
+    assert "can't write" in errors
+
+
+def test_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fasthebb_cli.report.command.find_spec", lambda name: None if name == "jinja2" else name)
+    code, _, errors = call(capsys, "report", tmp_path)
+    assert code == 2
+    assert 'jinja2: pip install "fasthebb[report]"' in errors
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_page_in_a_browser(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium (Debian's package of that name)")
+    make_grid(tmp_path / "runs")
+    call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},3000",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", (tmp_path / "report.html").as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert picture.stat().st_size > 50_000  # an empty page compresses to less
