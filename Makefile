@@ -22,7 +22,7 @@ install: .venv/installed  ## make .venv and install the project with all that it
 	@touch $@
 
 train: install  ## the main job: Hebbian pre-training against none, 5 % of the labels, three seeds, one table
-	$(BIN)/fasthebb train -m experiment=demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
+	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
 
 test: install  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m ''

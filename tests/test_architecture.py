@@ -1,4 +1,4 @@
-"""Who may import whom: hebb <- stages <- run <- cli; nets and data know nothing of hebb; report only reads."""
+"""Who may import whom: hebb <- stages <- run <- use <- cli; nets and data know nothing of hebb; report only reads."""
 
 import ast
 import subprocess
@@ -11,12 +11,13 @@ import fasthebb_cli
 
 ROOT = Path(fasthebb_cli.__file__).parent
 FORBIDDEN = {
-    "hebb": {"stages", "run", "cli", "nets", "data", "config", "errors", "compute"},
-    "nets": {"hebb", "stages", "run", "cli", "data"},
-    "data": {"hebb", "stages", "run", "cli", "nets"},
-    "stages": {"run", "cli", "report"},
-    "run": {"cli", "report"},
-    "report": {"cli", "stages", "hebb", "nets", "data", "config"},
+    "hebb": {"stages", "run", "cli", "use", "report", "nets", "data", "config", "errors", "compute"},
+    "nets": {"hebb", "stages", "run", "use", "report", "cli", "data"},
+    "data": {"hebb", "stages", "run", "use", "report", "cli", "nets"},
+    "stages": {"run", "use", "cli", "report"},
+    "run": {"use", "cli", "report"},
+    "use": {"hebb", "stages", "cli", "report"},
+    "report": {"cli", "use", "stages", "hebb", "nets", "data", "config"},
 }
 
 

@@ -18,7 +18,7 @@ from tests.data.images import class_folders
 Command = Callable[..., Ran]
 
 BAD_INPUT = {
-    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, evaluate"),
+    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, probe, evaluate"),
     "unknown key": (["train", "lable_fraction=0.1"], "did you mean label_fraction"),
     "unknown key of a group": (["train", "pretrain.epoch=3"], "did you mean pretrain.epochs"),
     "unknown added key": (["train", "+pretrain.speed=3"], "unknown key pretrain.speed; pretrain accepts: kind, epochs"),
@@ -30,9 +30,12 @@ BAD_INPUT = {
     "negative epochs": (["train", "pretrain.epochs=-1"], "pretrain.epochs must be at least 0"),
     "bad schedule": (["train", "finetune.schedule=often"], "finetune.schedule must be one of constant"),
     "too few labels": (["train", "label_fraction=0.005"], "label_fraction"),
-    "unknown stage": (["train", "stages=[pretrain,probe]"], "unknown stage 'probe'; choose from: pretrain"),
+    "objective without a stage": (["train", "objective=top1"], "objective=top1 must be STAGE.METRIC of pretrain,"),
+    "objective on test": (["train", "objective=evaluate.top1"], "choose on test images; use evaluate.split=validation"),
+    "objective of the last epoch": (["train", "objective=finetune.top1"], "with finetune.select=best only"),
+    "unknown stage": (["train", "stages=[pretrain,head]"], "unknown stage 'head'; choose from: pretrain"),
     "no stages": (["train", "stages=[]"], "stages is empty"),
-    "extra without a kind": (["train", "+extra.probe.epochs=5"], "extra.probe.kind must be one of"),
+    "extra without a kind": (["train", "+extra.head.epochs=5"], "extra.head.kind must be one of"),
     "unknown rule option": (["train", "+rule.options.speed=3"], "unknown option 'speed' of hpca; it accepts: denom"),
     "unknown flag": (["train", "--fast"], "unknown flag --fast"),
     "no equals sign": (["train", "hpca"], "can't read 'hpca'; an override is key=value"),
@@ -138,10 +141,10 @@ def test_verbs_are_defaults_for_stages(command: Command) -> None:
 
 
 def test_a_stage_used_twice_with_other_settings(command: Command) -> None:
-    stages = ("+finetune@extra.probe=frozen", "stages=[pretrain,finetune,probe,evaluate]")
-    ran = command("train", *stages, "extra.probe.epochs=1")
+    stages = ("+finetune@extra.head=frozen", "stages=[pretrain,finetune,head,evaluate]")
+    ran = command("train", *stages, "extra.head.epochs=1")
     assert ran.code == 0, ran.err
-    assert ran.results("probe")["epochs"] == 1
+    assert ran.results("head")["epochs"] == 1
     assert ran.results("finetune")["epochs"] == 2
 
 

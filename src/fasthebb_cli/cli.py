@@ -32,6 +32,7 @@ from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.run import cells
+from fasthebb_cli.run.objective import check_objective, objective_of
 from fasthebb_cli.run.wording import make_console
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 STOPPED = 130
+OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
 HYDRA_FLAGS = ("-m", "--multirun", "--resolve")
 CFG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 HYDRA_FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {  # and what is accepted; empty: anything
@@ -85,11 +87,16 @@ def run(arguments: list[str]) -> int:
         return _fail(error)
 
 
-def run_cell(cfg: DictConfig) -> None:
-    """One cell, in whatever process the launcher gives it. Reports instead of raising, so that a sweep goes on."""
-    code, error, rows = 0, "", []
+def run_cell(cfg: DictConfig) -> float | None:
+    """One cell, in whatever process the launcher gives it. Reports instead of raising, so that a sweep goes on.
+
+    Returns:
+        The value of `objective` for a sweeper that searches; None for a failed cell, which is a failed trial.
+    """
+    code, error, value = 0, "", None
+    rows: list[dict[str, Any]] = []
     try:
-        rows = _do_cell(cfg)
+        rows, value = _do_cell(cfg)
     except Exception as problem:  # noqa: BLE001  the last resort: every failure of a cell becomes its report
         code, error = _fail(problem), str(problem) or type(problem).__name__
         if code == STOPPED:
@@ -100,6 +107,7 @@ def run_cell(cfg: DictConfig) -> None:
         cells.write_cell(job.sweep.dir, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows})
     elif code:
         sys.exit(code)
+    return value
 
 
 def run_bench(cfg: DictConfig) -> None:
@@ -124,8 +132,9 @@ def _run_command(name: str, words: list[str], wants_traceback: bool) -> int:
     return 0
 
 
-def _do_cell(cfg: DictConfig) -> list[dict[str, Any]]:
+def _do_cell(cfg: DictConfig) -> tuple[list[dict[str, Any]], float | None]:
     config = load(cfg)
+    check_objective(config)
     yaml = OmegaConf.to_yaml(cfg, resolve=True)
     from fasthebb_cli.run.pipeline import run_cell as run_pipeline
     from fasthebb_cli.run.preview import preview_cell
@@ -137,11 +146,14 @@ def _do_cell(cfg: DictConfig) -> list[dict[str, Any]]:
         shown = [item for item in job.overrides.task if item.split("=", 1)[0] not in cells.OWN_KEYS]
         view.note(f"cell {job.job.num + 1}: {' '.join(shown)}", "bold")
     if config.dry_run:
-        return preview_cell(config, view)
+        return preview_cell(config, view), None
     outcomes = run_pipeline(config, yaml, view)
     if job.mode == RunMode.RUN:
         view.outcomes([(outcome.stage, outcome.results, outcome.cached) for outcome in outcomes])
-    return [_row(outcome) for outcome in outcomes]
+    value = None
+    if config.objective is not None:
+        value = objective_of(config.objective, {outcome.stage.name: outcome.results for outcome in outcomes})
+    return [_row(outcome) for outcome in outcomes], value
 
 
 def _row(outcome: "Outcome") -> dict[str, Any]:
@@ -172,6 +184,8 @@ def _for_hydra(first: str, words: Sequence[str]) -> list[str]:
             raise InputError("can't read ''; an override is key=value")
         elif match := re.fullmatch(r"(model|rule|dataset)=([\w.]+:[\w.]+)", word):  # not a file's name
             overrides += [f"{match[1]}=own", f"{match[1]}.name={match[2]}"]
+        elif re.match(OPEN_KEY, word):  # Hydra would have them in the group's file already, or with a + before them
+            overrides.append(f"++{word}")
         else:
             overrides.append(word)
     if {"-m", "--multirun"} & set(flags) and any(word.startswith("out=") and "," in word for word in overrides):
@@ -179,7 +193,7 @@ def _for_hydra(first: str, words: Sequence[str]) -> list[str]:
     return [*flags, *overrides]
 
 
-def _run_hydra(words: list[str], config: str = "config", task: Callable[[DictConfig], None] | None = None) -> int:
+def _run_hydra(words: list[str], config: str = "config", task: Callable[[DictConfig], object] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises what it would otherwise print over several lines
     site = os.environ.get("FASTHEBB_CONF")
     if site and Path(site).is_dir():
@@ -192,7 +206,7 @@ def _run_hydra(words: list[str], config: str = "config", task: Callable[[DictCon
     return _call_hydra(words, config, task or run_cell)
 
 
-def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], None]) -> int:
+def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], object]) -> int:
     before, sys.argv = sys.argv, ["fasthebb", *words]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=config)(task)()

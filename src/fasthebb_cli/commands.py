@@ -34,11 +34,17 @@ class Usage:
 
 
 MANY = 100_000
+_READING = {"batch_size": "64", "device": "auto", "workers": "0"}
 COMMANDS: dict[str, Usage] = {
+    "predict": Usage("fasthebb_cli.use.predict:predict", "MODEL FOLDER", 2, 2, {"out": "predictions.csv"} | _READING),
+    "features": Usage(
+        "fasthebb_cli.use.features:features", "MODEL FOLDER", 2, 2,
+        {"layer": "", "out": "features", "pool": "4"} | _READING,
+    ),
     "report": Usage("fasthebb_cli.report.command:report", "RUNS ...", 1, MANY, {"out": "report"}),
     "runs": Usage("fasthebb_cli.report.overview:list_runs", "[RUNS ...]", 0, MANY, {"state": ""}),
     "compare": Usage("fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {}),
-}
+}  # fmt: skip
 
 
 def run_command(name: str, words: Sequence[str], console: Console) -> None:

@@ -18,6 +18,7 @@ from fasthebb_cli.config import (
     GpuConfig,
     ModelConfig,
     PretrainConfig,
+    ProbeConfig,
     RuleConfig,
     TopLevel,
 )
@@ -77,6 +78,7 @@ def load(cfg: DictConfig) -> Config:
         extra=extra,
         pretrain=_typed(PretrainConfig, cfg.pretrain, "pretrain"),
         finetune=_typed(FinetuneConfig, cfg.finetune, "finetune"),
+        probe=_typed(ProbeConfig, cfg.probe, "probe"),
         evaluate=_typed(EvaluateConfig, cfg.evaluate, "evaluate"),
         **(vars(top) | {"stages": list(names)}),
     )

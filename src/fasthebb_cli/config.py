@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from fasthebb_cli.checks import above, are_factors, at_least, in_range, not_empty, one_of
 
-AUGMENTATIONS = ("none", "shift", "light")
+AUGMENTATIONS = ("none", "shift", "light", "hard")
 
 
 @dataclass
@@ -51,6 +51,7 @@ class RuleConfig:
     activation: str = "relu"
     whitening: float | None = None
     lr: float | None = None
+    optimizer: str = "SGD"
     layer_lr: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     layer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -154,6 +155,7 @@ class FinetuneConfig:
     weight_decay: float = MISSING
     momentum: float = MISSING
     features_lr: float = 1.0
+    layer_lr: dict[str, float] = field(default_factory=dict)
     classifier_epochs: int = 0
     layer: str | None = None
     optimizer: str = "SGD"
@@ -172,6 +174,7 @@ class FinetuneConfig:
         in_range("weight_decay", self.weight_decay, 0, float("inf"))
         in_range("momentum", self.momentum, 0, 0.9999)
         in_range("features_lr", self.features_lr, 0, float("inf"))
+        are_factors("layer_lr", self.layer_lr)
         at_least("classifier_epochs", self.classifier_epochs, 0)
         one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
         one_of("select", self.select, ("last", "best"))
@@ -190,16 +193,58 @@ class EvaluateConfig:
         at_least("batch_size", self.batch_size, 1)
 
 
-StageConfig = PretrainConfig | FinetuneConfig | EvaluateConfig
+@dataclass
+class ProbeConfig:
+    """Classifiers on the frozen features of every layer."""
+
+    kind: str = "probe"
+    split: str = "test"
+    layers: list[str] | None = None
+    methods: list[str] = field(default_factory=lambda: ["linear"])
+    pool: int = MISSING
+    batch_size: int = MISSING
+    epochs: int = MISSING
+    lr: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    dropout: float = 0.0
+    hidden: int = 0
+    neighbours: int = MISSING
+    components: int = MISSING
+    queries: int = MISSING
+
+    METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("probe",))
+        one_of("split", self.split, ("test", "validation"))
+        if not self.methods:
+            raise ValueError(f"methods is empty; use some of {', '.join(self.METHODS)}")
+        for method in self.methods:
+            one_of("methods", method, self.METHODS)
+        one_of("schedule", self.schedule, FinetuneConfig.SCHEDULES)
+        for name in ("pool", "hidden"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("batch_size", "epochs", "neighbours", "components", "queries"):
+            at_least(name, getattr(self, name), 1)
+        above("lr", self.lr, 0)
+        in_range("weight_decay", self.weight_decay, 0, float("inf"))
+        in_range("dropout", self.dropout, 0, 0.999)
+
+
+StageConfig = PretrainConfig | FinetuneConfig | ProbeConfig | EvaluateConfig
 KINDS: dict[str, type[StageConfig]] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
+    "probe": ProbeConfig,
     "evaluate": EvaluateConfig,
 }
+MEASURING = ("probe", "evaluate")  # kinds that leave the weights as they are
 VERBS: dict[str, list[str]] = {  # a verb is only a default for `stages`
     "train": ["pretrain", "finetune", "evaluate"],
     "pretrain": ["pretrain"],
     "finetune": ["finetune"],
+    "probe": ["probe"],
     "evaluate": ["evaluate"],
 }
 
@@ -214,6 +259,7 @@ class Config:
     gpu: GpuConfig
     pretrain: PretrainConfig
     finetune: FinetuneConfig
+    probe: ProbeConfig
     evaluate: EvaluateConfig
     extra: dict[str, StageConfig]
     verb: str
@@ -224,6 +270,7 @@ class Config:
     out: str
     force: bool
     dry_run: bool
+    objective: str | None
     init_from: str | None
 
     def settings(self, stage: str) -> StageConfig:
@@ -243,6 +290,7 @@ class TopLevel:
     out: str = MISSING
     force: bool = False
     dry_run: bool = False
+    objective: str | None = None
     init_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -292,4 +340,4 @@ class BenchConfig:
         return self.batch_size if self.batch_size is not None else LARGE.get(self.model.name, (32, 64))[1]
 
 
-GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "evaluate")
+GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "probe", "evaluate")

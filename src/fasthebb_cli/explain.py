@@ -27,11 +27,14 @@ VERB_LINES = {
     "train": "pre-train, fine-tune and evaluate",
     "pretrain": "learn features from all training images, without labels",
     "finetune": "learn to classify from the labelled fraction",
+    "probe": "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features",
     "evaluate": "accuracy on the test images",
     "report": "tables, curves and one HTML page from finished runs: fasthebb report RUNS ... [out=DIR]",
     "runs": "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
     "compare": "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",
     "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
+    "predict": "classes of a folder's images as a csv: fasthebb predict MODEL FOLDER",
+    "features": "a layer's output for a folder's images as an array: fasthebb features MODEL FOLDER layer=conv3",
 }
 FLAGS = [
     ("-m", "run every combination of comma-separated values"),

@@ -114,5 +114,5 @@ class Dying(ImageFiles):
 @pytest.mark.slow  # torch looks for dead workers every five seconds
 def test_a_worker_that_dies_is_one_line() -> None:
     stream = batches(Dying(["x"], 8), torch.arange(1), batch_size=1, device=CPU, order_seed=None, workers=1)
-    with pytest.raises(RunError, match=r"a decoding process failed; lower gpu.workers .*exited unexpectedly"):
+    with pytest.raises(RunError, match=r"a decoding process failed; lower workers .*exited unexpectedly"):
         next(stream)

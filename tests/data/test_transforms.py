@@ -17,19 +17,33 @@ def test_to_float_normalises_each_channel() -> None:
     assert torch.allclose(normalised.flatten(), torch.tensor([-1.0, 1.0, 2.0]))
 
 
-def test_every_sample_has_its_own_draw() -> None:
+@pytest.mark.parametrize("kind", ["light", "hard"])
+def test_every_sample_has_its_own_draw(kind: str) -> None:
     image = torch.rand(1, 3, 16, 16, generator=generator())
-    augmented = augment(image.expand(8, -1, -1, -1), "light", generator(1))
+    augmented = augment(image.expand(8, -1, -1, -1), kind, generator(1))
     assert augmented.shape == (8, 3, 16, 16)
     assert len({tuple(sample.flatten().tolist()) for sample in augmented}) == 8
 
 
-def test_the_draws_depend_on_the_generator_alone() -> None:
+@pytest.mark.parametrize("kind", ["light", "hard"])
+def test_the_draws_depend_on_the_generator_alone(kind: str) -> None:
     images = torch.rand(4, 3, 16, 16, generator=generator())
-    first = augment(images, "light", generator(1))
+    first = augment(images, kind, generator(1))
     torch.manual_seed(7)
-    assert torch.equal(augment(images, "light", generator(1)), first)
-    assert not torch.equal(augment(images, "light", generator(2)), first)
+    assert torch.equal(augment(images, kind, generator(1)), first)
+    assert not torch.equal(augment(images, kind, generator(2)), first)
+
+
+def test_hard_turns_any_way_and_takes_the_colour_from_one_in_ten() -> None:
+    maps = _affine(2000, generator(), "hard", mirror=False)
+    angle = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 1, 1]))
+    assert angle.min() < -175
+    assert angle.max() > 175
+    images = torch.randn(2000, 3, 4, 4, generator=generator())
+    changed = augment(images, "hard", generator(1))
+    grey = (changed - changed.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-6
+    assert 0.07 < grey.float().mean() < 0.13
+    assert torch.isfinite(changed).all()
 
 
 def test_none_changes_nothing_and_draws_nothing() -> None:
@@ -39,8 +53,8 @@ def test_none_changes_nothing_and_draws_nothing() -> None:
 
 
 def test_an_unknown_kind_is_an_error() -> None:
-    with pytest.raises(ValueError, match="hard"):
-        augment(torch.rand(1, 3, 4, 4), "hard", generator())
+    with pytest.raises(ValueError, match="heavy"):
+        augment(torch.rand(1, 3, 4, 4), "heavy", generator())
 
 
 def test_the_maps_are_within_the_stated_ranges() -> None:

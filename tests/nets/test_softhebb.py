@@ -5,13 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fasthebb_cli import cli
 from fasthebb_cli.nets.networks import features
 from fasthebb_cli.nets.softhebb import GAIN, Triangle, softhebb
 from fasthebb_cli.stages.schedules import softhebb as schedule
 from tests.conftest import Ran
-
-EXPERIMENTS = sorted(path.stem for path in (cli.conf_directory() / "experiment").glob("*.yaml"))
 
 
 def test_sizes_and_initial_lengths() -> None:
@@ -36,16 +33,10 @@ def test_the_rate_is_halved_seven_times() -> None:
     assert rates[-1] == 0.5**7
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes_and_plans(command: Callable[..., Ran], experiment: str) -> None:
-    ran = command("train", f"experiment={experiment}", "dataset.train_samples=null", "--dry-run")
-    assert ran.code == 0, ran.err
-
-
 @pytest.mark.slow
 def test_softhebb_beats_random_features_on_digits(command: Callable[..., Ran]) -> None:
     """Its lengths come down from 25 to 1, and a linear classifier on its features knows most digits."""
-    words = ("experiment=softhebb_cifar10", "dataset.train_samples=1000", "model.width=0.1", "finetune.epochs=10")
+    words = ("experiment=softhebb_cifar10", "dataset.train_samples=1000", "model.width=0.1", "probe.epochs=10")
     ran = command("train", *words, "pretrain.epochs=1", "rule=softhebb")
     assert ran.code == 0, ran.err
-    assert ran.results("evaluate")["top1"] > 0.8
+    assert ran.results("probe")["layers"]["conv3"]["top1"] > 0.8

@@ -172,9 +172,10 @@ def test_accuracy_by_layer(tmp_path: Path) -> None:
     directories = find_directories([tmp_path])
     (grid,) = build_grids(directories, Index(directories))
     assert accuracies_by_layer(directories, Index(directories), grid) == {"hpca": {"conv1": 0.5, "conv2": 0.7}}
-    make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "swta"}, {"layers": {"conv1": {"top1": 0.25}}})
+    make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "swta"}, {"layers": {"conv1": {"top1": 0.25, "knn": 0.5}}})
     directories = find_directories([tmp_path])
-    assert accuracies_by_layer(directories, Index(directories), grid)["swta"] == {"conv1": 0.25}
+    found = accuracies_by_layer(directories, Index(directories), grid)
+    assert (found["swta"], found["swta, k-NN"]) == ({"conv1": 0.25}, {"conv1": 0.5})
 
 
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,7 @@ def wait_for_work(process: "subprocess.Popen[str]", out: Path) -> None:
     [
         (),
         ("rule=swta", "finetune.select=best", "finetune.augment=light"),
+        ("rule=vae",),
         ("rule=hpca_adaptive", "pretrain.layer_by_layer=true"),
     ],
 )

@@ -31,6 +31,16 @@ def test_frozen_features_stay_to_the_bit(command: Callable[..., Ran], choice: st
     assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
 
 
+def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others(command: Callable[..., Ran]) -> None:
+    """A hybrid: conv1 and conv2 by the rule, the rest by backprop; batch norm of the frozen ones stands still too."""
+    hybrid = ("pretrain.include=[conv1,conv2]", "finetune.layer_lr={conv1: 0, conv2*: 0, fc5: 0.1}")
+    ran = command("train", *hybrid, "label_fraction=0.2")
+    assert ran.code == 0, ran.err
+    before, after = (load_file(ran.directories(name)[0] / "model.safetensors") for name in ("pretrain", "finetune"))
+    for name in before:
+        assert torch.equal(before[name], after[name]) is name.startswith(("conv1", "conv2")), name
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_compiled_networks_learn_the_same(command: Callable[..., Ran]) -> None:

@@ -21,7 +21,7 @@ def epochs(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_every_rule_is_a_choice() -> None:
-    assert set(CHOICES) == {*RULES, "none", "own"}
+    assert set(CHOICES) == {*RULES, "vae", "none", "own"}
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -31,6 +31,30 @@ def test_every_rule_learns_in_every_layer(command: Command, rule: str) -> None:
     (epoch,) = epochs(ran.directories("pretrain")[0])
     for name, layer in epoch["layers"].items():
         assert 1e-7 < layer["update"] < 10, (name, layer)
+
+
+def test_an_autoencoder_learns_to_paint_and_leaves_only_the_encoder(command: Command) -> None:
+    ran = command("train", "rule=vae", "pretrain.epochs=4", "label_fraction=0.2")
+    assert ran.code == 0, ran.err
+    first, *_, last = epochs(ran.directories("pretrain")[0])
+    assert last["squared_error"] < 0.9 * first["squared_error"]
+    names = load_file(ran.directories("pretrain")[0] / "model.safetensors").keys()
+    assert names == load_file(ran.directories("finetune")[0] / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pretrain.teacher=true"], "leave out pretrain.teacher"),
+        (["+rule.options.depth=3"], "rule=vae accepts: latents"),
+        (["rule.options.latents=0"], "latents must be at least 1"),
+        (["model=softhebb"], "has no mirror image"),
+    ],
+)
+def test_bad_input_of_the_autoencoder(command: Command, words: list[str], expected: str) -> None:
+    ran = command("pretrain", "rule=vae", *words)
+    assert ran.code == 2
+    assert expected in ran.err
 
 
 def test_layer_by_layer_gives_each_layer_its_epochs(command: Command) -> None:

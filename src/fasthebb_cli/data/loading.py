@@ -3,6 +3,7 @@
 import multiprocessing
 import sys
 from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fasthebb_cli.data.source import ImageFiles, ImageSource
 from fasthebb_cli.errors import InputError, RunError
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Readable(Protocol[T_co]):
+    """Gives what lies at int64 indices (B,); an ImageSource gives images."""
+
+    def read(self, indices: Tensor) -> T_co: ...
 
 
 def batches(
@@ -44,7 +53,7 @@ def batches(
         chunks[-2:] = [torch.cat(chunks[-2:])]
     chunks = chunks[start:]
     if workers > 0 and chunks and isinstance(source, ImageFiles):
-        stream = _decoded_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
+        stream = read_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
     else:
         stream = map(source.read, chunks)
     for images, chunk in zip(stream, chunks, strict=True):
@@ -57,21 +66,24 @@ def step_count(samples: int, batch_size: int) -> int:
     return -(-samples // batch_size) - left_over
 
 
-class _Chunks(TorchDataset[Tensor | InputError | RunError]):
+class _Chunks(TorchDataset[T_co | InputError | RunError], Generic[T_co]):
     """Reads whole batches in a worker. Errors come back as values: DataLoader would wrap them in a traceback."""
 
-    def __init__(self, source: ImageSource) -> None:
+    def __init__(self, source: Readable[T_co]) -> None:
         self.source = source
 
-    def __getitem__(self, chunk: list[int]) -> Tensor | InputError | RunError:
+    def __getitem__(self, chunk: list[int]) -> T_co | InputError | RunError:
         try:
             return self.source.read(torch.tensor(chunk))
         except (InputError, RunError) as error:
             return type(error)(str(error))
 
 
-def _decoded_ahead(source: ImageFiles, chunks: list[Tensor], workers: int, *, pin: bool) -> Iterator[Tensor]:
-    """The chunks' images in order. Forking a process with threads may dead-lock, so workers come from a fork server."""
+def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pin: bool) -> Iterator[T_co]:
+    """What `source` reads for each chunk, in order, by worker processes, at least one.
+
+    Forking a process with threads may dead-lock, so workers come from a fork server.
+    """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":  # it imports what this process has of ours once; workers would, in every epoch: seconds
@@ -86,10 +98,10 @@ def _decoded_ahead(source: ImageFiles, chunks: list[Tensor], workers: int, *, pi
         generator=torch.Generator(),  # its own, else it would draw from the one that the network uses
     )
     try:
-        for images in loader:
-            if isinstance(images, (InputError, RunError)):
-                raise images
-            yield images
+        for content in loader:
+            if isinstance(content, (InputError, RunError)):
+                raise content
+            yield content
     except RuntimeError as error:  # such as a process killed for want of memory
         reason = " ".join(str(error).split())
-        raise RunError(f"a decoding process failed; lower gpu.workers or batch_size ({reason})") from error
+        raise RunError(f"a decoding process failed; lower workers or batch_size ({reason})") from error

@@ -7,6 +7,9 @@ from torch.nn.functional import affine_grid, grid_sample
 RESCALE = 0.25  # "light": size times 1 +- this
 ROTATION = 10.0  # degrees to either side
 TRANSLATION = 1 / 8  # of the size, to either side
+TILT = 0.2  # "hard": perspective makes one side of the image up to so much nearer
+COLOUR = 0.4  # brightness moves by up to this (in deviations), contrast and saturation change by up to this factor
+GREY = 0.1  # share of images that lose their colour
 
 
 def to_float(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -18,8 +21,9 @@ def augment(images: Tensor, kind: str, generator: torch.Generator, *, mirror: bo
     """Float images (B, C, S, S), each changed at random; "none" returns them as they are.
 
     "shift": move by up to 1/8 of the size. "light" (the papers'): rescale by up to 25 %, rotate by up to 10 degrees and
-    move as well. Both flip half of the images from left to right if `mirror`; what lies outside is reflected. Draws are
-    made on the CPU, so that they don't depend on the device.
+    move as well. "hard": as light, but rotate by any angle, and tilt (perspective), change brightness, contrast and
+    saturation, and take the colour from one image in ten. All flip half of the images from left to right if `mirror`;
+    what lies outside is reflected. Draws are made on the CPU, so that they don't depend on the device.
 
     Args:
         generator: on the CPU.
@@ -27,11 +31,14 @@ def augment(images: Tensor, kind: str, generator: torch.Generator, *, mirror: bo
     """
     if kind == "none":
         return images
-    if kind not in ("shift", "light"):
+    if kind not in ("shift", "light", "hard"):
         raise ValueError(f"unknown augmentation {kind!r}")
     transforms = _affine(len(images), generator, kind, mirror=mirror).to(images.device, images.dtype)
     grid = affine_grid(transforms, list(images.shape), align_corners=False)
-    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if kind == "hard":
+        grid = _tilted(grid, generator)
+    images = grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return _recoloured(images, generator) if kind == "hard" else images
 
 
 def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) -> Tensor:
@@ -42,8 +49,25 @@ def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) 
     if kind == "shift":
         unit[:, :2] = 0
     scale = 1 / (1 + RESCALE * unit[:, 0])
-    angle = torch.deg2rad(ROTATION * unit[:, 1])
+    angle = torch.deg2rad((180.0 if kind == "hard" else ROTATION) * unit[:, 1])
     shift = 2 * TRANSLATION * unit[:, 2:]  # [-1, 1] spans the size twice over
     cos, sin = scale * angle.cos(), scale * angle.sin()
     rows = [torch.stack([flip * cos, -flip * sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)]
     return torch.stack(rows, 1)
+
+
+def _tilted(grid: Tensor, generator: torch.Generator) -> Tensor:
+    """Places (B, H, W, 2) seen at a slant: divided by a depth that changes evenly across the image."""
+    slant = TILT * (torch.rand(len(grid), 1, 1, 2, generator=generator) * 2 - 1).to(grid.device, grid.dtype)
+    return grid / (1 + (slant * grid).sum(-1, keepdim=True))
+
+
+def _recoloured(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Normalised images (B, C, S, S) with other brightness, contrast and saturation."""
+    draws = torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images.device, images.dtype)
+    brightness, contrast, saturation = COLOUR * (2 * draws[:3] - 1)
+    saturation = torch.where(draws[3] < GREY, -1, saturation)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + brightness + (1 + contrast) * (images - mean)
+    grey = images.mean(1, keepdim=True)
+    return grey + (1 + saturation) * (images - grey)

@@ -14,13 +14,13 @@ Knows nothing of data, schedules or files.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb.patterns import first_match, matches
 from fasthebb_cli.hebb.responses import RESPONSES, UNITS, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
 from fasthebb_cli.hebb.settings import MOMENTUM, RuleSetting, StepSetting, setting_of
@@ -136,9 +136,9 @@ class HebbianLearner:
         self.unserved: dict[str, str] = {}
         include, exclude = list(include), list(exclude)
         for name, module in network.named_modules():
-            if not _matches(name, include) or _matches(name, exclude):
+            if not matches(name, include) or matches(name, exclude):
                 continue
-            chosen = dict(options or {}) | dict(_first_match(name, layer_options or {}, {}))
+            chosen = dict(options or {}) | dict(first_match(name, layer_options or {}, {}))
             reason = _unserved(module, self.setting.tried(chosen).competitive)
             if reason is not None:
                 self.unserved[name] = reason
@@ -254,7 +254,7 @@ class HebbianLearner:
             layer.moments = moments and Moments(**{name: value.to(device) for name, value in moments.items()})
 
     def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
-        factor: float = _first_match(layer.name, layer_lr, 1.0)
+        factor: float = first_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
         return factor / math.sqrt(inputs) if self.step_setting.per_input else factor
 
@@ -298,7 +298,7 @@ class HebbianLearner:
         labels = self.labels[images]
         patches, groups, units = dot_NGK.shape
         labels_N = labels.repeat_interleave(patches // len(labels))
-        assigned = 0 if layer is self.layers[0] else _first_match(layer.name, self.assigned, units)
+        assigned = 0 if layer is self.layers[0] else first_match(layer.name, self.assigned, units)
         return teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned).to(dot_NGK.dtype)
 
 
@@ -345,18 +345,3 @@ def _alive(terms: Terms) -> Tensor:
 def _normalise(weight: Tensor) -> None:
     norm_K = weight.flatten(1).norm(dim=1)
     weight.div_(engine.per_row(torch.where(norm_K == 0, 1, norm_K), weight))
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(_covers(pattern, name) for pattern in patterns)
-
-
-def _covers(pattern: str, name: str) -> bool:
-    """A pattern names a layer or a module that the layer is part of: conv1 and conv1.0 both mean conv1.0."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
-
-
-def _first_match(name: str, values: Mapping[str, Any], default: Any) -> Any:
-    """The value of the first pattern that matches the name."""
-    return next((value for pattern, value in values.items() if _covers(pattern, name)), default)

@@ -9,29 +9,36 @@ from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.grid import Grid, Method
 
 LAYER = "finetune.layer"
+# A probe's scores that are accuracies, and what they add to the method's name; the linear classifier's is the usual one
+HEADS = {"top1": "", "hebbian": ", Hebbian classifier", "knn": ", k-NN", "svm": ", SVM"}
 
 
 def accuracies_by_layer(directories: Sequence[StageDirectory], index: Index, grid: Grid) -> dict[str, dict[str, float]]:
-    """By method the mean top-1 over its seeds on each layer, [0, 1]; empty where no layer was measured by itself."""
+    """By method the mean top-1 over its seeds on each layer, [0, 1]; empty where no layer was measured by itself.
+
+    Where several label fractions were measured, of the largest.
+    """
+    measured = [item for item in directories if isinstance(item.results.get("layers"), dict)
+                and item.results.get("dataset") == grid.dataset and _split(item) == grid.split]  # fmt: skip
+    most = max((item.results["label_fraction"] for item in measured), default=None)
     values: dict[str, dict[str, list[float]]] = {}
-    for directory in directories:
-        found = _measured(directory.results)
-        if found and directory.results.get("dataset") == grid.dataset and _split(directory) == grid.split:
-            name = _method_name(directory, index, grid)
-            for layer, value in found.items():
-                values.setdefault(name, {}).setdefault(layer, []).append(value)
+    for item in measured:
+        if item.results["label_fraction"] == most:
+            name = _method_name(item, index, grid)
+            for (head, layer), value in _heads(item.results).items():
+                values.setdefault(name + HEADS[head], {}).setdefault(layer, []).append(value)
     probed = {name: {layer: statistics.fmean(several) for layer, several in by_layer.items()}
               for name, by_layer in values.items()}  # fmt: skip
     return _swept(grid.methods) | probed
 
 
-def _measured(results: Mapping[str, Any]) -> dict[str, float]:
-    """Top-1 by layer of a results.json that has `layers: {name: {top1: ...}}`; empty for any other."""
-    layers = results.get("layers")
-    if not isinstance(layers, dict):
-        return {}
-    return {str(name): float(values["top1"]) for name, values in layers.items()
-            if isinstance(values, dict) and values.get("top1") is not None}  # fmt: skip
+def _heads(results: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """Accuracy by head and layer of a results.json that has `layers: {name: {top1: ...}}`."""
+    return {
+        (head, str(layer)): float(scores[head])
+        for layer, scores in results["layers"].items() if isinstance(scores, dict)
+        for head in HEADS if scores.get(head) is not None
+    }  # fmt: skip
 
 
 def _split(directory: StageDirectory) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
@@ -51,7 +52,15 @@ class SweepTable(Callback):
     """Hydra calls it when a sweep ends; it prints the table and ends the process with the worst exit code."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        sys.exit(_conclude(_directory(config.hydra.sweep.dir)))
+        code = _conclude(_directory(config.hydra.sweep.dir))
+        found = Path(config.hydra.sweep.dir) / "optimization_results.yaml"  # the Optuna sweeper's
+        if config.get("objective") is not None and found.exists():
+            best = yaml.safe_load(found.read_text())
+            chosen = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
+            make_console().print(
+                escape(f"best {config.objective}: {best['best_value']:.4g} with {chosen}"), style="bold"
+            )
+        sys.exit(code)
 
 
 def end_early() -> None:
@@ -125,7 +134,7 @@ def _directory(out: str) -> Path:
 
 def _swept_keys(cells: Sequence[dict[str, Any]]) -> list[str]:
     """Keys whose values differ between cells; with one cell, all that it overrides."""
-    keys = dict.fromkeys(item.split("=", 1)[0] for cell in cells for item in cell["overrides"])
+    keys = dict.fromkeys(_key(item) for cell in cells for item in cell["overrides"])
     wanted = [key for key in keys if key not in OWN_KEYS]
     if len(cells) == 1:
         return wanted
@@ -133,4 +142,8 @@ def _swept_keys(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _value(cell: dict[str, Any], key: str) -> str:
-    return next((item.split("=", 1)[1] for item in cell["overrides"] if item.split("=", 1)[0] == key), "")
+    return next((item.split("=", 1)[1] for item in cell["overrides"] if _key(item) == key), "")
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")

@@ -71,6 +71,8 @@ def run_task(
 
     def save(epoch: int, step: int) -> None:
         nonlocal saved
+        if not task.resumable:
+            return
         check_finite(network)
         position.epoch, position.step = epoch, step
         save_checkpoint(session.checkpoint, _state(task, network, position, session, time.perf_counter() - clock))
@@ -86,7 +88,8 @@ def run_task(
                 if stop.requested or time.perf_counter() - saved > pause:
                     save(epoch, step + 1)
                     if stop.requested:
-                        raise Interrupted(f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
+                        where = f"epoch {epoch + 1}, step {step + 1} of {task.steps}"
+                        raise Interrupted(where if task.resumable else "the start")
             metrics = task.end_epoch(epoch)
             check_finite(network)
             seconds = time.perf_counter() - began

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config, EvaluateConfig, FinetuneConfig
+from fasthebb_cli.config import MEASURING, Config, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
@@ -101,9 +101,9 @@ def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None
     """Finds before anything runs what would stop a later stage: labels, splits, or layers that are not there."""
     for stage in stages:
         settings = stage.settings
-        if isinstance(settings, EvaluateConfig):
+        if isinstance(settings, EvaluateConfig | ProbeConfig):
             images_of(dataset, settings)
-        elif isinstance(settings, FinetuneConfig) or settings.teacher:
+        if not isinstance(settings, EvaluateConfig | PretrainConfig) or getattr(settings, "teacher", False):
             labelled(dataset, config)
     with torch.device("meta"):
         for layer in {stage.layer for stage in stages} - {None}:
@@ -254,13 +254,13 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    if stage.kind != "evaluate":
+    if stage.kind not in MEASURING:
         mean, std = start.statistics
         card = ModelCard(
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
             list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
             max(start.labels_train, measured["labels_train"]),
-            max(start.labels_validation, measured["labels_validation"]),
+            max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
         )  # fmt: skip
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)

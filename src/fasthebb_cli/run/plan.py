@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb_cli.config import VERBS, Config, EvaluateConfig, FinetuneConfig, PretrainConfig, StageConfig
+from fasthebb_cli.config import (
+    MEASURING,
+    VERBS,
+    Config,
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+    StageConfig,
+)
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
@@ -70,7 +79,7 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
         directory = Path(config.out) / f"{_readable(config, name, settings.kind)}-{fingerprint[:8]}"
         stage = PlannedStage(name, settings.kind, settings, directory, fingerprint, content, wanted, previous)
         stages.append(stage)
-        if settings.kind != "evaluate":
+        if settings.kind not in MEASURING:
             previous = stage
     return stages
 
@@ -99,7 +108,8 @@ def _names(config: Config) -> list[tuple[str, bool]]:
     names = [(name, True) for name in config.stages]
     first = config.settings(config.stages[0]).kind
     if config.init_from is None:
-        needed = VERBS["train"][: VERBS["train"].index(first)]
+        before = first if first in VERBS["train"] else "finetune"  # a probe needs features only
+        needed = VERBS["train"][: VERBS["train"].index(before)]
         names = [(name, False) for name in needed] + names
     if config.rule.name == "none":  # nothing to pre-train: the network starts from scratch
         names = [(name, wanted) for name, wanted in names if config.settings(name).kind != "pretrain"]
@@ -124,10 +134,10 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     }
     content |= _flat("model", config.model.arguments())
     content |= _flat(settings.kind, asdict(settings))
-    if not isinstance(settings, EvaluateConfig) and settings.augment != "none":
+    if isinstance(settings, PretrainConfig | FinetuneConfig) and settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
     if isinstance(settings, PretrainConfig):
-        left_out = ("name", "whitening", "lr", "layer_lr", "activation")  # are elsewhere
+        left_out = ("name", "whitening", "lr", "optimizer", "layer_lr", "activation")  # are elsewhere
         content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left_out})
         content |= _samples("train", dataset.train) | _samples("unlabelled", dataset.unlabelled)
         if settings.teacher:
@@ -138,9 +148,12 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
         if settings.select == "best":
             content |= _samples("validation", dataset.validation)
     else:
-        assert isinstance(settings, EvaluateConfig)
+        assert isinstance(settings, ProbeConfig | EvaluateConfig)
+        if isinstance(settings, ProbeConfig):
+            content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
+            content |= _samples("train", dataset.train)
         content |= _samples(settings.split, dataset.test if settings.split == "test" else dataset.validation)
-        content.pop("evaluate.batch_size")
+        content.pop(f"{settings.kind}.batch_size")
     if previous is None:  # else the images are normalised as those before were
         content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
     return content

@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig
+from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig, ProbeConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.files import CHECKPOINT_FILE
 from fasthebb_cli.run.pipeline import new_network
@@ -16,8 +16,9 @@ from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import clock
 from fasthebb_cli.stages import STAGES, Context
+from fasthebb_cli.stages.finetune import labelled
 
-STEPS = 3  # timed, after one that is not
+STEPS = 5  # timed, spread over the epochs (layers may take turns), after one that is not
 # Seconds that an image of a stage takes, by all that it depends on: cells of a sweep measure it once
 _measured: dict[tuple[object, ...], float] = {}
 
@@ -77,6 +78,8 @@ def _size(
     settings = stage.settings
     supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
     labels = task.samples if supervised else 0
+    if isinstance(settings, ProbeConfig):  # its pass is over the test images too
+        labels = len(labelled(dataset, config))
     if not measure:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)
@@ -92,16 +95,16 @@ def _size(
     if key not in _measured:
         paces = []
         stream = task.batches(0, 0)
-        for _ in range(STEPS + 1):
+        for turn in range(-1, STEPS):
             began = time.perf_counter()
             images = next(stream, None)
             if images is None:
                 break
-            task.step(0, 0, images)
+            task.step(max(turn, 0) * (task.epochs - 1) // (STEPS - 1), 0, images)
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
             paces.append((time.perf_counter() - began) / len(images.labels))
-        _measured[key] = statistics.median(paces[1:] or paces)
+        _measured[key] = statistics.fmean(paces[1:] or paces)
     return task.samples, labels, _measured[key] * task.samples * task.epochs
 
 

@@ -51,6 +51,8 @@ class View:
         if results["images_per_second"]:
             parts.append(f"{results['images_per_second']:,.0f} images/s")
         self.note(", ".join(parts), "bold")
+        if results.get("layers"):
+            self.console.print(_layer_table(results["layers"]))
 
     @contextmanager
     def stage(self, stage: PlannedStage, task: Task, position: Position) -> Iterator["StageDisplay"]:
@@ -128,18 +130,32 @@ class Speed(ProgressColumn):
 
 def summary(metrics: Mapping[str, Any]) -> str:
     """An epoch's numbers in a few words: losses and accuracies, or how much each layer moved."""
+    if "probes" in metrics:
+        return f"{len(metrics['probes'])} layers"
     if "layers" in metrics:
         return "  ".join(
             f"{short} {layer['update']:.1e}" + (f" ({layer['dead']} dead)" if layer["dead"] else "")
             for short, layer in zip(_short(list(metrics["layers"])), metrics["layers"].values(), strict=True)
         )
-    shown = ("train_loss", "train_top1", "validation_top1", "top1", "loss")
+    shown = ("train_loss", "train_top1", "validation_top1", "top1", "loss", "squared_error", "divergence")
     parts = []
     for name in shown:
         if name in metrics:
-            value = f"{metrics[name]:.4f}" if "loss" in name else f"{percent(metrics[name])} %"
+            value = f"{percent(metrics[name])} %" if "top" in name else f"{metrics[name]:.4g}"
             parts.append(f"{name.replace('_', ' ').replace('top1', 'top-1')} {value}")
     return "  ".join(parts)
+
+
+def _layer_table(layers: Mapping[str, Mapping[str, float]]) -> Table:
+    """Scores of a probe, in percent."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer")
+    names = list(next(iter(layers.values())))
+    for name in names:
+        table.add_column(f"{name.replace('top', 'top-')} %", justify="right")
+    for layer, scores in layers.items():
+        table.add_row(escape(layer), *(percent(scores[name]) for name in names))
+    return table
 
 
 def _short(names: Sequence[str]) -> Sequence[str]:

@@ -28,6 +28,7 @@ class ModelCard:
         mean, std: per channel, of pixels in [0, 1].
         layer: the network ends after it; None: it is whole.
         labels_train, labels_validation: labels that the weights have seen.
+        taught: the classifier was fine-tuned, with the features as they are.
         whitening: the network's first layer whitens; its matrix is among the weights.
     """
 
@@ -42,6 +43,7 @@ class ModelCard:
     layer: str | None = None
     labels_train: int = 0
     labels_validation: int = 0
+    taught: bool = False
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
@@ -72,7 +74,20 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
-    """A trained network in evaluation mode, from `model.safetensors` or a stage directory."""
+    """A trained network in evaluation mode, from `model.safetensors` or a stage directory.
+
+    Raises:
+        InputError: as `load_model_and_card`.
+    """
+    return load_model_and_card(path, device)[0]
+
+
+def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """The network as `load_model` gives it, and what it takes to use it: see `use.images.prepare`.
+
+    Raises:
+        InputError: no model, a damaged one, or one whose own network's function is missing or has changed.
+    """
     weights, card = read_model(Path(path))
     network = build_network(
         card.model,
@@ -83,8 +98,11 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
         whitening=card.whitening,
         layer=card.layer,
     )
-    network.load_state_dict(weights)
-    return network.to(torch.device(device)).eval()
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not fit the network {card.model}; has its code changed?") from error
+    return network.to(torch.device(device)).eval(), card
 
 
 def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) -> list[str]:

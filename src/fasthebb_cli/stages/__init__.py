@@ -5,8 +5,14 @@ from collections.abc import Callable
 from fasthebb_cli.stages.evaluate import evaluate
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.pretrain import pretrain
+from fasthebb_cli.stages.probe import probe
 from fasthebb_cli.stages.task import Context, Task
 
-STAGES: dict[str, Callable[[Context], Task]] = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}
+STAGES: dict[str, Callable[[Context], Task]] = {
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "probe": probe,
+    "evaluate": evaluate,
+}
 
 __all__ = ["STAGES", "Context", "Task"]

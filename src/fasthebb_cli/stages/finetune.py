@@ -1,7 +1,8 @@
 """Supervised training on the labelled subset: end to end, the classifier alone, or one after the other.
 
 First `classifier_epochs` train the classifier alone, on frozen features; then `epochs` train all layers, those that
-come pre-trained at `features_lr` times the rate (0: they stay frozen). Each phase runs through the schedule. An
+come pre-trained at `features_lr` times the rate (0: they stay frozen), times `layer_lr` by pattern: so some layers may
+stay as the rule made them while backprop trains the others. Each phase runs through the schedule. An
 untrained network has no features to spare: all of it learns at the full rate in both phases, unless features_lr is 0.
 With few labels an epoch is a few steps, so `epochs=null` means at least MINIMUM_STEPS of them.
 Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. The last epoch counts;
@@ -20,6 +21,7 @@ from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.hebb.patterns import first_match
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
@@ -40,9 +42,10 @@ def finetune(context: Context) -> Task:
     frozen = settings.features_lr == 0
     factor = 1.0 if context.untrained and not frozen else settings.features_lr
     groups = [
-        {"params": list(features.parameters()), "lr": settings.lr * factor},
+        *_groups(features, settings, settings.lr * factor),
         {"params": list(classifier.parameters()), "lr": settings.lr},
     ]
+    still = [m for name, m in features.named_modules() if first_match(name, settings.layer_lr, 1.0) == 0]
     optimizer = _optimizer(settings, groups)
     totals = Totals(compute.device)
     best = Best(network)
@@ -54,6 +57,8 @@ def finetune(context: Context) -> Task:
     def step(epoch: int, step: int, batch: Batch) -> None:
         first, length = (0, alone) if epoch < alone else (alone, together)
         freeze(features, frozen=frozen or (epoch < alone and not context.untrained))
+        for module in still:
+            freeze(module, frozen=True)
         classifier.train()
         set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
         with compute.autocast():
@@ -103,6 +108,15 @@ def finetune(context: Context) -> Task:
     )
 
 
+def _groups(features: nn.Module, settings: FinetuneConfig, lr: float) -> list[dict[str, Any]]:
+    """Parameters by their layer's factor on the rate."""
+    groups: dict[float, list[nn.Parameter]] = {} if settings.layer_lr else {1.0: []}
+    for name, parameter in features.named_parameters():
+        factor = first_match(name.rpartition(".")[0], settings.layer_lr, 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": parameters, "lr": lr * factor} for factor, parameters in groups.items()]
+
+
 def _optimizer(settings: FinetuneConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if settings.optimizer == "SGD":
         nesterov = settings.momentum > 0
@@ -132,7 +146,7 @@ def split_network(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     children = dict(network.named_children())
     if "classifier" not in children:
         raise InputError(f"model: the network has no child called classifier; it has: {', '.join(children)}")
-    features = nn.ModuleList(module for name, module in children.items() if name != "classifier")
+    features = nn.ModuleDict({name: module for name, module in children.items() if name != "classifier"})
     return children["classifier"], features
 
 

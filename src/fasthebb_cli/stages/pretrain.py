@@ -8,7 +8,6 @@ weight lengths. With a teacher signal it is supervised: it then sees the labelle
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,14 +20,18 @@ from fasthebb_cli.hebb.responses import RESPONSES
 from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli.imports import imported
 from fasthebb_cli.stages.finetune import labelled
+from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
+from fasthebb_cli.stages.vae import vae
 
 
 def pretrain(context: Context) -> Task:
     settings, dataset, compute = context.settings, context.dataset, context.compute
     assert isinstance(settings, PretrainConfig)
+    if context.config.rule.name == "vae":
+        return vae(context)
     indices = labelled(dataset, context.config) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
     learner = _learner(context, settings)
     samples = len(indices)
@@ -79,17 +82,12 @@ def pretrain(context: Context) -> Task:
 
 def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
     rule = context.config.rule
-    if settings.lr is None:
-        raise InputError("pretrain.lr has no value and rule.lr neither; set one, as in pretrain.lr=0.1")
-    optimizer = getattr(torch.optim, settings.optimizer, None)
-    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-        raise InputError(f"pretrain.optimizer={settings.optimizer}: no optimizer of torch.optim, as SGD or Adam is")
     setting = rule_setting(rule)
     try:
         return HebbianLearner(
             context.network,
             setting,
-            lr=settings.lr,
+            lr=learning_rate(settings),
             options=rule.options,
             include=settings.include,
             exclude=settings.exclude,
@@ -98,7 +96,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
             step=StepSetting(rule.normalise, rule.per_input, rule.norm_power),
             classes=len(context.dataset.classes) if settings.teacher else None,
             assigned=settings.teacher_units,
-            optimizer=partial(optimizer, **settings.optimizer_options),
+            optimizer=optimizer_of(settings),
             compile=context.compute.compile,
         )
     except (ValueError, TypeError) as error:
@@ -112,7 +110,8 @@ def rule_setting(rule: RuleConfig) -> RuleSetting:
     elif rule.name in RULES:
         setting = RULES[rule.name]
     else:
-        raise InputError(f"rule.name: unknown {rule.name!r}; use {', '.join(RULES)} or my_package.module:function")
+        choices = ", ".join([*RULES, "vae", "none"])
+        raise InputError(f"rule.name: unknown {rule.name!r}; use {choices} or my_package.module:function")
     if rule.response is not None and rule.response not in RESPONSES:
         raise InputError(f"rule.response must be one of {', '.join(RESPONSES)}, not {rule.response!r}")
     projection = setting.projection if rule.projection is None else rule.projection

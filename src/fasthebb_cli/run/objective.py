@@ -1,0 +1,45 @@
+"""What a search looks at: one number of one stage's results, never of the test images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fasthebb_cli.config import Config, EvaluateConfig, FinetuneConfig, ProbeConfig
+from fasthebb_cli.errors import InputError
+
+EXAMPLE = "as in objective=evaluate.top1 evaluate.split=validation"
+
+
+def check_objective(config: Config) -> None:
+    """Finds before anything runs that the objective names no stage, or one that looks at the test images.
+
+    Raises:
+        InputError: so it is.
+    """
+    if config.objective is None:
+        return
+    stage, dot, metric = config.objective.partition(".")
+    if not dot or not metric or stage not in config.stages:
+        raise InputError(f"objective={config.objective} must be STAGE.METRIC of {', '.join(config.stages)}, {EXAMPLE}")
+    settings = config.settings(stage)
+    if isinstance(settings, EvaluateConfig | ProbeConfig) and settings.split != "validation":
+        raise InputError(f"objective={config.objective} would choose on test images; use {stage}.split=validation")
+    if isinstance(settings, FinetuneConfig) and metric == "top1" and settings.select != "best":
+        raise InputError(f"objective={config.objective} has a value with {stage}.select=best only; or {EXAMPLE[6:]}")
+
+
+def objective_of(objective: str, results: Mapping[str, Any]) -> float:
+    """The number at `stage.key.key` of the stages' results.
+
+    Raises:
+        InputError: there is none; the message names what there is.
+    """
+    value: Any = results
+    path = ""
+    for key in objective.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            known = ", ".join(value) if isinstance(value, Mapping) else "nothing"
+            raise InputError(f"objective={objective}: no {key!r} in {path or 'the results'}, which has: {known}")
+        value, path = value[key], f"{path}.{key}".lstrip(".")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"objective={objective} is {value!r}, no number")
+    return float(value)

@@ -1,0 +1,94 @@
+"""Pre-training by a variational autoencoder: every training image, no label, but a backward pass.
+
+The baseline beside the Hebbian rules: the network's layers learn to encode images so that a mirrored decoder can paint
+them again. The loss is the squared error plus the code's divergence (see nets/vae.py). Only the encoder is kept.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from fasthebb_cli.config import PretrainConfig
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
+from fasthebb_cli.nets.whitening import Whitening
+from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.schedules import set_rate
+from fasthebb_cli.stages.start import fit_whitening
+from fasthebb_cli.stages.task import Batch, Context, Task, Totals
+
+
+def vae(context: Context) -> Task:
+    settings, compute, network = context.settings, context.compute, context.network
+    assert isinstance(settings, PretrainConfig)
+    if settings.teacher or settings.layer_by_layer or settings.layer_lr or settings.include != ["*"]:
+        raise InputError(
+            "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr and include"
+        )
+    dataset = context.dataset
+    indices = torch.cat([dataset.train, dataset.unlabelled])
+    autoencoder = compute.place(_autoencoder(context))
+    optimizer = optimizer_of(settings)(autoencoder.parameters(), lr=learning_rate(settings))
+    totals = Totals(compute.device)
+    whitening = next((module for module in network.children() if isinstance(module, Whitening)), None)
+    if context.begins:
+        fit_whitening(context)
+    network.train()
+
+    def step(epoch: int, step: int, batch: Batch) -> None:
+        set_rate(optimizer, settings.schedule, step, task.steps, epoch, settings.epochs)
+        with torch.no_grad():
+            images = batch.images if whitening is None else whitening(batch.images)
+        with compute.autocast():
+            reconstruction, mean, log_variance = autoencoder(images)
+        error, divergence = loss_terms(images, reconstruction, mean, log_variance)
+        optimizer.zero_grad(set_to_none=True)
+        (error + divergence).backward()
+        optimizer.step()
+        count = len(images)
+        per_pixel = error.detach() / images[0].numel()
+        totals.add(
+            loss=(error + divergence).detach() * count,
+            squared_error=per_pixel * count,
+            divergence=divergence.detach() * count,
+            samples=count,
+        )
+
+    def end_epoch(epoch: int) -> dict[str, Any]:
+        metrics = totals.means()
+        if not torch.isfinite(torch.tensor(metrics["loss"])):
+            raise RunError(f"the loss is {metrics['loss']} in epoch {epoch + 1}; lower pretrain.lr")
+        return metrics
+
+    def finish(last: Mapping[str, Any]) -> dict[str, Any]:
+        results = {"top1": None, "top5": None, "loss": last.get("loss")}
+        return results | {"samples": len(indices), "labels_train": 0, "labels_validation": 0}
+
+    task = Task(
+        epochs=settings.epochs,
+        samples=len(indices),
+        batch_size=settings.batch_size,
+        batches=lambda epoch, start: context.batches(
+            indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
+        ),
+        step=step,
+        end_epoch=end_epoch,
+        finish=finish,
+        state={"autoencoder": autoencoder, "optimizer": optimizer, "totals": totals},
+    )
+    return task
+
+
+def _autoencoder(context: Context) -> nn.Module:
+    source, options = context.dataset.source, context.config.rule.options
+    unknown = [name for name in options if name != "latents"]
+    if unknown:
+        raise InputError(f"rule.options.{unknown[0]}: rule=vae accepts: latents")
+    try:
+        return VariationalAutoencoder(
+            context.network, channels=source.channels, size=source.size, latents=options.get("latents", 256)
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"rule=vae: {error}") from error

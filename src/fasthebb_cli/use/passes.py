@@ -1,0 +1,144 @@
+"""One pass of a trained network over a folder: what the commands that use a model have in common.
+
+Settings are read here, images are prepared as the model's card says, damaged files are named and left out, and a
+signal ends the pass without leaving half a file behind.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fasthebb_cli.checks import at_least
+from fasthebb_cli.compute import Compute
+from fasthebb_cli.compute import prepare as prepare_compute
+from fasthebb_cli.config import GpuConfig
+from fasthebb_cli.data.collection import ImageFile
+from fasthebb_cli.data.transforms import to_float
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.run.view import View
+from fasthebb_cli.run.weights import ModelCard
+from fasthebb_cli.run.wording import clock
+from fasthebb_cli.use.images import check_channels, decoded, statistics
+from fasthebb_cli.use.progress import FolderProgress
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What to read and how.
+
+    Args:
+        files: in the order of the result.
+        batch_size: images that the network sees at once; the result does not depend on it but for rounding.
+        workers: processes that decode ahead; 0: this one does.
+    """
+
+    files: Sequence[ImageFile]
+    card: ModelCard
+    compute: Compute
+    batch_size: int
+    workers: int
+
+
+def open_pass(files: Sequence[ImageFile], card: ModelCard, settings: Mapping[str, str]) -> Pass:
+    """The settings batch_size, device and workers, checked.
+
+    Raises:
+        InputError: one is out of range, or the model takes no colour images.
+    """
+    check_channels(card)
+    batch_size, workers = whole_number("batch_size", settings, 1, 65536), whole_number("workers", settings, 0, 4096)
+    try:
+        compute = prepare_compute(GpuConfig(device=settings["device"]))
+    except InputError as error:
+        raise InputError(str(error).removeprefix("gpu.")) from error  # the key's name elsewhere
+    return Pass(files, card, compute, batch_size, workers)
+
+
+def whole_number(name: str, settings: Mapping[str, str], low: int, high: int) -> int:
+    try:
+        value = int(settings[name])
+    except ValueError as error:
+        raise InputError(f"{name} must be a whole number, not {settings[name]!r}") from error
+    try:
+        at_least(name, value, low, high)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return value
+
+
+def out_path(text: str, suffix: str) -> Path:
+    """The file that `out` names; the suffix is added where it is missing.
+
+    Raises:
+        InputError: it names nothing, a folder is in its place, or a file in its folder's.
+    """
+    if not text:
+        raise InputError("out is empty; give the path of a file, or leave it out")
+    path = Path(text).expanduser()
+    if text.endswith("/") or os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+        raise InputError(f"out={text} is a folder; give the path of a file")
+    if os.path.isfile(path.parent):
+        raise InputError(f"out={text}: {path.parent} is a file, not a folder")
+    return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
+
+
+@torch.inference_mode()
+def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, title: str) -> int:
+    """Calls `use` with each batch: the numbers of its readable files and their images (n, 3, S, S) for the network.
+
+    Returns:
+        How many images were read; the time they took is said.
+
+    Raises:
+        InputError: not one file can be read.
+        RunError: out of memory, or a worker process died.
+    """
+    device = work.compute.device
+    mean, std = (value.to(device) for value in statistics(work.card))
+    read = damaged = 0
+    began = time.perf_counter()
+    stream = decoded(work.files, work.card.size, work.batch_size, work.workers, pin=device.type == "cuda")
+    try:
+        with FolderProgress(view, title, len(work.files)) as progress:
+            for pixels, files, problems in stream:
+                for problem in problems:
+                    view.warn(f"{problem}; left out")
+                if files:
+                    prepared = to_float(pixels.to(device, non_blocking=True), mean, std)
+                    use(files, work.compute.arrange(prepared))
+                read, damaged = read + len(files), damaged + len(problems)
+                progress.advance(len(files) + len(problems))
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise RunError("out of memory; lower batch_size") from error
+        raise
+    if not read:
+        raise InputError(f"not one file of {damaged:,} can be read as an image")
+    seconds = time.perf_counter() - began
+    images, rate = "image" if read == 1 else "images", read / seconds
+    view.note(f"{read:,} {images} in {clock(seconds)}, {rate:,.0f} images/s ({work.compute.describe()})")
+    if damaged:
+        view.warn(f"{damaged:,} of {len(work.files):,} files can't be read and were left out")
+    return read
+
+
+@contextmanager
+def stoppable(view: View) -> Iterator[None]:
+    """A signal raises KeyboardInterrupt here, so that temporary files go; elsewhere it ends the process at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        view.note("stopped; nothing was written", "yellow")
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""`fasthebb predict MODEL FOLDER`: the most probable class of every image as a csv file of path,class,probability."""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from torch import Tensor
+
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.run.files import replacing
+from fasthebb_cli.run.view import View
+from fasthebb_cli.run.weights import load_model_and_card
+from fasthebb_cli.run.wording import percent
+from fasthebb_cli.use.images import find_images
+from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable
+
+SHOWN = 10  # classes that the summary counts by name
+
+
+def predict(paths: list[Path], settings: dict[str, str], console: Console) -> None:
+    """Writes the file whole or not at all, its rows in the order of the paths.
+
+    Raises:
+        InputError: no model, one whose classifier was never taught, or no readable image.
+        RunError: the file can't be written, or scores are not finite.
+    """
+    model, place = paths
+    out = out_path(settings["out"], ".csv")
+    network, card = load_model_and_card(model)
+    if not card.taught or not card.classes:
+        raise InputError(
+            f"{model} has only been pre-trained, its classifier knows no labels; teach it with fasthebb finetune "
+            "init_from=MODEL, or read its features with fasthebb features"
+        )
+    files = find_images(place)
+    work, view = open_pass(files, card, settings), View(console)
+    network = work.compute.place(network)
+    counts = Counter[str]()
+    with stoppable(view), replacing(out) as file:
+        file.write(_csv([("path", "class", "probability")]))
+
+        def use(numbers: list[int], images: Tensor) -> None:
+            best = network(images).float().softmax(1).max(1)
+            probabilities, classes = best.values.tolist(), [card.classes[k] for k in best.indices.tolist()]
+            if not best.values.isfinite().all():
+                raise RunError(f"{model}: its scores are not finite; its training has diverged")
+            counts.update(classes)
+            names = [files[k].name for k in numbers]
+            file.write(_csv([(n, c, f"{p:.6f}") for n, c, p in zip(names, classes, probabilities, strict=True)]))
+
+        read = run_pass(work, use, view, "predict")
+    shown = counts.most_common(SHOWN)
+    rest = f"; {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else ""
+    view.note(", ".join(f"{name} {count:,} ({percent(count / read)} %)" for name, count in shown) + rest, "none")
+    view.note(f"predictions are in {out}", "bold")
+
+
+def _csv(rows: list[tuple[str, str, str]]) -> bytes:
+    """In UTF-8; bytes of a file's name that are not are kept as they are."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")

@@ -1,0 +1,132 @@
+"""Probes: heads on features whose worth is known, layers by name, and the command."""
+
+import copy
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fasthebb_cli.config import ProbeConfig
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.nets.networks import conv6
+from fasthebb_cli.stages.heads import HEADS, Samples
+from fasthebb_cli.stages.probe import Features, probed_layers
+from fasthebb_cli.stages.task import Batch
+from tests.conftest import Ran
+
+CPU = torch.device("cpu")
+
+
+def settings(**changes: object) -> ProbeConfig:
+    usual: dict[str, object] = {
+        "pool": 4, "batch_size": 64, "epochs": 20, "lr": 0.01, "schedule": "cosine", "weight_decay": 0.0,
+        "neighbours": 5, "components": 100, "queries": 50,
+    }  # fmt: skip
+    return ProbeConfig(**(usual | changes))  # type: ignore[arg-type]
+
+
+def clusters(count: int = 300, classes: int = 3, *, spread: float = 0.3) -> Samples:
+    """Classes around corners of a cube, the second half for testing."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % classes
+    features = 1 + torch.eye(classes, 8)[labels] * 2 + spread * torch.randn(count, 8, generator=generator)
+    half = count // 2
+    return Samples(features[:half], labels[:half], features[half:], labels[half:], classes)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_tell_clusters_apart_and_guess_where_there_is_nothing_to_know(name: str) -> None:
+    torch.manual_seed(0)
+    samples = clusters()
+    score = HEADS[name](samples, settings(), CPU)
+    assert all(value > 0.95 for value in score.values()), score
+    noise = Samples(torch.randn(150, 8), samples.labels_N, torch.randn(150, 8), samples.labels_M, 3)
+    score = HEADS[name](noise, settings(), CPU)
+    assert next(iter(score.values())) < 0.5, score
+
+
+def test_a_hidden_layer_learns_what_a_line_cannot() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(400, 2)
+    labels = (x[:, 0] * x[:, 1] > 0).long()
+    samples = Samples(x[:300], labels[:300], x[300:], labels[300:], 2)
+    assert HEADS["linear"](samples, settings(), CPU)["top1"] < 0.7
+    assert HEADS["linear"](samples, settings(hidden=32), CPU)["top1"] > 0.9
+
+
+def test_the_hebbian_classifier_compares_with_class_means() -> None:
+    samples = clusters(spread=1.0)
+    means = torch.stack([samples.train_NF[samples.labels_N == label].mean(0) for label in range(3)])
+    scores = samples.test_MF @ (means / means.norm(dim=1, keepdim=True)).T
+    wanted = (scores.argmax(1) == samples.labels_M).float().mean()
+    assert HEADS["hebbian"](samples, settings(), CPU)["hebbian"] == pytest.approx(float(wanted))
+
+
+def test_mean_average_precision_by_hand() -> None:
+    """The query's class stands first and third among three: (1/1 + 2/3) / 2."""
+    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]])
+    samples = Samples(gallery, torch.tensor([0, 1, 0]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), 2)
+    assert HEADS["retrieval"](samples, settings(), CPU)["retrieval"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_features_are_what_the_layers_hand_on_and_nothing_moves() -> None:
+    torch.manual_seed(0)
+    network = conv6(channels=3, size=32, classes=10, width=0.05).eval()
+    before = copy.deepcopy(network.state_dict())
+    images = torch.randn(3, 3, 32, 32)
+    kept = Features(probed_layers(network, None), pool=0)
+    kept.collect(network, Batch(images, torch.tensor([0, 1, 2])))
+    assert list(kept.parts) == ["conv1", "conv2", "conv3", "conv4", "fc5"]
+    with torch.no_grad():
+        torch.testing.assert_close(kept.parts["conv2"][0], network[:2](images).flatten(1))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_layers_are_chosen_by_pattern() -> None:
+    network = conv6(channels=3, size=32, classes=10, width=0.02)
+    assert list(probed_layers(network, ["conv[12]", "fc5.1"])) == ["conv1", "conv2", "fc5.1"]
+    with pytest.raises(InputError, match="nothing is called 'conv9'; the network has: conv1"):
+        probed_layers(network, ["conv9"])
+
+
+def test_features_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 << 10)
+    network = nn.Sequential(nn.Conv2d(1, 4, 1))
+    with pytest.raises(InputError, match=r"features take .* choose fewer probe\.layers"):
+        Features(probed_layers(network, None), pool=0).check(network, torch.zeros(1, 1, 8, 8), images=10_000)
+
+
+def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran]) -> None:
+    words = ("label_fraction=0.2", "model.width=0.1", "stages=[pretrain,probe]", "probe.methods=[linear,hebbian]")
+    ran = command("train", *words)
+    assert ran.code == 0, ran.err
+    results = ran.results("probe")
+    assert results["labels_train"] == 200
+    assert list(results["layers"]) == ["conv1", "conv2", "conv3", "conv4", "fc5"]
+    for scores in results["layers"].values():
+        assert 0.5 < scores["top1"] <= scores["top5"] <= 1
+        assert 0.3 < scores["hebbian"] <= 1
+    assert "conv3" in ran.out
+    again = command("train", *words)
+    assert again.results("probe") == results
+    random = command("probe", "rule=none", *words[:2])
+    assert random.code == 0, random.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["probe.methods=[lineal]"], "probe.methods must be one of linear"),
+        (["probe.layers=[conv7]"], "nothing is called 'conv7'"),
+        (["probe.split=train"], "probe.split must be one of"),
+        ([], "pretrain is not finished"),
+    ],
+)
+def test_bad_input(command: Callable[..., Ran], words: list[str], expected: str) -> None:
+    first = ["stages=[pretrain,probe]"] if words else []
+    ran = command("probe", *first, *words)
+    assert ran.code == 2
+    assert expected in ran.err
