@@ -88,6 +88,16 @@ def test_answers(tmp_path: Path) -> None:
     assert "of 2 label budgets" in tables.verdict([few, many]).lower()
 
 
+def test_one_seed_tells_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, "hpca", 0.1, 0, 0.8)
+    make_run(tmp_path, "none", 0.1, 0, 0.7)
+    (grid,) = grids_of(tmp_path)
+    (answer,) = tables.answers(grid)
+    assert answer.verdict == "untold"
+    assert "one seed can't tell" in answer.text
+    assert "two seeds or more" in tables.verdict([answer])
+
+
 def test_missing_cells(tmp_path: Path) -> None:
     make_grid(tmp_path)
     make_run(tmp_path, "swta", 0.01, 0, 0.5)

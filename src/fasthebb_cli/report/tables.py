@@ -62,7 +62,8 @@ def answers(grid: Grid) -> list[Answer]:
             continue
         text += f": {points(difference)} points over {seeds_text(difference.n)}, {significance(difference)}."
         better = "yes" if difference.mean > 0 else "no"
-        found.append(Answer(better if difference.significant else "open", text))
+        untold = "untold" if difference.n == 1 else "open"
+        found.append(Answer(better if difference.significant else untold, text))
     return found
 
 
@@ -70,7 +71,7 @@ def verdict(found: Sequence[Answer]) -> str:
     """All the answers in one sentence."""
     found = [answer for answer in found if answer.verdict != "untold"]
     if not found:
-        return "There are no runs to tell: it takes some with and some without pre-training, on the same seeds."
+        return "There are no runs to tell: it takes some with and some without pre-training, on two seeds or more."
     count = {kind: sum(answer.verdict == kind for answer in found) for kind in ("yes", "no", "open")}
     if count["open"] == len(found):
         return "The runs show no significant difference between pre-training and none, either way."
