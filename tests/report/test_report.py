@@ -88,6 +88,15 @@ def test_answers(tmp_path: Path) -> None:
     assert "of 2 label budgets" in tables.verdict([few, many]).lower()
 
 
+def test_answers_are_about_hebbian_rules(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "vae", 0.01, seed, 0.95)
+    (grid,) = grids_of(tmp_path)
+    assert "hpca has 82.0" in tables.answers(grid)[0].text
+    assert dict(tables.accuracy_rows(grid, "top1"))["vae"][0].best
+
+
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, "hpca", 0.1, 0, 0.8)
     make_run(tmp_path, "none", 0.1, 0, 0.7)

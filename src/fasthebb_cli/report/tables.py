@@ -12,6 +12,7 @@ from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estima
 from fasthebb_cli.report.grid import METRICS, SCRATCH, Grid, Method
 from fasthebb_cli.run.wording import clock
 
+NOT_HEBBIAN = (SCRATCH, "vae")  # the second learns without labels too, but by backprop
 ABSENT = "not available"
 WITHOUT_SPREAD = "no spread over the seeds to test it with"
 
@@ -37,10 +38,10 @@ class Answer:
 
 
 def answers(grid: Grid) -> list[Answer]:
-    """One per label fraction that has both a method with pre-training and one without; on top-1."""
+    """One per label fraction, on top-1: the best Hebbian method against the best without pre-training."""
     found = []
     for fraction in grid.fractions:
-        learnt = grid.best(fraction, "top1", lambda method: method.rule != SCRATCH)
+        learnt = grid.best(fraction, "top1", lambda method: method.rule not in NOT_HEBBIAN)
         scratch = grid.best(fraction, "top1", lambda method: method.rule == SCRATCH)
         where = budget(grid, fraction)
         if learnt is None or scratch is None:
@@ -50,7 +51,7 @@ def answers(grid: Grid) -> list[Answer]:
                 continue
             lacking = "without" if scratch is None else "with"
             found.append(Answer("untold", f"{where}: {best.name} is best with {mean_text(value)} %; no run {lacking} "
-                                        "pre-training to compare it with."))  # fmt: skip
+                                        "Hebbian pre-training to compare it with."))  # fmt: skip
             continue
         difference = grid.difference(learnt, fraction, "top1")
         here, there = learnt.estimate(fraction, "top1"), scratch.estimate(fraction, "top1")
@@ -71,19 +72,21 @@ def verdict(found: Sequence[Answer]) -> str:
     """All the answers in one sentence."""
     found = [answer for answer in found if answer.verdict != "untold"]
     if not found:
-        return "There are no runs to tell: it takes some with and some without pre-training, on two seeds or more."
+        return (
+            "There are no runs to tell: it takes some with and some without Hebbian pre-training, on two seeds or more."
+        )
     count = {kind: sum(answer.verdict == kind for answer in found) for kind in ("yes", "no", "open")}
     if count["open"] == len(found):
-        return "The runs show no significant difference between pre-training and none, either way."
+        return "The runs show no significant difference between Hebbian pre-training and none, either way."
     parts = []
     if count["yes"]:
-        parts.append(f"pre-training is significantly better at {count['yes']}")
+        parts.append(f"Hebbian pre-training is significantly better at {count['yes']}")
     if count["no"]:
         parts.append(f"significantly worse at {count['no']}")
     if count["open"]:
         parts.append(f"not shown to differ at {count['open']}")
     if not count["yes"]:
-        parts[0] = f"pre-training is {parts[0]}"
+        parts[0] = f"Hebbian pre-training is {parts[0]}"
     return f"Of {len(found)} label budgets, {', '.join(parts)}."
 
 
