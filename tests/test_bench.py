@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from torch import nn
 from fasthebb_cli import cli
 from fasthebb_cli.bench.measure import flops, median_ms, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
+from fasthebb_cli.bench.step import Subject, backprop, hebbian_step
+from fasthebb_cli.hebb.learner import HebbianLearner
 from tests import reference
+from tests.data.images import class_folders
 
 CPU = torch.device("cpu")
 Bench = Callable[..., tuple[int, str, str]]
@@ -52,9 +56,48 @@ def test_layer_and_scale_print_tables(bench: Bench) -> None:
     assert "fc5.1" in out
 
 
+def test_data_sets_the_loader_beside_the_step(bench: Bench, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    class_folders(root / "train", {"a": 6, "b": 6})
+    class_folders(root / "test", {"a": 2, "b": 2}, first=12)
+    file = tmp_path / "data.json"
+    words = ("model.width=0.05", "batch_size=4", "repeats=2", "gpu=cpu", f"json={file}")
+    code, out, err = bench("data", *words)
+    assert code == 0, err
+    assert "dataset.in_memory=false measures reading and decoding" in out
+    assert list(json.loads(file.read_text())["workers"]) == ["0"]
+    folder = ("dataset=image_folder", f"dataset.root={root}", "dataset.in_memory=false", "dataset.validation_samples=2")
+    code, out, err = bench("data", *words, *folder)
+    assert code == 0, err
+    result = json.loads(file.read_text())
+    assert list(result["workers"])[:2] == ["0", "1"]
+    step, alone = result["step_images_per_second"], result["workers"]["0"]
+    assert alone["waiting"] == pytest.approx(step / (step + alone["images_per_second"]))
+
+
+def test_the_step_is_taken_in_the_precision_asked_for() -> None:
+    kinds: list[torch.dtype] = []
+
+    def network() -> nn.Module:
+        layer = nn.Linear(4, 3)
+        layer.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+        return nn.Sequential(layer)
+
+    def learner(made: nn.Module) -> HebbianLearner:
+        return HebbianLearner(made, "hpca", lr=0.1)
+
+    images, labels = torch.randn(5, 4), torch.zeros(5, dtype=torch.int64)
+    for work in (hebbian_step, backprop):
+        work(Subject(network, learner, images, labels, "hpca"))()
+        work(Subject(network, learner, images, labels, "hpca", partial(torch.autocast, "cpu", torch.bfloat16)))()
+    assert kinds == [torch.float32, torch.bfloat16] * 2
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["step", "rule=vae"], "rule=vae is no Hebbian rule; choose one of: hpca"),
+        (["data", "dataset.size=0"], "dataset.size must be at least 1"),
         (["stop"], "what must be one of step, layer, scale, data"),
         (["step", "repeets=3"], "did you mean repeats"),
         (["step", "batch_size=1"], "batch_size must be at least 2"),

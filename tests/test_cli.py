@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import fasthebb_cli
 from fasthebb_cli import cli
+from fasthebb_cli.hebb.learner import HebbianLearner
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
 
@@ -30,6 +31,7 @@ BAD_INPUT = {
     "negative epochs": (["train", "pretrain.epochs=-1"], "pretrain.epochs must be at least 0"),
     "bad schedule": (["train", "finetune.schedule=often"], "finetune.schedule must be one of constant"),
     "too few labels": (["train", "label_fraction=0.005"], "label_fraction"),
+    "unknown choice in a folder": (["train", "rule=paper/nope"], "rule=paper/nope: no such choice; rule can be: bcm"),
     "objective without a stage": (["train", "objective=top1"], "objective=top1 must be STAGE.METRIC of pretrain,"),
     "objective on test": (["train", "objective=evaluate.top1"], "choose on test images; use evaluate.split=validation"),
     "objective of the last epoch": (["train", "objective=finetune.top1"], "with finetune.select=best only"),
@@ -182,6 +184,34 @@ def test_dry_run_writes_nothing(command: Command) -> None:
     assert not list(ran.runs.glob("*seed*"))
     assert "about" in ran.out
     assert "100" in ran.out
+
+
+def test_a_dry_run_times_every_layers_turn_and_counts_a_probes_labels(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str | None] = []
+    monkeypatch.setattr(HebbianLearner, "learn_only", lambda learner, name: turns.append(name))
+    words = ("stages=[pretrain,probe]", "pretrain.layer_by_layer=true", "pretrain.batch_size=100")
+    ran = command("train", *words, "label_fraction=0.1", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert set(turns) == {"conv1.0", "conv2.0", "conv3.0", "conv4.0", "fc5.1"}
+    (line,) = (line for line in ran.out.splitlines() if line.startswith("probe"))
+    assert line.split()[2:4] == ["597", "100"]  # images of the pass, labels
+
+
+def test_mappings_take_new_keys_without_a_plus_and_sweep_under_their_own_name(command: Command) -> None:
+    ran = command("train", "-m", "rule.options.damping=0.1,0.3", "finetune.layer_lr={conv1: 0}", "label_fraction=0.1")
+    assert ran.code == 0, ran.err
+    assert len(ran.directories("pretrain")) == 2
+    assert "\nrule.options.damping " in ran.out
+    assert "++" not in ran.out
+
+
+def test_compiling_without_a_compiler_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    ran = command("pretrain", "gpu.compile=true")
+    assert ran.code == 2
+    assert "gpu.compile=true needs a C++ compiler" in ran.err
 
 
 def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:

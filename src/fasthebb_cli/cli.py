@@ -143,7 +143,7 @@ def _do_cell(cfg: DictConfig) -> tuple[list[dict[str, Any]], float | None]:
     view = View(make_console())
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        shown = [item for item in job.overrides.task if item.split("=", 1)[0] not in cells.OWN_KEYS]
+        shown = [item.removeprefix("++") for item in job.overrides.task if item.split("=", 1)[0] not in cells.OWN_KEYS]
         view.note(f"cell {job.job.num + 1}: {' '.join(shown)}", "bold")
     if config.dry_run:
         return preview_cell(config, view), None

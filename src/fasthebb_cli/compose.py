@@ -33,6 +33,10 @@ def load_bench(cfg: DictConfig) -> BenchConfig:
     Raises:
         InputError: as `load`.
     """
+    cfg = _resolved(cfg)
+    groups: dict[str, type] = {"dataset": DatasetConfig, "rule": RuleConfig, "model": ModelConfig, "gpu": GpuConfig}
+    for group, cls in groups.items():  # by themselves first, so that their errors name the whole key
+        _typed(cls, cfg[group], group)
     return _typed(BenchConfig, cfg, "")
 
 
@@ -45,10 +49,7 @@ def load(cfg: DictConfig) -> Config:
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
-    try:
-        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise InputError(_first_line(error)) from error
+    cfg = _resolved(cfg)
     plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
     top = _typed(TopLevel, OmegaConf.create(plain), "")
     extra = {}
@@ -82,6 +83,13 @@ def load(cfg: DictConfig) -> Config:
         evaluate=_typed(EvaluateConfig, cfg.evaluate, "evaluate"),
         **(vars(top) | {"stages": list(names)}),
     )
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    try:
+        return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise InputError(_first_line(error)) from error
 
 
 def _typed(cls: type[T], node: DictConfig, key: str) -> T:

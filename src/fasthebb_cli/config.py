@@ -218,6 +218,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("probe",))
         one_of("split", self.split, ("test", "validation"))
+        if self.layers == []:
+            raise ValueError("layers is empty; name some, as in [conv*], or leave it out for all")
         if not self.methods:
             raise ValueError(f"methods is empty; use some of {', '.join(self.METHODS)}")
         for method in self.methods:

@@ -91,7 +91,9 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if match := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
         group, choice = match.groups()
-        if group not in (*GROUPS, "experiment"):
+        if group.split("/")[0] in (*GROUPS, "experiment"):  # a choice may lie in a folder
+            group, _, choice = f"{group}/{choice}".partition("/")
+        else:
             return f"{group}={choice}: no such choice"
         return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):

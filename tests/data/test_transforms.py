@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fasthebb_cli.data.transforms import _affine, augment, to_float
+from fasthebb_cli.data.transforms import COLOUR, TILT, _affine, _recoloured, _tilted, augment, to_float
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -93,3 +93,27 @@ def test_a_flip_is_exact_and_the_outside_is_reflected(monkeypatch: pytest.Monkey
     assert torch.allclose(with_map([[-1, 0, 0], [0, 1, 0]]), image.flip(3), atol=1e-5)
     moved = with_map([[1, 0, 0.5], [0, 1, 0]])  # by one pixel of four
     assert torch.allclose(moved, image[..., [1, 2, 3, 3]], atol=1e-5)
+
+
+def test_tilting_keeps_the_centre_and_brings_one_side_nearer() -> None:
+    flat = torch.nn.functional.affine_grid(torch.eye(2, 3).expand(500, -1, -1), [500, 1, 9, 9], align_corners=False)
+    places = _tilted(flat, generator())
+    assert torch.equal(places[:, 4, 4], torch.zeros(500, 2))
+    nearer = places[:, 4, 8, 0] / flat[:, 4, 8, 0]  # at the right edge, 8/9 of the way out
+    most = 1 / (1 - TILT * 8 / 9)
+    assert 0.99 * most < nearer.max() <= most
+    assert not torch.allclose(places[:, 4, 8, 0], -places[:, 4, 0, 0]), "both sides are as near"
+
+
+def test_colours_change_within_the_stated_ranges() -> None:
+    """Of images with two grey levels the mean moves by the brightness and the difference by the contrast."""
+    images = torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).expand(2000, 3, 1, 2)
+    changed = _recoloured(images, generator())
+    brightness, contrast = changed.mean((1, 2, 3)), (changed[:, 0, 0, 1] - changed[:, 0, 0, 0]) / 2
+    for values, centre in ((brightness, 0.0), (contrast, 1.0)):
+        assert centre - COLOUR - 1e-6 <= values.min() < centre - 0.99 * COLOUR
+        assert centre + 0.99 * COLOUR < values.max() <= centre + COLOUR + 1e-6
+    red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(2000, -1, -1, -1)
+    spread = _recoloured(red, generator()).amax((1, 2, 3)) - _recoloured(red, generator()).amin((1, 2, 3))
+    assert spread.min() == 0
+    assert spread.max() > 1.5  # contrast and saturation both

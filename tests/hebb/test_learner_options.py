@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.utils
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
@@ -264,6 +265,8 @@ def test_a_layer_that_is_never_called_takes_no_step() -> None:
 )
 def test_compiled_rules_learn_the_same(rule: str, options: dict[str, Any]) -> None:
     labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "classes" in options else None
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     eager, compiled = (learnt(rule, labels=labels, compile=flag, **options) for flag in (False, True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
     for name, weight in eager.items():
         torch.testing.assert_close(compiled[name], weight, rtol=1e-5, atol=1e-7)

@@ -21,7 +21,8 @@ def test_a_network_is_mirrored_to_the_pixel(make: type, size: int) -> None:
     reconstruction, mean, log_variance = autoencoder(images)
     assert reconstruction.shape == images.shape
     assert mean.shape == log_variance.shape == (2, 5)
-    sum(loss_terms(images, reconstruction, mean, log_variance)).backward()  # type: ignore[union-attr]
+    error, divergence = loss_terms(images, reconstruction, mean, log_variance)
+    (error + divergence).backward()
     for name, parameter in network.named_parameters():
         assert (parameter.grad is None) == name.startswith("classifier"), name
 

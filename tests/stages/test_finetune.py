@@ -1,5 +1,6 @@
 """Fine-tuning: what is frozen stays to the bit, and few labels still get enough steps."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -7,8 +8,11 @@ import pytest
 import torch
 import torch._dynamo.utils
 from safetensors.torch import load_file
+from torch import nn
 
+from fasthebb_cli.config import FinetuneConfig
 from fasthebb_cli.run.weights import load_model
+from fasthebb_cli.stages.finetune import _groups
 from tests.conftest import Ran
 
 
@@ -39,6 +43,17 @@ def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others
     before, after = (load_file(ran.directories(name)[0] / "model.safetensors") for name in ("pretrain", "finetune"))
     for name in before:
         assert torch.equal(before[name], after[name]) is name.startswith(("conv1", "conv2")), name
+
+
+def test_factors_on_the_rate_by_layer() -> None:
+    network = nn.ModuleDict({"conv1": nn.Linear(2, 2), "conv2": nn.Linear(2, 2), "fc3": nn.Linear(2, 2)})
+    settings = FinetuneConfig(
+        batch_size=2, lr=1.0, schedule="cosine", weight_decay=0, momentum=0, layer_lr={"conv*": 0.1, "conv2": 5}
+    )
+    rates = {id(p): group["lr"] for group in _groups(network, settings, 0.5) for p in group["params"]}
+    found = [rates[id(network[name].weight)] for name in network]
+    assert found == [0.05, 0.05, 0.5]  # the first pattern that matches counts
+    assert len(_groups(network, dataclasses.replace(settings, layer_lr={}), 0.5)) == 1
 
 
 @pytest.mark.slow

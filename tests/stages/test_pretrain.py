@@ -97,6 +97,26 @@ def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytes
     assert ran.code == 0, ran.err
 
 
+def test_layers_that_do_not_learn_are_said(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "class Idle(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        return self[1](x)\n"
+        "def net(*, channels, size, classes):\n"
+        "    depthwise = nn.Conv2d(channels, channels, 3, groups=channels)\n"
+        "    idle = Idle(nn.Linear(2, 2), nn.Identity())\n"
+        "    features = nn.Sequential(depthwise, nn.Conv2d(channels, 4, 3), nn.Flatten(), idle)\n"
+        "    return nn.Sequential(nn.Sequential(features), nn.Linear(4 * (size - 4) ** 2, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("model=my_nets:net", "dataset=digits", "pretrain.exclude=['1']", "pretrain.epochs=1", "gpu=cpu")
+    ran = command("pretrain", "rule=swta", "rule.whitening=null", *words, small=False)
+    assert ran.code == 0, ran.err
+    assert "layer 0.0.0 does not learn: one unit a group" in ran.out
+    assert "layer 0.0.3.0 learnt nothing: the network never called it" in ran.out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "convnext_tiny"])
 def test_networks_of_torchvision_learn_and_are_fine_tuned(command: Command, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -116,10 +117,34 @@ def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran
     assert random.code == 0, random.err
 
 
+@pytest.mark.parametrize("moment", ["within the pass", "while heads learn"])
+def test_a_stopped_probe_says_that_it_starts_over(
+    command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def stop(*_: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"top1": 0.0, "top5": 0.0}
+
+    with monkeypatch.context() as patched:
+        if moment == "within the pass":
+            patched.setattr(Features, "collect", lambda kept, network, batch: stop() and None)
+            patched.setattr(Features, "check", lambda *_: None)
+        else:
+            patched.setitem(HEADS, "linear", stop)
+        ran = command("train", "stages=[pretrain,probe]", "label_fraction=0.1")
+    assert ran.code == 130
+    assert "at the start of probe" in ran.err
+    assert not list(ran.directories("probe")[0].glob("checkpoint.pt"))
+    ran = command("train", "stages=[pretrain,probe]", "label_fraction=0.1")
+    assert ran.code == 0, ran.err
+    assert ran.results("probe")["layers"]["conv1"]["top1"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["probe.methods=[lineal]"], "probe.methods must be one of linear"),
+        (["probe.layers=[]"], "probe.layers is empty"),
         (["probe.layers=[conv7]"], "nothing is called 'conv7'"),
         (["probe.split=train"], "probe.split must be one of"),
         ([], "pretrain is not finished"),

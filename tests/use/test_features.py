@@ -23,20 +23,21 @@ def features(command: Command, *words: object) -> Ran:
     return command("features", *map(str, words), "device=cpu", small=False)
 
 
-def expected(taught: Taught, paths: list[str], upto: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+def expected(taught: Taught, paths: list[str], upto: Callable[[nn.Sequential, Tensor], Tensor]) -> Tensor:
     network, card = load_model_and_card(taught.finetune)
+    assert isinstance(network, nn.Sequential)
     with torch.no_grad():
         return upto(network, prepare([taught.test / path for path in paths], card))
 
 
-DIRECT: dict[str, tuple[list[str], Callable[[nn.Module, Tensor], Tensor]]] = {
-    "whole maps": (["layer=conv2", "pool=0"], lambda network, x: network[:2](x).flatten(1)),  # type: ignore[index]
-    "averaged": (["layer=conv2"], lambda network, x: adaptive_avg_pool2d(network[:2](x), 4).flatten(1)),  # type: ignore[index]
-    "smaller than the grid": (["layer=conv4", "pool=9"], lambda network, x: network[:4](x).flatten(1)),  # type: ignore[index]
-    "the default": ([], lambda network, x: network[:5](x)),  # type: ignore[index]
-    "part of a layer": (["layer=conv1.0", "pool=0"], lambda network, x: network[0][0](x).flatten(1)),  # type: ignore[index]
-    "in one batch each": (["layer=conv3", "batch_size=1", "pool=1"], lambda network, x: network[:3](x).mean((2, 3))),  # type: ignore[index]
-    "by a worker": (["layer=fc5", "workers=1"], lambda network, x: network[:5](x)),  # type: ignore[index]
+DIRECT: dict[str, tuple[list[str], Callable[[nn.Sequential, Tensor], Tensor]]] = {
+    "whole maps": (["layer=conv2", "pool=0"], lambda network, x: network[:2](x).flatten(1)),
+    "averaged": (["layer=conv2"], lambda network, x: adaptive_avg_pool2d(network[:2](x), 4).flatten(1)),
+    "smaller than the grid": (["layer=conv4", "pool=9"], lambda network, x: network[:4](x).flatten(1)),
+    "the default": ([], lambda network, x: network[:5](x)),
+    "part of a layer": (["layer=conv1.0", "pool=0"], lambda network, x: network.get_submodule("conv1.0")(x).flatten(1)),
+    "in one batch each": (["layer=conv3", "batch_size=1", "pool=1"], lambda network, x: network[:3](x).mean((2, 3))),
+    "by a worker": (["layer=fc5", "workers=1"], lambda network, x: network[:5](x)),
 }
 
 
@@ -120,7 +121,8 @@ class Branches(nn.Module):
         self.act, self.idle = nn.ReLU(inplace=True), nn.Linear(1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.left(x)) + self.act(self.right(x))  # type: ignore[no-any-return]
+        total: Tensor = self.act(self.left(x)) + self.act(self.right(x))
+        return total
 
 
 def test_of_any_network_a_named_part_is_read_before_the_next_changes_it() -> None:

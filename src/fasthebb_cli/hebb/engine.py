@@ -141,7 +141,7 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
     rest_ND = x_ND.clone()
     powers = []
     for units, size in ((slice(0, whole), BLOCK), (slice(whole, None), len(w_KD) - whole)):
-        if size == 0 or w_KD[units].numel() == 0:
+        if len(w_KD[units]) == 0:
             continue
         g_PbN = g_NK.T[units].reshape(-1, size, len(x_ND))
         r_PNb = r_NK.T[units].reshape(-1, size, len(x_ND)).transpose(1, 2)

@@ -39,7 +39,7 @@ def build_network(
         for argument in arguments:
             if argument not in accepted:
                 known = [n for n in accepted if n not in ("channels", "size", "classes")]
-                raise InputError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known)}")
+                raise InputError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known) or 'none'}")
     try:
         network = function(channels=channels, size=size, classes=classes, **arguments)
     except (ValueError, TypeError) as error:

@@ -6,6 +6,7 @@ after training. Source: the baseline of Lagani et al. 2022 (arXiv 2207.03172), a
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,15 +102,13 @@ def _mirror(layer: nn.Module) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
         reach = [d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         named = {"same": tuple(reach), "valid": (0, 0)}
-        return nn.ConvTranspose2d(
-            layer.out_channels,
-            layer.in_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
-            layer.stride,  # type: ignore[arg-type]
-            named[layer.padding] if isinstance(layer.padding, str) else layer.padding,  # type: ignore[arg-type]
-            groups=layer.groups,
-            dilation=layer.dilation,  # type: ignore[arg-type]
-        )
+        sizes: dict[str, Any] = {
+            "kernel_size": layer.kernel_size,
+            "stride": layer.stride,
+            "padding": named[layer.padding] if isinstance(layer.padding, str) else layer.padding,
+            "dilation": layer.dilation,
+        }
+        return nn.ConvTranspose2d(layer.out_channels, layer.in_channels, groups=layer.groups, **sizes)
     return nn.Identity()
 
 

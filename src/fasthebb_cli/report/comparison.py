@@ -74,8 +74,8 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     a, b = ours.get("images_per_second"), theirs.get("images_per_second")
     faster = f"x {b / a:.2f}" if a and b else UNKNOWN
     rows.append(("images/s", *(f"{value:,.0f}" if value else UNKNOWN for value in (a, b)), faster))
-    counts = [results.get("labels_train") for results in (ours, theirs)]
-    difference = f"{counts[1] - counts[0]:+,}" if None not in counts else UNKNOWN  # type: ignore[operator]
+    a, b = ours.get("labels_train"), theirs.get("labels_train")
+    difference = UNKNOWN if a is None or b is None else f"{b - a:+,}"
     rows.append(("labels", *(labels(results) if results else UNKNOWN for results in (ours, theirs)), difference))
     rows.append(("finished", *(str(results.get("finished", UNKNOWN)) for results in (ours, theirs)), ""))
     return rows

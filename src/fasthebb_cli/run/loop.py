@@ -88,8 +88,7 @@ def run_task(
                 if stop.requested or time.perf_counter() - saved > pause:
                     save(epoch, step + 1)
                     if stop.requested:
-                        where = f"epoch {epoch + 1}, step {step + 1} of {task.steps}"
-                        raise Interrupted(where if task.resumable else "the start")
+                        raise _interrupted(task, f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
             metrics = task.end_epoch(epoch)
             check_finite(network)
             seconds = time.perf_counter() - began
@@ -101,9 +100,13 @@ def run_task(
             if stop.requested or time.perf_counter() - saved > pause / 2:
                 save(epoch + 1, 0)
                 if stop.requested:
-                    raise Interrupted(f"epoch {epoch + 1}, its end")
+                    raise _interrupted(task, f"epoch {epoch + 1}, its end")
     position.seconds += time.perf_counter() - clock
     return position
+
+
+def _interrupted(task: Task, where: str) -> Interrupted:
+    return Interrupted(where if task.resumable else "the start")
 
 
 def save_seconds() -> float:

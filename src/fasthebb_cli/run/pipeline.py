@@ -7,18 +7,15 @@ import shutil
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import MEASURING, Config, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
-from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
+from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.nets.build import build_network, cut_network
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import load_checkpoint
@@ -37,8 +34,9 @@ from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
 from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
 from fasthebb_cli.run.record import Record, open_log, save_filters
+from fasthebb_cli.run.start import Start, new_network, start_of
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, adopt_weights, read_model, save_model
+from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, save_model
 from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
@@ -103,7 +101,9 @@ def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None
         settings = stage.settings
         if isinstance(settings, EvaluateConfig | ProbeConfig):
             images_of(dataset, settings)
-        if not isinstance(settings, EvaluateConfig | PretrainConfig) or getattr(settings, "teacher", False):
+        if isinstance(settings, FinetuneConfig | ProbeConfig) or (
+            isinstance(settings, PretrainConfig) and settings.teacher
+        ):
             labelled(dataset, config)
     with torch.device("meta"):
         for layer in {stage.layer for stage in stages} - {None}:
@@ -148,7 +148,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     checkpoint = directory / CHECKPOINT_FILE
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
-    start = _start(cell, stage)
+    start = start_of(config, cell.dataset, stage, cell.view)
     network = compute.place(start.network)
     if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
         network.compile()
@@ -182,54 +182,6 @@ def _as_run_error(error: Exception, stage: PlannedStage) -> RunError | None:
     if isinstance(error, OSError):
         return RunError(f"{stage.name}: {error.strerror or error} ({error.filename or stage.directory})")
     return None
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a stage starts from.
-
-    Args:
-        network: with its weights, still where it was made.
-        layer: the network is cut after it; None: it is whole.
-        statistics: mean and standard deviation of each channel that its images are normalised with.
-        labels_train, labels_validation: labels that the weights have seen.
-    """
-
-    network: nn.Module
-    layer: str | None
-    statistics: tuple[Tensor, Tensor]
-    labels_train: int = 0
-    labels_validation: int = 0
-
-
-def _start(cell: Cell, stage: PlannedStage) -> Start:
-    """The stage's network. Its weights come from, in this order:
-
-    1. its own unfinished checkpoint (loaded by the caller, over whatever is done here),
-    2. the stage before it in the cell,
-    3. `init_from`,
-    4. scratch: the network as the seed made it.
-    """
-    config, dataset = cell.config, cell.dataset
-    wanted = stage.settings.layer if isinstance(stage.settings, FinetuneConfig) else None
-    torch.manual_seed(derived_seed(config.seed, "network"))
-    if stage.previous is not None:
-        origin = stage.previous.directory
-    elif config.init_from is not None:
-        origin = Path(config.init_from)
-    else:
-        return Start(new_network(config, dataset, wanted), wanted, mean_and_std(dataset))
-    weights, card = read_model(origin)
-    network = new_network(config, dataset, card.layer)
-    left = adopt_weights(network, weights, origin)
-    if stage.previous is None:
-        cell.view.note(f"weights from {origin}" + (f", but not {', '.join(left)}" if left else ""))
-    layer = wanted or card.layer
-    if layer != card.layer:
-        source, classes = dataset.source, max(len(dataset.classes), 1)
-        network = cut_network(network, str(layer), channels=source.channels, size=source.size, classes=classes)
-    statistics = torch.tensor(card.mean), torch.tensor(card.std)
-    return Start(network, layer, statistics, card.labels_train, card.labels_validation)
 
 
 def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, start: Start) -> dict[str, Any]:
@@ -268,19 +220,6 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
     cell.view.finished(stage, results)
     return results
-
-
-def new_network(config: Config, dataset: Dataset, layer: str | None = None) -> nn.Module:
-    """A fresh network for the data set, cut after `layer` if that is not None."""
-    return build_network(
-        config.model.name,
-        config.model.arguments(),
-        channels=dataset.source.channels,
-        size=dataset.source.size,
-        classes=max(len(dataset.classes), 1),
-        whitening=config.rule.whitening is not None,
-        layer=layer,
-    )
 
 
 def _open_directory(cell: Cell, stage: PlannedStage) -> None:

@@ -98,9 +98,7 @@ def finetune(context: Context) -> Task:
         epochs=alone + together,
         samples=len(indices),
         batch_size=settings.batch_size,
-        batches=lambda epoch, start: context.batches(
-            indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
-        ),
+        batches=context.shuffled(indices),
         step=step,
         end_epoch=end_epoch,
         finish=finish,

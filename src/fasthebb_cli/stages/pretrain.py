@@ -68,9 +68,7 @@ def pretrain(context: Context) -> Task:
         epochs=settings.epochs * len(phases),
         samples=samples,
         batch_size=settings.batch_size,
-        batches=lambda epoch, start: context.batches(
-            indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
-        ),
+        batches=context.shuffled(indices),
         step=step,
         end_epoch=end_epoch,
         finish=finish,
@@ -109,6 +107,8 @@ def rule_setting(rule: RuleConfig) -> RuleSetting:
         setting = RuleSetting(imported("rule.name", rule.name), "dot")
     elif rule.name in RULES:
         setting = RULES[rule.name]
+    elif rule.name in ("vae", "none"):
+        raise InputError(f"rule={rule.name} is no Hebbian rule; choose one of: {', '.join(RULES)}")
     else:
         choices = ", ".join([*RULES, "vae", "none"])
         raise InputError(f"rule.name: unknown {rule.name!r}; use {choices} or my_package.module:function")

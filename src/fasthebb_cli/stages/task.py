@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.compute import Compute
-from fasthebb_cli.config import Config, StageConfig
+from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig, StageConfig
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
@@ -84,6 +84,14 @@ class Context:
                 images = augment(images, augmentation, draws, mirror=self.config.dataset.mirror)
             labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
             yield Batch(self.compute.arrange(images), labels)
+
+    def shuffled(self, indices: Tensor) -> Callable[[int, int], Iterator[Batch]]:
+        """For `Task.batches`: an epoch's batches from a step on, as a stage that learns has them."""
+        settings = self.settings
+        assert isinstance(settings, PretrainConfig | FinetuneConfig)
+        return lambda epoch, start: self.batches(
+            indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
+        )
 
 
 @dataclass

@@ -70,9 +70,7 @@ def vae(context: Context) -> Task:
         epochs=settings.epochs,
         samples=len(indices),
         batch_size=settings.batch_size,
-        batches=lambda epoch, start: context.batches(
-            indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
-        ),
+        batches=context.shuffled(indices),
         step=step,
         end_epoch=end_epoch,
         finish=finish,
