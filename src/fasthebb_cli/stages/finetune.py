@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.patterns import first_match
 from fasthebb_cli.stages.evaluate import accuracy
+from fasthebb_cli.stages.parallel import in_parts, parallel
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
@@ -49,6 +51,8 @@ def finetune(context: Context) -> Task:
     optimizer = _optimizer(settings, groups)
     totals = Totals(compute.device)
     best = Best(network)
+    whole = in_parts(network, context.config.gpu.micro_batch)
+    runs: dict[int, nn.Module] = {}  # by the first epoch of the phase, in which the same parameters learn
     if context.begins:
         fit_whitening(context)
         if frozen:
@@ -61,15 +65,18 @@ def finetune(context: Context) -> Task:
             freeze(module, frozen=True)
         classifier.train()
         set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
+        if first not in runs:
+            runs.clear()
+            runs[first] = parallel(whole)
         with compute.autocast():
-            scores = network(batch.images)
-        loss = F.cross_entropy(scores.float(), batch.labels)
+            scores = runs[first](batch.images)
+        loss = F.cross_entropy(scores.float(), batch.labels, reduction="sum") * (processes.count() / batch.total)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         count = len(batch.labels)
         hits = (scores.argmax(1) == batch.labels).sum()
-        totals.add(train_loss=loss.detach() * count, train_top1=hits, samples=count)
+        totals.add(train_loss=loss.detach() * (batch.total / processes.count()), train_top1=hits, samples=count)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
         metrics = totals.means()

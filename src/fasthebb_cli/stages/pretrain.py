@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import PretrainConfig, RuleConfig
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
@@ -96,6 +97,8 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
             assigned=settings.teacher_units,
             optimizer=optimizer_of(settings),
             compile=context.compute.compile,
+            processes=processes.group(),
+            micro_batch=context.config.gpu.micro_batch,
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or pretrain: {error}") from error
