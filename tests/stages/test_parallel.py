@@ -1,7 +1,11 @@
 """Training by gradients on several processes, or in parts: the steps of the whole batch, uneven batches included."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
@@ -14,6 +18,7 @@ from fasthebb_cli.nets.networks import conv6
 from fasthebb_cli.stages.evaluate import Confusion
 from fasthebb_cli.stages.parallel import in_parts, parallel
 from fasthebb_cli.stages.task import Totals
+from tests.conftest import Ran
 from tests.hebb.test_many import same
 from tests.many import together
 
@@ -84,3 +89,32 @@ def test_a_network_that_is_no_sequence_is_refused() -> None:
     network = nn.Sequential(models.resnet18(), nn.Linear(1000, 3))
     with pytest.raises(InputError, match=r"gpu.micro_batch=2: 0 is no plain sequence .* batch norm"):
         in_parts(network, 2)
+
+
+def test_micro_batch_changes_memory_only(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Same directories, same numbers to rounding, in pre-training and fine-tuning."""
+    settings = ("model.dropout=0", "label_fraction=0.2", "stages=[pretrain,finetune]")
+    whole = command("train", *settings, f"out={tmp_path / 'whole'}")
+    parts = command("train", *settings, f"out={tmp_path / 'parts'}", "gpu.micro_batch=24")
+    assert (whole.code, parts.code) == (0, 0), parts.err
+    for stage, tolerance in (("pretrain", 1e-4), ("finetune", 0.05)):
+        (one,), (other,) = (list(tmp_path.glob(f"{name}/*-{stage}-*")) for name in ("whole", "parts"))
+        assert one.name == other.name
+        found, wanted = load_file(other / "model.safetensors"), load_file(one / "model.safetensors")
+        assert any(not torch.equal(found[name], value) for name, value in wanted.items()), "it ran in one piece"
+        same(found, wanted, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["gpu.micro_batch=0"], "gpu.micro_batch"),
+        (["gpu.micro_batch=8", "gpu.compile=true"], "leave one out"),
+        (["gpu.micro_batch=8", "rule=vae"], "rule=vae sees its batches whole"),
+        (["gpu.micro_batch=8", "model=torchvision:resnet18"], "gpu.micro_batch=8: features is no plain sequence"),
+    ],
+)
+def test_bad_micro_batches(command: Callable[..., Ran], words: list[str], expected: str) -> None:
+    ran = command("pretrain", *words)
+    assert ran.code == 2
+    assert expected in ran.err

@@ -54,10 +54,14 @@ def in_parts(
     """The modules' output for x.
 
     Args:
-        whole: modules besides batch norm that must see all images at once.
+        whole: modules besides batch norm that must see all images at once, or that have others inside that must.
         begin: called before each part with its first image and the one after its last.
     """
-    for at_once, run in groupby(modules, lambda module: isinstance(module, _BatchNorm) or module in whole):
+
+    def needs_all(module: nn.Module) -> bool:
+        return isinstance(module, _BatchNorm) or any(inner in whole for inner in module.modules())
+
+    for at_once, run in groupby(modules, needs_all):
         steps = nn.Sequential(*run)
         if at_once:
             begin(0, len(x))

@@ -22,6 +22,7 @@ from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli.imports import imported
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.parallel import in_parts
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
@@ -34,6 +35,7 @@ def pretrain(context: Context) -> Task:
     if context.config.rule.name == "vae":
         return vae(context)
     indices = labelled(dataset, context.config) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
+    in_parts(context.network, context.config.gpu.micro_batch)  # says so if it can't be
     learner = _learner(context, settings)
     samples = len(indices)
     steps = step_count(samples, settings.batch_size)

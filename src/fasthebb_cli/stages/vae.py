@@ -30,6 +30,8 @@ def vae(context: Context) -> Task:
         raise InputError(
             "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr and include"
         )
+    if context.config.gpu.micro_batch is not None:
+        raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
     autoencoder = share_batch_norm(compute.place(_autoencoder(context)))
