@@ -21,7 +21,7 @@ from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
-from fasthebb_cli.stages.pretrain import rule_setting
+from fasthebb_cli.stages.learner import rule_setting
 
 
 def run_bench(bench: BenchConfig, console: Console) -> None:

@@ -102,6 +102,7 @@ class HebbianLearner:
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
         compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
 
+    While `paused` is true, forward passes teach nothing.
     `unserved` says of the layers that the patterns take in but the rule can't serve why; they keep their weights.
 
     Raises:
@@ -131,6 +132,7 @@ class HebbianLearner:
         self.response: Response = RESPONSES[self.setting.response]
         self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
         self.labels: Tensor | None = None
+        self.paused = False
         self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
         self.layers: list[_LearningLayer] = []
         self.unserved: dict[str, str] = {}
@@ -261,7 +263,7 @@ class HebbianLearner:
     def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
-            if layer.learns:
+            if layer.learns and not self.paused:
                 # under autocast only the forward product is of low precision: the sums cancel too much for it
                 with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
                     self._learn(layer, inputs[0].to(dtype), output.to(dtype))

@@ -106,8 +106,8 @@ def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None
         ):
             labelled(dataset, config)
     with torch.device("meta"):
-        for layer in {stage.layer for stage in stages} - {None}:
-            new_network(config, dataset, layer)
+        for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
+            new_network(config, dataset, layer, hidden)
 
 
 def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
@@ -188,7 +188,10 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
     """Writes weights, filters and, last of all, results.json, which says that the stage is finished."""
     config, directory = cell.config, stage.directory
     measured = task.finish(position.records[-1] if position.records else {})
-    images = task.samples * task.epochs
+    epochs = len(position.records)
+    if epochs < task.epochs:
+        cell.view.note(f"{stage.name}: ended after {epochs} of {task.epochs} epochs: {task.ended()}")
+    images = task.samples * epochs
     results = {
         "stage": stage.name,
         "kind": stage.kind,
@@ -198,7 +201,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
         "label_fraction": config.label_fraction,
         "seed": config.seed,
         **measured,
-        "epochs": task.epochs,
+        "epochs": epochs,
         "seconds": round(position.seconds, 3),
         "images_per_second": round(images / position.seconds, 1) if position.seconds > 0 else None,
         "device": cell.compute.describe(),
@@ -213,6 +216,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
             list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
             max(start.labels_train, measured["labels_train"]),
             max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
+            hidden=start.hidden,
         )  # fmt: skip
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)

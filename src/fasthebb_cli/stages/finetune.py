@@ -5,8 +5,9 @@ come pre-trained at `features_lr` times the rate (0: they stay frozen), times `l
 stay as the rule made them while backprop trains the others. Each phase runs through the schedule. An
 untrained network has no features to spare: all of it learns at the full rate in both phases, unless features_lr is 0.
 With few labels an epoch is a few steps, so `epochs=null` means at least MINIMUM_STEPS of them.
-Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. The last epoch counts;
-`select=best` looks at the validation labels and counts them.
+Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. On frozen features the
+classifier may be Hebbian. Layers `by_rule` go on learning by the rule in the very steps in which backprop trains the
+others. The last epoch counts; `select=best` looks at the validation labels and counts them.
 """
 
 import math
@@ -21,11 +22,16 @@ from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.patterns import first_match
+from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.patterns import first_match, matches
 from fasthebb_cli.stages.evaluate import accuracy
+from fasthebb_cli.stages.heads import ClassMeans
+from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, rule_setting, unserved_notes
+from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.schedules import set_rate
+from fasthebb_cli.stages.selection import Best, Patience
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
-from fasthebb_cli.stages.task import Batch, Context, Task, Totals
+from fasthebb_cli.stages.task import Batch, Context, Stateful, Task, Totals
 
 EPOCHS = 20  # as in the papers
 MINIMUM_STEPS = 200
@@ -47,8 +53,11 @@ def finetune(context: Context) -> Task:
     ]
     still = [m for name, m in features.named_modules() if first_match(name, settings.layer_lr, 1.0) == 0]
     optimizer = _optimizer(settings, groups)
+    learner = _by_rule(context, settings, factor) if settings.by_rule else None
+    means = ClassMeans(network) if settings.classifier == "hebbian" else None
     totals = Totals(compute.device)
     best = Best(network)
+    patience = Patience(settings.patience) if settings.patience is not None else None
     if context.begins:
         fit_whitening(context)
         if frozen:
@@ -56,34 +65,52 @@ def finetune(context: Context) -> Task:
 
     def step(epoch: int, step: int, batch: Batch) -> None:
         first, length = (0, alone) if epoch < alone else (alone, together)
-        freeze(features, frozen=frozen or (epoch < alone and not context.untrained))
+        frozen_now = frozen or (epoch < alone and not context.untrained)
+        freeze(features, frozen=frozen_now)
         for module in still:
             freeze(module, frozen=True)
-        classifier.train()
+        classifier.train(means is None)
         set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
+        if learner is not None:
+            ready(learner, paused=frozen_now)
+            set_rate(learner.optimizer, settings.schedule, step, steps, epoch - first, length)
         with compute.autocast():
             scores = network(batch.images)
         loss = F.cross_entropy(scores.float(), batch.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        if means is None:
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        else:
+            means.learn(batch.labels)
+        if learner is not None:
+            learner.step()
+            learner.paused = True  # validation images teach nothing
         count = len(batch.labels)
         hits = (scores.argmax(1) == batch.labels).sum()
         totals.add(train_loss=loss.detach() * count, train_top1=hits, samples=count)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
-        metrics = totals.means()
+        metrics: dict[str, Any] = totals.means()
         if not torch.isfinite(torch.tensor(metrics["train_loss"])):
             raise RunError(f"the loss is {metrics['train_loss']} in epoch {epoch + 1}; lower finetune.lr")
         if settings.select == "best":
             validation = accuracy(context, context.dataset.validation, settings.batch_size)
             metrics |= {f"validation_{name}": value for name, value in validation.items()}
             best.offer(metrics["validation_top1"], network)
+            if patience is not None:
+                patience.offer(metrics["validation_top1"], counts=epoch >= alone)
+        if learner is not None and epoch >= alone:
+            metrics["by_rule"] = layer_metrics(learner, "rule.lr or finetune.layer_lr")
         return metrics
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         if settings.select == "best":
             best.restore(network)
+        if learner is not None:
+            learner.finish()
+        if means is not None:
+            means.finish()
         freeze(features, frozen=False)
         return {
             "top1": best.top1 if settings.select == "best" else None,
@@ -94,6 +121,9 @@ def finetune(context: Context) -> Task:
             "labels_validation": len(context.dataset.validation) if settings.select == "best" else 0,
         }
 
+    parts: dict[str, Stateful | None] = {"learner": learner, "means": means, "patience": patience}
+    state: dict[str, Stateful] = {"optimizer": optimizer, "totals": totals, "best": best}
+    state |= {name: part for name, part in parts.items() if part is not None}
     return Task(
         epochs=alone + together,
         samples=len(indices),
@@ -102,8 +132,45 @@ def finetune(context: Context) -> Task:
         step=step,
         end_epoch=end_epoch,
         finish=finish,
-        state={"optimizer": optimizer, "totals": totals, "best": best},
+        state=state,
+        warnings=lambda metrics: layer_warnings(metrics.get("by_rule", {}), "rule.lr or finetune.layer_lr"),
+        ended=lambda: patience.ended if patience is not None else "",
+        notes=unserved_notes(learner) if learner is not None else [],
     )
+
+
+def _by_rule(context: Context, settings: FinetuneConfig, factor: float) -> HebbianLearner:
+    """The layers that learn by the rule, at its own rate times the factors that all layers have."""
+    rule, network = context.config.rule, context.network
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    factors = {name: first_match(name, settings.layer_lr, 1.0) for name in names}
+    rule_setting(rule)  # of rule=none says that it is no rule, rather than that it has no rate
+    if rule.lr is None:
+        raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
+    learner = learner_of(
+        context,
+        "finetune.by_rule",
+        lr=rule.lr * factor,
+        include=settings.by_rule,
+        exclude=["classifier"],
+        layer_lr={name: first_match(name, rule.layer_lr, 1.0) * factors[name] for name in names},
+        optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
+    )
+    learning = [layer.name for layer in learner.layers]
+    for pattern in settings.by_rule:
+        if not any(matches(name, [pattern]) for name in learning):
+            choices = ", ".join(name for name in names if not matches(name, ["classifier"]))
+            raise InputError(f"finetune.by_rule: no layer that could learn is called {pattern!r}; there are: {choices}")
+    if halted := [name for name in learning if factors[name] == 0]:
+        raise InputError(f"finetune.by_rule: finetune.layer_lr keeps {halted[0]} still; leave it out of one of them")
+    return learner
+
+
+def ready(learner: HebbianLearner, *, paused: bool) -> None:
+    """Before a step that backprop shares: its own layers get no gradient, and hand it on."""
+    learner.paused = paused
+    for layer in learner.layers:
+        layer.module.requires_grad_(False)
 
 
 def _groups(features: nn.Module, settings: FinetuneConfig, lr: float) -> list[dict[str, Any]]:
@@ -152,25 +219,3 @@ def freeze(features: nn.Module, *, frozen: bool) -> None:
     """Frozen features get no gradient and stand in evaluation mode, so batch norm and dropout stand still too."""
     features.requires_grad_(not frozen)
     features.train(not frozen)
-
-
-class Best:
-    """The weights of the best epoch so far by validation accuracy, the first one among equals."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.top1 = -1.0
-        self.weights: dict[str, Tensor] = {}
-
-    def offer(self, top1: float, network: nn.Module) -> None:
-        if top1 > self.top1:
-            self.top1 = top1
-            self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    def restore(self, network: nn.Module) -> None:
-        network.load_state_dict(self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"top1": self.top1, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.top1, self.weights = state["top1"], state["weights"]

@@ -30,7 +30,9 @@ def vae(context: Context) -> Task:
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
     autoencoder = compute.place(_autoencoder(context))
-    optimizer = optimizer_of(settings)(autoencoder.parameters(), lr=learning_rate(settings))
+    optimizer = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)(
+        autoencoder.parameters(), lr=learning_rate(settings)
+    )
     totals = Totals(compute.device)
     whitening = next((module for module in network.children() if isinstance(module, Whitening)), None)
     if context.begins:
