@@ -189,6 +189,11 @@ class FinetuneConfig:
         one_of("augment", self.augment, AUGMENTATIONS)
         self._go_together()
 
+    @property
+    def in_hooks(self) -> bool:
+        """Some of the learning is done by hooks, while the network runs forward."""
+        return bool(self.by_rule) or self.classifier == "hebbian"
+
     def _go_together(self) -> None:
         if self.classifier == "hebbian" and self.features_lr != 0:
             raise ValueError("classifier=hebbian hands nothing back to the features; set features_lr=0 beside it")

@@ -150,7 +150,9 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
     start = start_of(config, cell.dataset, stage, cell.view)
     network = compute.place(start.network)
-    if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
+    settings = stage.settings
+    in_hooks = isinstance(settings, PretrainConfig) or (isinstance(settings, FinetuneConfig) and settings.in_hooks)
+    if compute.compile and not in_hooks:  # there the learner compiles what its hooks do
         network.compile()
     torch.manual_seed(derived_seed(config.seed, stage.name))
     task = STAGES[stage.kind](

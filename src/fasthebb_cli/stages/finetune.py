@@ -22,12 +22,16 @@ from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.patterns import first_match, matches
+from fasthebb_cli.hebb.patterns import first_match
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.heads import ClassMeans
-from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, rule_setting, unserved_notes
-from fasthebb_cli.stages.optimizers import optimizer_of
+from fasthebb_cli.stages.learner import (
+    layer_metrics,
+    layer_warnings,
+    learner_beside_backprop,
+    ready,
+    unserved_notes,
+)
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.selection import Best, Patience
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
@@ -53,7 +57,7 @@ def finetune(context: Context) -> Task:
     ]
     still = [m for name, m in features.named_modules() if first_match(name, settings.layer_lr, 1.0) == 0]
     optimizer = _optimizer(settings, groups)
-    learner = _by_rule(context, settings, factor) if settings.by_rule else None
+    learner = learner_beside_backprop(context, settings, factor) if settings.by_rule else None
     means = ClassMeans(network) if settings.classifier == "hebbian" else None
     totals = Totals(compute.device)
     best = Best(network)
@@ -63,16 +67,18 @@ def finetune(context: Context) -> Task:
         if frozen:
             calibrate_batch_norm(context)
 
+    def is_frozen(epoch: int) -> bool:
+        return frozen or (epoch < alone and not context.untrained)
+
     def step(epoch: int, step: int, batch: Batch) -> None:
         first, length = (0, alone) if epoch < alone else (alone, together)
-        frozen_now = frozen or (epoch < alone and not context.untrained)
-        freeze(features, frozen=frozen_now)
+        freeze(features, frozen=is_frozen(epoch))
         for module in still:
             freeze(module, frozen=True)
         classifier.train(means is None)
         set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
         if learner is not None:
-            ready(learner, paused=frozen_now)
+            ready(learner, paused=is_frozen(epoch))
             set_rate(learner.optimizer, settings.schedule, step, steps, epoch - first, length)
         with compute.autocast():
             scores = network(batch.images)
@@ -100,7 +106,7 @@ def finetune(context: Context) -> Task:
             best.offer(metrics["validation_top1"], network)
             if patience is not None:
                 patience.offer(metrics["validation_top1"], counts=epoch >= alone)
-        if learner is not None and epoch >= alone:
+        if learner is not None and not is_frozen(epoch):
             metrics["by_rule"] = layer_metrics(learner, "rule.lr or finetune.layer_lr")
         return metrics
 
@@ -137,40 +143,6 @@ def finetune(context: Context) -> Task:
         ended=lambda: patience.ended if patience is not None else "",
         notes=unserved_notes(learner) if learner is not None else [],
     )
-
-
-def _by_rule(context: Context, settings: FinetuneConfig, factor: float) -> HebbianLearner:
-    """The layers that learn by the rule, at its own rate times the factors that all layers have."""
-    rule, network = context.config.rule, context.network
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    factors = {name: first_match(name, settings.layer_lr, 1.0) for name in names}
-    rule_setting(rule)  # of rule=none says that it is no rule, rather than that it has no rate
-    if rule.lr is None:
-        raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
-    learner = learner_of(
-        context,
-        "finetune.by_rule",
-        lr=rule.lr * factor,
-        include=settings.by_rule,
-        exclude=["classifier"],
-        layer_lr={name: first_match(name, rule.layer_lr, 1.0) * factors[name] for name in names},
-        optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
-    )
-    learning = [layer.name for layer in learner.layers]
-    for pattern in settings.by_rule:
-        if not any(matches(name, [pattern]) for name in learning):
-            choices = ", ".join(name for name in names if not matches(name, ["classifier"]))
-            raise InputError(f"finetune.by_rule: no layer that could learn is called {pattern!r}; there are: {choices}")
-    if halted := [name for name in learning if factors[name] == 0]:
-        raise InputError(f"finetune.by_rule: finetune.layer_lr keeps {halted[0]} still; leave it out of one of them")
-    return learner
-
-
-def ready(learner: HebbianLearner, *, paused: bool) -> None:
-    """Before a step that backprop shares: its own layers get no gradient, and hand it on."""
-    learner.paused = paused
-    for layer in learner.layers:
-        layer.module.requires_grad_(False)
 
 
 def _groups(features: nn.Module, settings: FinetuneConfig, lr: float) -> list[dict[str, Any]]:

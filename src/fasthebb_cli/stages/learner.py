@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from fasthebb_cli.config import RuleConfig
+from torch import nn
+
+from fasthebb_cli.config import FinetuneConfig, RuleConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.patterns import first_match, matches
 from fasthebb_cli.hebb.responses import RESPONSES
 from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli.imports import imported
+from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.task import Context
 
 
@@ -38,6 +42,44 @@ def learner_of(context: Context, key: str, **arguments: Any) -> HebbianLearner:
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or {key}: {error}") from error
+
+
+def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: float) -> HebbianLearner:
+    """The rule on the layers that `by_rule` names, at its own rate times `factor` and finetune.layer_lr.
+
+    Raises:
+        InputError: a name that no layer has, one that is kept still, or a rule without a rate.
+    """
+    rule, network = context.config.rule, context.network
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    factors = {name: first_match(name, settings.layer_lr, 1.0) for name in names}
+    rule_setting(rule)  # of rule=none says that it is no rule, rather than that it has no rate
+    if rule.lr is None:
+        raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
+    learner = learner_of(
+        context,
+        "finetune.by_rule",
+        lr=rule.lr * factor,
+        include=settings.by_rule,
+        exclude=["classifier"],
+        layer_lr={name: first_match(name, rule.layer_lr, 1.0) * factors[name] for name in names},
+        optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
+    )
+    learning = [layer.name for layer in learner.layers]
+    for pattern in settings.by_rule:
+        if not any(matches(name, [pattern]) for name in learning):
+            choices = ", ".join(name for name in names if not matches(name, ["classifier"]))
+            raise InputError(f"finetune.by_rule: no layer that could learn is called {pattern!r}; there are: {choices}")
+    if halted := [name for name in learning if factors[name] == 0]:
+        raise InputError(f"finetune.by_rule: finetune.layer_lr keeps {halted[0]} still; leave it out of one of them")
+    return learner
+
+
+def ready(learner: HebbianLearner, *, paused: bool) -> None:
+    """Before a step that backprop shares: the layers of the rule get no gradient, but hand it on."""
+    learner.paused = paused
+    for layer in learner.layers:
+        layer.module.requires_grad_(False)
 
 
 def rule_setting(rule: RuleConfig) -> RuleSetting:
