@@ -222,6 +222,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("82.0 ± 5.0", "swta: 1 % seed 0, 1, 2", "git abc1234"):
         assert text in page
         assert text in markdown
+    assert "82.0\u00a0±\u00a05.0\u00a0%" in page  # in a sentence, where a line could end
     assert "&lt;cat&gt;" in page
     assert "<cat>" not in page
 
