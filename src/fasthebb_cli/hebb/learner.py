@@ -108,6 +108,7 @@ class HebbianLearner:
         processes: each of them observes a part of every batch, and all make the step of the whole.
         micro_batch: images that run through the network at a time; the numbers are those of the whole batch.
 
+    While `paused` is true, forward passes teach nothing.
     `unserved` says of the layers that the patterns take in but the rule can't serve why; they keep their weights.
 
     Raises:
@@ -141,6 +142,7 @@ class HebbianLearner:
         self.labels: Tensor | None = None
         self.processes, self.micro_batch = processes, micro_batch
         self._last_part = True
+        self.paused = False
         self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
         self.layers: list[_LearningLayer] = []
         self.unserved: dict[str, str] = {}
@@ -295,7 +297,7 @@ class HebbianLearner:
     def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
-            if layer.learns:
+            if layer.learns and not self.paused:
                 # under autocast only the forward product is of low precision: the sums cancel too much for it
                 with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
                     self._learn(layer, inputs[0].to(dtype), output.to(dtype))

@@ -84,6 +84,8 @@ def run_task(
 
     with stop_requests() as stop:
         for epoch in range(position.epoch, task.epochs):
+            if task.ended():
+                break
             began = time.perf_counter()
             first = position.step if epoch == position.epoch else 0
             for step, batch in enumerate(task.batches(epoch, first), first):

@@ -113,8 +113,8 @@ def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None
         ):
             labelled(dataset, config)
     with torch.device("meta"):
-        for layer in {stage.layer for stage in stages} - {None}:
-            new_network(config, dataset, layer)
+        for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
+            new_network(config, dataset, layer, hidden)
 
 
 def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
@@ -169,7 +169,9 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     state = load_checkpoint(checkpoint, stage.fingerprint) if resumed else None
     start = start_of(config, cell.dataset, stage, cell.view)
     network = share_batch_norm(compute.place(start.network))
-    if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
+    settings = stage.settings
+    in_hooks = isinstance(settings, PretrainConfig) or (isinstance(settings, FinetuneConfig) and settings.in_hooks)
+    if compute.compile and not in_hooks:  # there the learner compiles what its hooks do
         network.compile()
     others = (processes.rank(),) if processes.rank() else ()  # each draws noise and dropout of its own
     torch.manual_seed(derived_seed(config.seed, stage.name, *others))
@@ -212,7 +214,10 @@ def _finish(
 ) -> dict[str, Any]:
     """Writes weights, filters and, last of all, results.json, which says that the stage is finished."""
     config, directory = cell.config, stage.directory
-    images = task.samples * task.epochs
+    epochs = len(position.records)
+    if epochs < task.epochs:
+        cell.view.note(f"{stage.name}: ended after {epochs} of {task.epochs} epochs: {task.ended()}")
+    images = task.samples * epochs
     results = {
         "stage": stage.name,
         "kind": stage.kind,
@@ -222,7 +227,7 @@ def _finish(
         "label_fraction": config.label_fraction,
         "seed": config.seed,
         **measured,
-        "epochs": task.epochs,
+        "epochs": epochs,
         "seconds": round(position.seconds, 3),
         "images_per_second": round(images / position.seconds, 1) if position.seconds > 0 else None,
         "device": cell.compute.describe(),
@@ -237,6 +242,7 @@ def _finish(
             list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
             max(start.labels_train, measured["labels_train"]),
             max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
+            hidden=start.hidden,
         )  # fmt: skip
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)

@@ -59,7 +59,7 @@ def _size(
     config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, *, measure: bool
 ) -> tuple[int, int, float]:
     """Images a pass, labels, and seconds for all passes from the pace of a few steps on this machine."""
-    network = compute.place(new_network(config, dataset, stage.layer))
+    network = compute.place(new_network(config, dataset, stage.layer, stage.hidden))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     task = STAGES[stage.kind](

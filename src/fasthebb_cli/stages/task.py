@@ -129,6 +129,7 @@ class Task:
             label counts and so on.
         state: everything besides the network's weights that the next step depends on.
         warnings: of the epoch just ended, one line each.
+        ended: before an epoch, why it and those after it are left out; empty: they are not.
         resumable: a checkpoint may be taken within; else a stopped task starts over.
         notes: what a user should know before it starts, one line each.
     """
@@ -142,6 +143,7 @@ class Task:
     finish: Callable[[Mapping[str, Any]], dict[str, Any]]
     state: dict[str, Stateful] = field(default_factory=dict)
     warnings: Callable[[Mapping[str, Any]], list[str]] = lambda metrics: []
+    ended: Callable[[], str] = lambda: ""
     resumable: bool = True
     notes: list[str] = field(default_factory=list)
 

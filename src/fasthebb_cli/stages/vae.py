@@ -36,7 +36,9 @@ def vae(context: Context) -> Task:
     indices = torch.cat([dataset.train, dataset.unlabelled])
     autoencoder = share_batch_norm(compute.place(_autoencoder(context)))
     run = parallel(autoencoder)
-    optimizer = optimizer_of(settings)(autoencoder.parameters(), lr=learning_rate(settings))
+    optimizer = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)(
+        autoencoder.parameters(), lr=learning_rate(settings)
+    )
     totals = Totals(compute.device)
     whitening = next((module for module in network.children() if isinstance(module, Whitening)), None)
     if context.begins:
