@@ -103,12 +103,17 @@ class GpuConfig:
     deterministic: bool = False
     threads: int | None = None
     workers: int = 0
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
         at_least("workers", self.workers, 0, 4096)
         if self.threads is not None:
             at_least("threads", self.threads, 1, 4096)
+        if self.micro_batch is not None:
+            at_least("micro_batch", self.micro_batch, 1)
+            if self.compile:
+                raise ValueError("micro_batch runs layer by layer, so that compile has nothing to do; leave one out")
 
 
 @dataclass

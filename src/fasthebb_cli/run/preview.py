@@ -103,7 +103,7 @@ def _size(
             task.step(max(turn, 0) * (task.epochs - 1) // (STEPS - 1), 0, images)
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
-            paces.append((time.perf_counter() - began) / len(images.labels))
+            paces.append((time.perf_counter() - began) / images.total)
         _measured[key] = statistics.fmean(paces[1:] or paces)
     return task.samples, labels, _measured[key] * task.samples * task.epochs
 

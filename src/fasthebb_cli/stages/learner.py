@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import FinetuneConfig, RuleConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
@@ -38,6 +39,7 @@ def learner_of(context: Context, key: str, **arguments: Any) -> HebbianLearner:
             layer_options=rule.layer_options,
             step=StepSetting(rule.normalise, rule.per_input, rule.norm_power),
             compile=context.compute.compile,
+            processes=processes.group(),
             **arguments,
         )
     except (ValueError, TypeError) as error:
@@ -56,6 +58,8 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
     rule_setting(rule)  # of rule=none says that it is no rule, rather than that it has no rate
     if rule.lr is None:
         raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
+    if context.config.gpu.micro_batch is not None:
+        raise InputError("finetune.by_rule sees its batches whole; leave out gpu.micro_batch")
     learner = learner_of(
         context,
         "finetune.by_rule",

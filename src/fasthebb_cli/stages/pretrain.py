@@ -16,6 +16,7 @@ from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.parallel import in_parts
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
@@ -28,6 +29,7 @@ def pretrain(context: Context) -> Task:
     if context.config.rule.name == "vae":
         return vae(context)
     indices = labelled(dataset, context.config) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
+    in_parts(context.network, context.config.gpu.micro_batch)  # says so if it can't be
     learner = _learner(context, settings)
     samples = len(indices)
     steps = step_count(samples, settings.batch_size)
@@ -79,4 +81,5 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         classes=len(context.dataset.classes) if settings.teacher else None,
         assigned=settings.teacher_units,
         optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
+        micro_batch=context.config.gpu.micro_batch,
     )
