@@ -72,6 +72,16 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     assert "cached" in finished(start(tmp_path / "two", *settings))
 
 
+@pytest.mark.parametrize("words", [("finetune=hebbian",), ("rule=swta", "finetune.by_rule=[conv1,conv3]")])
+def test_classifiers_and_layers_by_rule_learn_as_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+    settings = ("train", *words, "stages=[pretrain,finetune]", "label_fraction=0.2")
+    finished(start(tmp_path / "two", *settings))
+    finished(start(tmp_path / "one", *settings, size=1))
+    one, two = weights(tmp_path / "one", "finetune"), weights(tmp_path / "two", "finetune")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
+
+
 def test_a_signal_to_one_stops_all_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
     settings = ("pretrain", "rule=hpca_adaptive", "pretrain.epochs=40")
     finished(start(tmp_path / "once", *settings))

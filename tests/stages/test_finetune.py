@@ -73,6 +73,17 @@ def test_the_hebbian_classifier_scores_by_class_means(command: Callable[..., Ran
     torch.testing.assert_close(weights["classifier.1.weight"].norm(dim=1), torch.ones(10))
 
 
+def test_the_hebbian_classifier_learns_the_same_in_parts(command: Callable[..., Ran]) -> None:
+    words = ("train", "finetune=hebbian", "finetune.select=best", "label_fraction=0.2")
+    assert command(*words).code == 0
+    (directory,) = command(*words).directories("finetune")
+    whole = load_file(directory / "model.safetensors")
+    ran = command(*words, "gpu.micro_batch=10", "force=true")
+    assert ran.code == 0, ran.err
+    parts = load_file(directory / "model.safetensors")
+    torch.testing.assert_close(parts["classifier.1.weight"], whole["classifier.1.weight"], rtol=1e-3, atol=1e-4)
+
+
 def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callable[..., Ran]) -> None:
     """Each is an ordinary classifier to the stage after it."""
     more = ("+finetune@extra.all=default", "stages=[pretrain,finetune,all,evaluate]", "extra.all.epochs=1")
@@ -99,6 +110,7 @@ def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callab
         (["rule.lr=null", "pretrain.lr=0.1", "finetune.by_rule=[conv1]"], "rule.lr has no value"),
         (["finetune.by_rule=[conv1,conv9]"], "is called 'conv9'; there are: conv1.0, conv2.0"),
         (["finetune.by_rule=[classifier]"], "finetune.by_rule"),
+        (["finetune.by_rule=[conv1]", "gpu.micro_batch=8"], "leave out gpu.micro_batch"),
         (["finetune.by_rule=[conv1]", "finetune.layer_lr={conv*: 0}"], "finetune.layer_lr keeps conv1.0 still"),
     ],
 )

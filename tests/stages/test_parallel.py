@@ -111,7 +111,10 @@ def test_micro_batch_changes_memory_only(command: Callable[..., Ran], tmp_path: 
         (["gpu.micro_batch=0"], "gpu.micro_batch"),
         (["gpu.micro_batch=8", "gpu.compile=true"], "leave one out"),
         (["gpu.micro_batch=8", "rule=vae"], "rule=vae sees its batches whole"),
-        (["gpu.micro_batch=8", "finetune.by_rule=[conv1]", "pretrain.epochs=0"], "layers by_rule"),
+        (
+            ["gpu.micro_batch=8", "finetune.by_rule=[conv1]", "pretrain.epochs=0"],
+            "finetune.by_rule sees its batches whole",
+        ),
         (["gpu.micro_batch=8", "model=torchvision:resnet18"], "gpu.micro_batch=8: features is no plain sequence"),
     ],
 )

@@ -140,9 +140,9 @@ class HebbianLearner:
         self.response: Response = RESPONSES[self.setting.response]
         self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
         self.labels: Tensor | None = None
+        self.paused = False
         self.processes, self.micro_batch = processes, micro_batch
         self._last_part = True
-        self.paused = False
         self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
         self.layers: list[_LearningLayer] = []
         self.unserved: dict[str, str] = {}

@@ -63,11 +63,9 @@ def finetune(context: Context) -> Task:
     means = ClassMeans(network) if settings.classifier == "hebbian" else None
     totals = Totals(compute.device)
     best = Best(network)
-    if settings.in_hooks and context.config.gpu.micro_batch is not None:  # hooks would see parts, some twice
-        raise InputError("gpu.micro_batch: a Hebbian classifier, and layers by_rule, see their batches whole")
+    patience = Patience(settings.patience) if settings.patience is not None else None
     whole = in_parts(network, context.config.gpu.micro_batch)
     runs: dict[int, nn.Module] = {}  # by the first epoch of the phase, in which the same parameters learn
-    patience = Patience(settings.patience) if settings.patience is not None else None
     if context.begins:
         fit_whitening(context)
         if frozen:
@@ -83,12 +81,14 @@ def finetune(context: Context) -> Task:
             freeze(module, frozen=True)
         classifier.train(means is None)
         set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
-        if first not in runs:
-            runs.clear()
-            runs[first] = whole if means is not None else parallel(whole)
         if learner is not None:
             ready(learner, paused=is_frozen(epoch))
             set_rate(learner.optimizer, settings.schedule, step, steps, epoch - first, length)
+        if means is not None:
+            means.listen()
+        if first not in runs:
+            runs.clear()
+            runs[first] = parallel(whole) if means is None else whole
         with compute.autocast():
             scores = runs[first](batch.images)
         loss = F.cross_entropy(scores.float(), batch.labels, reduction="sum") * (processes.count() / batch.total)

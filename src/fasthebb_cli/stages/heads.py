@@ -88,14 +88,20 @@ class ClassMeans:
         except ValueError as error:
             raise InputError(f"finetune.classifier=hebbian: {error}") from error
         self.sums_CF = torch.zeros_like(self.layer.weight)
-        self._inputs: list[Tensor] = []
+        self._inputs: list[Tensor] | None = None
         self._hook = self.layer.register_forward_pre_hook(lambda _, inputs: self._keep(inputs[0]))
+
+    def listen(self) -> None:
+        """The next images that the network sees are to learn from."""
+        self._inputs = []
 
     @torch.no_grad()
     def learn(self, labels_B: Tensor) -> None:
-        """From the batch that the network has just seen."""
-        seen_CF = torch.zeros_like(self.sums_CF).index_add_(0, labels_B, self._inputs[0].to(self.sums_CF.dtype))
-        self.sums_CF += processes.summed(seen_CF)
+        """From the batch that the network has seen since `listen`."""
+        assert self._inputs is not None
+        inputs_BF = torch.cat(self._inputs).to(self.sums_CF.dtype)
+        self._inputs = None
+        self.sums_CF += processes.summed(torch.zeros_like(self.sums_CF).index_add_(0, labels_B, inputs_BF))
         self.layer.weight.copy_(F.normalize(self.sums_CF, dim=1))
         if self.layer.bias is not None:
             self.layer.bias.zero_()
@@ -110,7 +116,8 @@ class ClassMeans:
         self.sums_CF.copy_(state["sums"])
 
     def _keep(self, inputs: Tensor) -> None:
-        self._inputs = [inputs.detach()]
+        if self._inputs is not None:
+            self._inputs.append(inputs.detach())
 
 
 def knn(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[str, float]:

@@ -58,6 +58,8 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
     rule_setting(rule)  # of rule=none says that it is no rule, rather than that it has no rate
     if rule.lr is None:
         raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
+    if context.config.gpu.micro_batch is not None:
+        raise InputError("finetune.by_rule sees its batches whole; leave out gpu.micro_batch")
     learner = learner_of(
         context,
         "finetune.by_rule",

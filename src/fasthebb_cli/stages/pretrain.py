@@ -80,6 +80,6 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         layer_lr=settings.layer_lr,
         classes=len(context.dataset.classes) if settings.teacher else None,
         assigned=settings.teacher_units,
-        micro_batch=context.config.gpu.micro_batch,
         optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
+        micro_batch=context.config.gpu.micro_batch,
     )
