@@ -33,13 +33,13 @@ from fasthebb_cli.explain import FLAGS, explain, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
+from fasthebb_cli.run.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
 from fasthebb_cli.run.wording import make_console
 
 if TYPE_CHECKING:
     from fasthebb_cli.run.pipeline import Outcome
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
-STOPPED = 130
 OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
 HYDRA_FLAGS = ("-m", "--multirun", "--resolve")
 CFG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -50,17 +50,12 @@ HYDRA_FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {  # and what is accepted; 
 
 def main() -> None:
     """Entry point of the command. Outside of a stage, which saves first, a signal ends it at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_at_once)
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop_at_once)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
-
-
-def _stop_at_once(*_: object) -> None:
-    os.write(2, b"stopped; the same command goes on\n")
-    os._exit(STOPPED)
 
 
 def run(arguments: list[str]) -> int:
@@ -101,6 +96,7 @@ def run_cell(cfg: DictConfig) -> float | None:
         code, error = _fail(problem), str(problem) or type(problem).__name__
         if code == STOPPED:
             cells.end_early()
+            requeue()
             sys.exit(STOPPED)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
