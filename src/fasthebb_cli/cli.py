@@ -29,11 +29,11 @@ from fasthebb_cli.commands import COMMANDS, run_command
 from fasthebb_cli.compose import load, load_bench
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.explain import FLAGS, explain, help_page
+from fasthebb_cli.explain import FLAGS, explain, explain_job, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
-from fasthebb_cli.run.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
+from fasthebb_cli.run.signals import STOP_SIGNALS, STOPPED, is_submitits, requeue, stop_at_once
 from fasthebb_cli.run.wording import make_console
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], obje
     except OSError as error:  # Hydra makes the folder
         return _fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
-        return _fail(error, words)
+        return _fail(RunError(explain_job(str(error))) if is_submitits(error) else error, words)
     finally:
         sys.argv = before
     return 0

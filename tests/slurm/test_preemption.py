@@ -10,7 +10,7 @@ from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
-LONG = ("pretrain.epochs=40", "finetune.epochs=4")
+LONG = ("pretrain.epochs=15", "finetune.epochs=2")
 WHOLE_NODE = "--exclusive"
 
 

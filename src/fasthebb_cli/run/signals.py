@@ -33,9 +33,14 @@ def requeue() -> None:
 def _submitits_handler() -> Callable[[int, None], object] | None:
     for number in (signal.SIGUSR2, signal.SIGUSR1):  # SUBMITIT_PREEMPT_SIGNAL chooses
         handler = signal.getsignal(number)
-        if callable(handler) and handler.__module__.startswith("submitit."):
+        if callable(handler) and is_submitits(handler):
             return handler
     return None
+
+
+def is_submitits(thing: object) -> bool:
+    """Whether a function or an error is one of submitit's, which need not be installed."""
+    return str(getattr(thing, "__module__", "")).startswith("submitit.")
 
 
 def _is_cancelled() -> bool:
