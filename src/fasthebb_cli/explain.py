@@ -118,10 +118,9 @@ def explain_job(text: str) -> str:
     if match := re.search(r"Job (\S+) \(task: \d+\) with path (\S+?)_result.pkl", text):
         job, path = match.groups()
         reason = re.search(r"Job not requeued because: (.*?)\.?$", text, re.MULTILINE)
-        return (
-            f"job {job} {'was not requeued: ' + reason[1] if reason else 'ended without a result'}; see {path}_log.out. "
-            "The others go on; when they have ended, the same command does what is left"
-        )
+        what = f"was not requeued: {reason[1]}" if reason else "ended without a result"
+        rest = "The others go on; when they have ended, the same command does what is left"
+        return f"job {job} {what}; see {path}_log.out. {rest}"
     lines = [line.strip(" :") for line in text.splitlines() if "error" in line.lower()] or text.splitlines()
     return f"hydra.launcher: {lines[-1]}"
 

@@ -1,4 +1,4 @@
-"""Sweeps whose cells are jobs: submitit's local ones, which need no SLURM, and those of the presets hydra/launcher=slurm..."""
+"""Sweeps whose cells are jobs of submitit's: local ones, which need no SLURM, and those of SLURM."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import SMALL
 from tests.disturbed import FASTHEBB, outcome, undisturbed
-from tests.slurm.conftest import Cluster, wait_for
+from tests.slurm.conftest import wait_for
 
 LONG = ("pretrain.epochs=15", "finetune.epochs=2")
 slurm = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]

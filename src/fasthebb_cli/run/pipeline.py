@@ -18,7 +18,7 @@ from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
-from fasthebb_cli.run.checkpoint import load_checkpoint
+from fasthebb_cli.run.checkpoint import load_checkpoint, remove_checkpoints
 from fasthebb_cli.run.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -129,13 +129,14 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     except Interrupted as stopped:
         raise Interrupted(f"{stopped} of {stage.name}" + (" (leave out force=true)" if config.force else "")) from None
     except (InputError, RunError) as error:
-        write_text(directory / ERROR_FILE, f"{error}\n")
+        with suppress(RunError):  # as on a full disk
+            write_text(directory / ERROR_FILE, f"{error}\n")
         raise
     except (OSError, torch.OutOfMemoryError, RuntimeError) as error:
         failure = _as_run_error(error, stage)
         if failure is None:
             raise
-        with suppress(OSError):
+        with suppress(RunError):
             write_text(directory / ERROR_FILE, f"{failure}\n")
         raise failure from error
     finally:
@@ -147,7 +148,7 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
 def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     checkpoint = directory / CHECKPOINT_FILE
-    state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
+    state = load_checkpoint(directory, stage.fingerprint, cell.view.warn)
     start = start_of(config, cell.dataset, stage, cell.view)
     network = compute.place(start.network)
     if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
@@ -217,7 +218,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)
     write_json(directory / RESULTS_FILE, results)
-    (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+    remove_checkpoints(directory)
     cell.view.finished(stage, results)
     return results
 
