@@ -72,10 +72,15 @@ def run(arguments: list[str]) -> int:
     try:
         if verb == "bench":
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
+        if verb == "cells":
+            if not rest or rest[0] not in VERBS:
+                raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
+            words = ["-m", *_for_hydra(f"verb={rest[0]}", rest[1:]), "hydra/launcher=basic"]
+            return _run_hydra(words, task=list_cell)
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:
-            verbs = ", ".join([*VERBS, "bench", *COMMANDS])
+            verbs = ", ".join([*VERBS, "bench", "cells", *COMMANDS])
             raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
         return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
@@ -112,6 +117,17 @@ def run_bench(cfg: DictConfig) -> None:
 
     try:
         measure(load_bench(cfg), make_console())
+    except Exception as problem:  # noqa: BLE001  as in run_cell
+        sys.exit(_fail(problem))
+
+
+def list_cell(cfg: DictConfig) -> None:
+    """One cell's line of `fasthebb cells`."""
+    try:
+        config = load(cfg)
+        from fasthebb_cli.run.listing import cell_line
+
+        sys.stdout.write(cell_line(config, HydraConfig.get().overrides.task) + "\n")
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(_fail(problem))
 
@@ -250,7 +266,7 @@ def _complete(arguments: list[str]) -> int:
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
             Console().print(
-                " ".join([*VERBS, "bench", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
+                " ".join([*VERBS, "bench", "cells", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
             )
             return 0
         if tail.split(" ")[-1].startswith("-"):
