@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -11,7 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import hydra_plugins
+
+from fasthebb_cli import cli
 from tests.conftest import SMALL
 
 FASTHEBB = (sys.executable, "-m", "fasthebb_cli")
@@ -19,35 +25,108 @@ TIMES = ("seconds", "images_per_second", "finished")
 MARK = "FASTHEBB_TEST_RUN"  # in the environment of every process of a run
 
 
+def words(out: Path, *arguments: str) -> list[str]:
+    return ["train", *SMALL, "label_fraction=0.2", f"out={out}", *arguments]
+
+
+def variables(save_seconds: float) -> dict[str, str]:
+    return {"FASTHEBB_SAVE_SECONDS": str(save_seconds), "OMP_NUM_THREADS": "1"}
+
+
 def start(
     out: Path, save_seconds: float, *arguments: str, command: Sequence[str] = FASTHEBB
 ) -> "subprocess.Popen[str]":
     """`fasthebb train` on SMALL, by a process of its own (or a `command` that starts several)."""
-    environment = os.environ | {"FASTHEBB_SAVE_SECONDS": str(save_seconds), "OMP_NUM_THREADS": "1", MARK: str(out)}
     return subprocess.Popen(
-        [*command, "train", *SMALL, "label_fraction=0.2", f"out={out}", *arguments],
-        env=environment,
+        [*command, *words(out, *arguments)],
+        env=os.environ | variables(save_seconds) | {MARK: str(out)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def undisturbed(out: Path, *arguments: str) -> dict[str, object]:
+def undisturbed(out: Path, *arguments: str, command: Sequence[str] = FASTHEBB) -> dict[str, object]:
     """What a run gives that is left alone."""
-    process = start(out, 1000, *arguments)
+    process = start(out, 1000, *arguments, command=command)
     text = process.communicate()[0]
     assert process.returncode == 0, text
     return outcome(out)
 
 
+# What a run imports on its way; the rest is the business of hydra's plugins
+PRELOADED = ("fasthebb_cli.run.pipeline", "sklearn.datasets", "sklearn.neighbors", "torch._dynamo", "tests.disturbed")
+
+
+def _plugins() -> list[pkgutil.ModuleInfo]:
+    return list(pkgutil.walk_packages(hydra_plugins.__path__, "hydra_plugins."))
+
+
+class Life(Protocol):
+    """One start of a run that saves after each step."""
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def text(self) -> str: ...
+
+
+class Started:
+    """A life that begins with Python's start: with all that the command starts, killed at once."""
+
+    def __init__(self, out: Path, *arguments: str, command: Sequence[str] = FASTHEBB) -> None:
+        self.out, self.process = out, start(out, 0.0, *arguments, command=command)
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def kill(self) -> None:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"{MARK}={self.out}\0".encode() in (folder / "environ").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
+
+    def text(self) -> str:
+        return self.process.communicate()[0]
+
+
+class Forked:
+    """A life in a process that has torch imported already: a fiftieth of the time that a start takes."""
+
+    def __init__(self, out: Path, *arguments: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*PRELOADED, *(module.name for module in _plugins())])
+        self.log = out.with_suffix(".log")
+        self.process = context.Process(target=_live, args=(words(out, *arguments), variables(0.0), self.log))
+        self.process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def text(self) -> str:
+        self.process.join()
+        return self.log.read_text()
+
+
+def _live(words: list[str], variables: dict[str, str], log: Path) -> None:
+    os.environ.update(variables)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.argv = ["fasthebb", *words]
+    cli.main()
+
+
 def kill_at_random_moments(
-    out: Path, kills: Mapping[str, int], *arguments: str, command: Sequence[str] = FASTHEBB, seed: int = 0
+    out: Path, kills: Mapping[str, int], *arguments: str, command: Sequence[str] | None = None, seed: int = 0
 ) -> Counter[str]:
-    """Starts the command again and again, which saves after each step, kills it with -9, and at last lets it finish.
+    """Begins a run again and again, which saves after each step, kills it with -9, and at last lets it finish.
 
     Args:
-        kills: how often in each stage, and as "start" on the way to the first; the moments are drawn from `seed`.
+        kills: how often in each stage, and as "start" on the way there; the moments are drawn from `seed`.
+        command: what starts it, if not one process.
 
     Returns:
         How often each stage was killed: fewer times than asked for where it was done before.
@@ -56,42 +135,37 @@ def kill_at_random_moments(
     left, hit = Counter(kills), Counter[str]()
     while True:
         began = time.time()
-        process = start(out, 0.0, *arguments, command=command)
-        if left["start"] and moments.random() < left["start"] / left.total():
-            stage = "start"
+        early = moments.random() * left.total() < left["start"]
+        life: Life
+        if command is None and not early:
+            life = Forked(out, *arguments)
         else:
-            stage = _wait_for_work(process, out, left, began)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait((2.0 if stage == "start" else 0.3) * moments.random() if stage else None)
-        finished = process.poll()
-        if finished is None:
-            _kill_all(out)
+            life = Started(out, *arguments, command=command or FASTHEBB)
+        stage = "start" if early else _wait_for_work(life, out, left, began)
+        end = time.monotonic() + (3.0 if early else 0.3) * moments.random()
+        while life.poll() is None and (not stage or time.monotonic() < end):
+            time.sleep(0.002)
+        if life.poll() is None:
+            life.kill()
             hit[stage] += 1
             left[stage] -= 1
-        text = process.communicate()[0]
-        if finished is not None:
-            assert finished == 0, text
+            life.text()
+        else:
+            text = life.text()
+            assert life.poll() == 0, text
             return hit
 
 
-def _wait_for_work(process: "subprocess.Popen[str]", out: Path, left: Mapping[str, int], began: float) -> str:
-    """Until the process works on a stage that is to be killed again; its name, or nothing if there is none left."""
-    while process.poll() is None and any(left.values()):
+def _wait_for_work(life: Life, out: Path, left: Mapping[str, int], began: float) -> str:
+    """Until it works on a stage that is to be killed again; the stage's name, or nothing if there is none left."""
+    while life.poll() is None and any(left.values()):
         for path in out.glob("*/metrics.jsonl"):  # written anew whenever a stage starts
             stage = path.parent.name.split("-")[-2]
             with contextlib.suppress(FileNotFoundError):
                 if left.get(stage, 0) and path.stat().st_mtime > began and not (path.parent / "results.json").exists():
                     return stage
-        time.sleep(0.01)
+        time.sleep(0.002)
     return ""
-
-
-def _kill_all(out: Path) -> None:
-    """Every process of the run at once, also those that its first process has started."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={out}\0".encode() in (folder / "environ").read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def outcome(out: Path) -> dict[str, object]:

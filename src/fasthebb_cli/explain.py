@@ -29,7 +29,7 @@ VERB_LINES = {
     "finetune": "learn to classify from the labelled fraction",
     "probe": "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features",
     "evaluate": "accuracy on the test images",
-    "cells": "a sweep's cells as one command a line, as scripts/sweep.sh submits them: fasthebb cells train key=a,b ...",
+    "cells": "a sweep's cells, a command a line, for scripts/sweep.sh: fasthebb cells train key=a,b ...",
     "report": "tables, curves and one HTML page from finished runs: fasthebb report RUNS ... [out=DIR]",
     "runs": "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
     "compare": "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",

@@ -12,7 +12,7 @@ import torch
 
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run import checkpoint
-from fasthebb_cli.run.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from tests.disturbed import outcome, start, undisturbed
 
 
@@ -33,8 +33,8 @@ def saved(folder: Path, *epochs: int) -> list[Path]:
 
 def load(folder: Path) -> tuple[int | None, list[str]]:
     warnings: list[str] = []
-    found = load_checkpoint(folder, "f", warnings.append)
-    return (None if found is None else found["epoch"]), warnings
+    found = find_checkpoint(folder, warnings.append)
+    return (None if found is None else load_checkpoint(found, "f")["epoch"]), warnings
 
 
 def flip(path: Path) -> None:
@@ -97,10 +97,13 @@ def test_two_damaged_ones_are_an_error_and_stay(tmp_path: Path, damage: Callable
 def test_other_settings_and_other_files_are_named(tmp_path: Path) -> None:
     (newest, _) = saved(tmp_path, 1)
     with pytest.raises(InputError, match="belongs to other settings"):
-        load_checkpoint(tmp_path, "g", pytest.fail)
-    torch.save({"anything": 1}, newest)
-    with pytest.raises(InputError, match="is damaged"):
-        load(tmp_path)
+        load_checkpoint(newest, "g")
+    for content, expected in (({"anything": 1}, "is not a checkpoint of fasthebb"), (Path, "can't be read")):
+        torch.save(content, newest)
+        with pytest.raises(InputError, match=expected):
+            load_checkpoint(newest, "f")
+        with pytest.raises(InputError, match="is damaged"):
+            load(tmp_path)
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:

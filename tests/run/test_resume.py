@@ -16,6 +16,7 @@ STEPS = (
     "finetune.batch_size=2",
     "finetune.epochs=5",
     "evaluate.batch_size=1",
+    "probe.methods=[knn]",
 )
 
 

@@ -59,8 +59,12 @@ class Cluster:
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         return self.wait(job, lambda state: state["JobState"] in ended, seconds)
 
+    def epochs(self) -> int:
+        """How many are done below `runs`, by all stages."""
+        return sum(len(path.read_text().splitlines()) for path in self.folder.glob("runs/*/metrics.jsonl"))
+
     def logs(self) -> str:
-        return "".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("**/*.log")))
+        return "".join(f"== {path.name}\n{path.read_text()}\n" for path in sorted(self.folder.rglob("*[._]log*")))
 
 
 def wait_for(condition: Callable[[], object], seconds: float, report: Callable[[], str]) -> None:
@@ -80,7 +84,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m fasthebb_cli "$@"\n')
     command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(command.parent), prepend=":")
+    monkeypatch.setenv("PATH", f"{command.parent}:{Path(sys.executable).parent}", prepend=":")
     monkeypatch.setenv("FASTHEBB_SAVE_SECONDS", "1000")  # what is saved is saved because of a signal
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cluster = Cluster(tmp_path, dict(os.environ))

@@ -19,7 +19,7 @@ is_up() { sinfo --noheader --format %t 2>/dev/null | grep -qE '^(idle|mix|alloc)
 if [ "${1:-}" = stop ]; then stop; exit; fi
 if [ -f "$SLURM_CONF" ] && is_up; then exit; fi
 [ "$(id -u)" = 0 ] || { echo "$0: SLURM's daemons need root"; exit 1; }
-command -v slurmctld slurmd munge >/dev/null || { echo "$0: needs the packages slurm-wlm and munge"; exit 1; }
+hash slurmctld slurmd munge 2>/dev/null || { echo "$0: needs the packages slurm-wlm and munge"; exit 1; }
 
 if ! munge --no-input >/dev/null 2>&1; then
   if [ ! -f /etc/munge/munge.key ]; then

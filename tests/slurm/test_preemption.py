@@ -1,7 +1,5 @@
 """Jobs of scripts/job.sh that SLURM takes the node from, as users of a shared cluster know it."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.conftest import SMALL
@@ -14,16 +12,12 @@ LONG = ("pretrain.epochs=15", "finetune.epochs=2")
 WHOLE_NODE = "--exclusive"
 
 
-def started(cluster: Cluster, *options: str) -> str:
+def started(cluster: Cluster, *options: str, settings: tuple[str, ...] = LONG) -> str:
     """A job in `low` that has learnt for an epoch."""
-    train = ("train", *SMALL, "label_fraction=0.2", "out=runs", *LONG)
+    train = ("train", *SMALL, "label_fraction=0.2", "out=runs", *settings)
     job = cluster.submit("--partition=low", WHOLE_NODE, *options, str(SCRIPTS / "job.sh"), *train)
-    wait_for(lambda: epochs(cluster.folder) > 0, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
     return job
-
-
-def epochs(folder: Path) -> int:
-    return sum(len(path.read_text().splitlines()) for path in folder.glob("runs/*/metrics.jsonl"))
 
 
 def test_a_preempted_job_is_requeued_and_goes_on_to_the_same_bits(cluster: Cluster) -> None:
@@ -32,7 +26,23 @@ def test_a_preempted_job_is_requeued_and_goes_on_to_the_same_bits(cluster: Clust
     assert cluster.finish(urgent)["JobState"] == "COMPLETED"
     assert cluster.state(job)["Restarts"] == "1"
     assert "stopped and saved at epoch" in cluster.logs()
-    done = epochs(cluster.folder)
+    done = cluster.epochs()
     assert cluster.finish(job)["JobState"] == "COMPLETED"
     assert f"resumed at epoch {done + 1}" in cluster.logs()
     assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG)
+
+
+def test_a_job_whose_time_is_up_saves_before_and_is_requeued(cluster: Cluster) -> None:
+    endless = ("pretrain.epochs=100000",)
+    job = started(cluster, "--time=1", "--signal=USR1@30", settings=endless)
+    cluster.wait(job, lambda state: state["Restarts"] == "1", 180)
+    assert "stopped and saved at epoch" in cluster.logs()
+    assert "TIME LIMIT" not in cluster.logs()
+
+
+def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster) -> None:
+    job = started(cluster)
+    cluster.call("scancel", job)
+    assert cluster.finish(job)["JobState"] == "CANCELLED"
+    wait_for(lambda: "stopped and saved at epoch" in cluster.logs(), 30, cluster.logs)
+    assert cluster.state(job)["Restarts"] == "0"

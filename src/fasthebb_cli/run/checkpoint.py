@@ -15,9 +15,10 @@ import torch
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.files import CHECKPOINT_FILE, write_atomically
 
-CHECKPOINT_FORMAT = "fasthebb checkpoint 2"
+CHECKPOINT_FORMAT = "fasthebb checkpoint 3"
 PREVIOUS_FILE = "checkpoint.previous.pt"
 KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
+DIGEST_SIZE = 32
 REMEDY = "delete it or use force=true to start the stage over"
 
 
@@ -47,30 +48,47 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise RunError(f"{error}{last}") from error
 
 
-def load_checkpoint(directory: Path, fingerprint: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The unfinished stage's state, on the CPU; None if it has none yet. What killed writers left is removed.
+def find_checkpoint(directory: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole; None if there is none yet. What killed writers left is removed.
 
     Args:
-        warn: told when the newest checkpoint is damaged and the one before is used.
+        warn: told when the newest is damaged and the one before is used.
 
     Raises:
-        InputError: every checkpoint is damaged, or one is not ours or of other settings.
+        InputError: every checkpoint is damaged.
     """
     for left in directory.glob(f".{CHECKPOINT_FILE}.*"):
         left.unlink()
     paths = _existing(directory)
-    for path in paths:
-        try:
-            state = _read(path, fingerprint)
-        except _Damaged as damage:
-            if path == paths[-1]:
-                raise InputError(f"checkpoint {paths[0]} is damaged ({damage}); {REMEDY}") from damage
-            warn(f"checkpoint {path} is damaged ({damage}); going on from the one before")
-        else:
-            for newer in paths[: paths.index(path)]:
-                newer.unlink()  # else it would take the good one's place at the next save
-            return state
-    return None
+    whole = next((path for path in paths if _is_whole(path)), None)
+    if whole is None:
+        if paths:
+            raise InputError(f"checkpoint {paths[0]} is damaged (its checksum is wrong); {REMEDY}")
+        return None
+    for path in paths[: paths.index(whole)]:
+        warn(f"checkpoint {path} is damaged (its checksum is wrong); going on from the one before")
+        path.unlink()  # else it would take the good one's place at the next save
+    return whole
+
+
+def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
+    """The unfinished stage's state, on the CPU.
+
+    Raises:
+        InputError: the file is not a checkpoint of ours, or of other settings.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"checkpoint {path} can't be read ({reason}); {REMEDY}") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise InputError(f"{path} is not a checkpoint of fasthebb ({CHECKPOINT_FORMAT}); {REMEDY}")
+    if missing := [key for key in KEYS if key not in state]:
+        raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {REMEDY}")
+    if state["fingerprint"] != fingerprint:
+        raise InputError(f"checkpoint {path} belongs to other settings ({str(state['fingerprint'])[:8]}); {REMEDY}")
+    return state
 
 
 def remove_checkpoints(directory: Path) -> None:
@@ -79,16 +97,12 @@ def remove_checkpoints(directory: Path) -> None:
         path.unlink()
 
 
-class _Damaged(Exception):
-    pass
-
-
 class _Hashing:
     """A file to be written to by torch, which is hashed as it goes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.digest = blake2b(digest_size=32)
+        self.digest = blake2b(digest_size=DIGEST_SIZE)
         self.error: OSError | None = None
 
     def write(self, content: bytes) -> int:
@@ -108,25 +122,15 @@ def _existing(directory: Path) -> list[Path]:
     return [path for name in (CHECKPOINT_FILE, PREVIOUS_FILE) if (path := directory / name).exists()]
 
 
-def _read(path: Path, fingerprint: str) -> dict[str, Any]:
+def _is_whole(path: Path) -> bool:
+    """Whether it ends in its checksum."""
+    digest = blake2b(digest_size=DIGEST_SIZE)
+    left = path.stat().st_size - DIGEST_SIZE
     with path.open("rb") as file:
-        digest = blake2b(digest_size=32)
-        left = path.stat().st_size - digest.digest_size
         while left > 0:
             chunk = file.read(min(left, 1 << 20))
+            if not chunk:
+                return False
             digest.update(chunk)
             left -= len(chunk)
-        if left < 0 or file.read() != digest.digest():
-            raise _Damaged("its checksum is wrong")
-        file.seek(0)
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise _Damaged((str(error).splitlines() or [type(error).__name__])[0][:120]) from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path} is not a checkpoint of fasthebb ({CHECKPOINT_FORMAT}); {REMEDY}")
-    if missing := [key for key in KEYS if key not in state]:
-        raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {REMEDY}")
-    if state["fingerprint"] != fingerprint:
-        raise InputError(f"checkpoint {path} belongs to other settings ({str(state['fingerprint'])[:8]}); {REMEDY}")
-    return state
+        return left == 0 and file.read() == digest.digest()

@@ -11,7 +11,6 @@ from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.plan import plan
 
-
 # Data sets by their settings and seed: cells of a sweep share most of them
 _datasets: dict[tuple[str, int], Dataset] = {}
 

@@ -18,7 +18,7 @@ from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
-from fasthebb_cli.run.checkpoint import load_checkpoint, remove_checkpoints
+from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints
 from fasthebb_cli.run.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -148,7 +148,8 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
 def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     checkpoint = directory / CHECKPOINT_FILE
-    state = load_checkpoint(directory, stage.fingerprint, cell.view.warn)
+    found = find_checkpoint(directory, cell.view.warn)
+    state = load_checkpoint(found, stage.fingerprint) if found is not None else None
     start = start_of(config, cell.dataset, stage, cell.view)
     network = compute.place(start.network)
     if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
@@ -165,7 +166,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
         position = restore(task, network, state) if state is not None else Position()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         remedy = "delete it or use force=true to start the stage over"
-        raise InputError(f"checkpoint {checkpoint} does not fit this stage; {remedy}") from error
+        raise InputError(f"checkpoint {found} does not fit this stage; {remedy}") from error
     session = Session(checkpoint, stage.fingerprint, {"yaml": cell.yaml}, compute)
     record = Record(directory, position.records)
     try:
