@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import pkgutil
 import random
 import signal
 import subprocess
@@ -14,8 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-
-import hydra_plugins
 
 from fasthebb_cli import cli
 from tests.conftest import SMALL
@@ -54,12 +51,17 @@ def undisturbed(out: Path, *arguments: str, command: Sequence[str] = FASTHEBB) -
     return outcome(out)
 
 
-# What a run imports on its way; the rest is the business of hydra's plugins
-PRELOADED = ("fasthebb_cli.run.pipeline", "sklearn.datasets", "sklearn.neighbors", "torch._dynamo", "tests.disturbed")
-
-
-def _plugins() -> list[pkgutil.ModuleInfo]:
-    return list(pkgutil.walk_packages(hydra_plugins.__path__, "hydra_plugins."))
+# What a run imports on its way, hydra's plugins among it
+PRELOADED = [
+    "tests.disturbed",
+    "fasthebb_cli.run.pipeline",
+    "sklearn.datasets",
+    "sklearn.neighbors",
+    "torch._dynamo",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
+]
 
 
 class Life(Protocol):
@@ -71,7 +73,7 @@ class Life(Protocol):
 
 
 class Started:
-    """A life that begins with Python's start: with all that the command starts, killed at once."""
+    """A life that begins with Python's start. Signals go to all processes that the command starts, at once."""
 
     def __init__(self, out: Path, *arguments: str, command: Sequence[str] = FASTHEBB) -> None:
         self.out, self.process = out, start(out, 0.0, *arguments, command=command)
@@ -80,10 +82,13 @@ class Started:
         return self.process.poll()
 
     def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if f"{MARK}={self.out}\0".encode() in (folder / "environ").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
+                    os.kill(int(folder.name), number)
 
     def text(self) -> str:
         return self.process.communicate()[0]
@@ -94,7 +99,7 @@ class Forked:
 
     def __init__(self, out: Path, *arguments: str) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOADED, *(module.name for module in _plugins())])
+        context.set_forkserver_preload(PRELOADED)
         self.log = out.with_suffix(".log")
         self.process = context.Process(target=_live, args=(words(out, *arguments), variables(0.0), self.log))
         self.process.start()

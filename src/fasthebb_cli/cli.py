@@ -33,8 +33,8 @@ from fasthebb_cli.explain import FLAGS, explain, explain_job, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
-from fasthebb_cli.run.signals import STOP_SIGNALS, STOPPED, is_submitits, requeue, stop_at_once
 from fasthebb_cli.run.wording import make_console
+from fasthebb_cli.signals import STOP_SIGNALS, STOPPED, is_submitits, requeue, stop_at_once
 
 if TYPE_CHECKING:
     from fasthebb_cli.run.pipeline import Outcome

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disturbed import kill_at_random_moments, outcome, start, undisturbed
+from tests.data.images import class_folders
+from tests.disturbed import Started, kill_at_random_moments, outcome, start, undisturbed
 
 # Stages of several hundred steps, so that a run that saves after each can be killed many times in every one
 STEPS = (
@@ -61,6 +62,33 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     assert "the same command goes on" in text
     assert "Traceback" not in text
     assert list(tmp_path.glob("*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_a_signal_to_every_process_as_slurm_sends_it_spares_those_that_decode(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"cats": 40, "dogs": 40})
+    class_folders(tmp_path / "photos/test", {"cats": 4, "dogs": 4})
+    settings = (
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'photos'}",
+        "dataset.size=32",
+        "dataset.in_memory=false",
+        "gpu.workers=2",
+        "pretrain.batch_size=4",
+        "pretrain.epochs=50",
+        "stages=[pretrain]",
+    )
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        process = Started(tmp_path / "runs", *settings)
+        began = time.time()
+        while not any(path.stat().st_mtime > began for path in tmp_path.glob("runs/*/checkpoint.pt")):
+            assert process.poll() is None, process.text()
+            time.sleep(0.05)
+        process.send(number)
+        text = process.text()
+        assert process.poll() == 130, text
+        assert "stopped and saved at epoch" in text
+        assert "Traceback" not in text
 
 
 @pytest.mark.slow

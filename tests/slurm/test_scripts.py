@@ -65,7 +65,9 @@ def test_a_sweep_pre_trains_in_a_job_of_its_own_before_its_cells(cluster: Cluste
         assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
     assert [str(path.relative_to(cluster.folder)) for path in directories(cluster, "pretrain")] == [directory]
     assert len(directories(cluster, "evaluate")) == 4
-    assert "waiting for it" not in cluster.logs()
+    assert cluster.logs().count("pretrain: done in") == 1
+    assert cluster.logs().count("pretrain: finished before") == 2
+    assert cluster.state(f"{cells}_1")["StartTime"] >= cluster.state(pretraining)["EndTime"]
     again = submitted(cluster, "sweep.sh", *sweep)
     assert [what.split(" of ")[0] for _, what in again] == ["cells 1,2,3,4"]
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     def write(file: IO[bytes]) -> None:
         hashing = _Hashing(file)
         try:
-            torch.save({"format": CHECKPOINT_FORMAT} | state, hashing)  # type: ignore[arg-type]  it only writes
+            torch.save({"format": CHECKPOINT_FORMAT} | state, cast(IO[bytes], hashing))
         except RuntimeError as error:  # torch's own words for a full disk say nothing of it
             raise hashing.error or error from error
         file.write(hashing.digest.digest())
@@ -98,7 +98,7 @@ def remove_checkpoints(directory: Path) -> None:
 
 
 class _Hashing:
-    """A file to be written to by torch, which is hashed as it goes."""
+    """As much of a file as torch.save needs, hashed as it is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file

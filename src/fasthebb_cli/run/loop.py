@@ -26,7 +26,7 @@ from fasthebb_cli.compute import Compute
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.run.checkpoint import save_checkpoint
 from fasthebb_cli.run.record import Record
-from fasthebb_cli.run.signals import STOP_SIGNALS
+from fasthebb_cli.signals import STOP_SIGNALS
 from fasthebb_cli.stages import Task
 
 SAVE_VARIABLE = "FASTHEBB_SAVE_SECONDS"

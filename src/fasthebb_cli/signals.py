@@ -8,7 +8,8 @@ what `--signal` names, here SIGUSR1 or SIGUSR2, before its time is up.
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 STOPPED = 130  # the exit code of a stopped run; the same command goes on
@@ -17,6 +18,16 @@ STOPPED = 130  # the exit code of a stopped run; the same command goes on
 def stop_at_once(*_: object) -> None:
     os.write(2, b"stopped; the same command goes on\n")
     os._exit(STOPPED)
+
+
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """STOP_SIGNALS wait meanwhile; processes that are started never get them, as they would go down before us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def requeue() -> None:
