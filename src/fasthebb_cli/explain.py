@@ -96,6 +96,8 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
             group, _, choice = f"{group}/{choice}".partition("/")
         elif choice.startswith("submitit_"):
             return 'hydra/launcher: SLURM and local jobs need submitit; install it: pip install "fasthebb[slurm]"'
+        elif ours := group_choices(conf, group):
+            return f"{group}={choice}: no such choice; fasthebb's own are: {', '.join(ours)}"
         else:
             return f"{group}={choice}: no such choice"
         return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
