@@ -75,6 +75,27 @@ def test_a_sweep_pre_trains_in_a_job_of_its_own_before_its_cells(cluster: Cluste
 @pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.xdist_group("slurm")
+def test_cells_wait_for_a_pre_training_that_is_requeued_and_are_requeued_themselves(cluster: Cluster) -> None:
+    long = ("pretrain.epochs=15", "finetune.epochs=40")
+    sweep = ("--partition=low", "train", *SMALL, "out=runs", "label_fraction=0.1,0.2", *long)
+    (pretraining, _), (cells, _) = submitted(cluster, "sweep.sh", *sweep)
+    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    cluster.call("scancel", "--signal=USR1", pretraining)
+    cluster.wait(pretraining, lambda state: state["Restarts"] == "1")
+    assert cluster.state(cells)["JobState"] == "PENDING"
+    assert cluster.finish(pretraining)["JobState"] == "COMPLETED", cluster.logs()
+    wait_for(lambda: list(cluster.folder.glob("runs/*-0.2-*-finetune-*/metrics.jsonl")), 120, cluster.logs)
+    cluster.call("scancel", "--signal=USR1", f"{cells}_2")
+    cluster.wait(f"{cells}_2", lambda state: state["Restarts"] == "1")
+    for cell in (f"{cells}_1", f"{cells}_2"):
+        assert cluster.finish(cell)["JobState"] == "COMPLETED", cluster.logs()
+    assert cluster.state(f"{cells}_1")["Restarts"] == "0"
+    assert len(directories(cluster, "evaluate")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_cells_whose_pre_training_fails_do_not_run(cluster: Cluster) -> None:
     sweep = ("--partition=low", "train", *SMALL, "out=runs", "pretrain.lr=1e30", "label_fraction=0.1,0.2")
     (pretraining, _), (cells, _) = submitted(cluster, "sweep.sh", *sweep)
