@@ -89,7 +89,7 @@ def test_two_damaged_ones_are_an_error_and_stay(tmp_path: Path, damage: Callable
     for path in paths:
         damage(path)
     before = [path.read_bytes() for path in paths]
-    with pytest.raises(InputError, match=r"checkpoint.pt is damaged .*force=true"):
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged, .*force=true"):
         load(tmp_path)
     assert [path.read_bytes() for path in paths] == before
 

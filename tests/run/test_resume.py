@@ -45,7 +45,13 @@ def test_so_with_other_rules(tmp_path: Path, settings: tuple[str, ...]) -> None:
     assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *settings)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGUSR1,
+        *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)),
+    ],
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     settings = ("pretrain.epochs=200", "stages=[pretrain]")
     process = start(tmp_path, 1000, *settings)

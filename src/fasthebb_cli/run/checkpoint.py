@@ -63,7 +63,8 @@ def find_checkpoint(directory: Path, warn: Callable[[str], None]) -> Path | None
     whole = next((path for path in paths if _is_whole(path)), None)
     if whole is None:
         if paths:
-            raise InputError(f"checkpoint {paths[0]} is damaged (its checksum is wrong); {REMEDY}")
+            reason = "is damaged, or of an earlier version (its checksum is wrong)"
+            raise InputError(f"checkpoint {paths[0]} {reason}; {REMEDY}")
         return None
     for path in paths[: paths.index(whole)]:
         warn(f"checkpoint {path} is damaged (its checksum is wrong); going on from the one before")
