@@ -16,7 +16,7 @@ def started(cluster: Cluster, *options: str, settings: tuple[str, ...] = LONG) -
     """A job in `low` that has learnt for an epoch."""
     train = ("train", *SMALL, "label_fraction=0.2", "out=runs", *settings)
     job = cluster.submit("--partition=low", WHOLE_NODE, *options, str(SCRIPTS / "job.sh"), *train)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    cluster.wait(job, lambda state: cluster.epochs() > 0)
     return job
 
 
@@ -34,7 +34,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_to_the_same_bits(cluster: Clust
 
 def test_a_job_whose_time_is_up_saves_before_and_is_requeued(cluster: Cluster) -> None:
     endless = ("pretrain.epochs=100000",)
-    job = started(cluster, "--time=1", "--signal=USR1@30", settings=endless)
+    job = started(cluster, "--time=2", "--signal=USR1@60", settings=endless)
     cluster.wait(job, lambda state: state["Restarts"] == "1", 180)
     assert "stopped and saved at epoch" in cluster.logs()
     assert "TIME LIMIT" not in cluster.logs()
