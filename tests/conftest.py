@@ -46,7 +46,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Call
         shared = [word for word in SMALL if word.split("=")[0] not in given] if small else []
         if any(word.startswith("model=torchvision") for word in arguments):
             shared = [word for word in shared if not word.startswith("model.width")]
-        code = cli.run([verb, *shared, f"out={tmp_path / 'runs'}", *arguments])
+        code = cli.run([*verb.split(), *shared, f"out={tmp_path / 'runs'}", *arguments])
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err, tmp_path / "runs")
 

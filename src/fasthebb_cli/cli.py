@@ -29,18 +29,18 @@ from fasthebb_cli.commands import COMMANDS, run_command
 from fasthebb_cli.compose import load, load_bench
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.explain import FLAGS, explain, help_page
+from fasthebb_cli.explain import FLAGS, explain, explain_job, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.launch import launch
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
 from fasthebb_cli.run.wording import make_console
+from fasthebb_cli.signals import STOP_SIGNALS, STOPPED, is_submitits, requeue, stop_at_once
 
 if TYPE_CHECKING:
     from fasthebb_cli.run.pipeline import Outcome
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
-STOPPED = 130
 OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
 HYDRA_FLAGS = ("-m", "--multirun", "--resolve")
 CFG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -51,17 +51,12 @@ HYDRA_FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {  # and what is accepted; 
 
 def main() -> None:
     """Entry point of the command. Outside of a stage, which saves first, a signal ends it at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_at_once)
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop_at_once)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
-
-
-def _stop_at_once(*_: object) -> None:
-    os.write(2, b"stopped; the same command goes on\n")
-    os._exit(STOPPED)
 
 
 def run(arguments: list[str]) -> int:
@@ -78,10 +73,15 @@ def run(arguments: list[str]) -> int:
     try:
         if verb == "bench":
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
+        if verb == "cells":
+            if not rest or rest[0] not in VERBS:
+                raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
+            words = ["-m", *_for_hydra(f"verb={rest[0]}", rest[1:]), "hydra/launcher=basic"]
+            return _run_hydra(words, task=list_cell)
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:
-            verbs = ", ".join([*VERBS, "bench", *COMMANDS])
+            verbs = ", ".join([*VERBS, "bench", "cells", *COMMANDS])
             raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
         return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
@@ -102,6 +102,7 @@ def run_cell(cfg: DictConfig) -> float | None:
         code, error = _fail_together(problem), str(problem) or type(problem).__name__
         if code == STOPPED:
             cells.end_early()
+            requeue()
             sys.exit(STOPPED)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
@@ -120,6 +121,17 @@ def run_bench(cfg: DictConfig) -> None:
 
     try:
         measure(load_bench(cfg), make_console())
+    except Exception as problem:  # noqa: BLE001  as in run_cell
+        sys.exit(_fail(problem))
+
+
+def list_cell(cfg: DictConfig) -> None:
+    """One cell's line of `fasthebb cells`."""
+    try:
+        config = load(cfg)
+        from fasthebb_cli.run.listing import cell_line
+
+        sys.stdout.write(cell_line(config, HydraConfig.get().overrides.task) + "\n")
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(_fail(problem))
 
@@ -223,7 +235,7 @@ def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], obje
     except OSError as error:  # Hydra makes the folder
         return _fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
-        return _fail(error, words)
+        return _fail(RunError(explain_job(str(error))) if is_submitits(error) else error, words)
     finally:
         sys.argv = before
     return 0
@@ -285,7 +297,7 @@ def _complete(arguments: list[str]) -> int:
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
             Console().print(
-                " ".join([*VERBS, "bench", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
+                " ".join([*VERBS, "bench", "cells", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
             )
             return 0
         if tail.split(" ")[-1].startswith("-"):

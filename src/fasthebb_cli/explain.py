@@ -29,6 +29,7 @@ VERB_LINES = {
     "finetune": "learn to classify from the labelled fraction",
     "probe": "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features",
     "evaluate": "accuracy on the test images",
+    "cells": "a sweep's cells, a command a line, for scripts/sweep.sh: fasthebb cells train key=a,b ...",
     "report": "tables, curves and one HTML page from finished runs: fasthebb report RUNS ... [out=DIR]",
     "runs": "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
     "compare": "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",
@@ -56,7 +57,7 @@ def help_page(conf: Path) -> Group:
     """All of it: verbs, groups with each choice and its line, keys, flags, examples."""
     parts: list[RenderableType] = ["[bold]fasthebb[/] VERB key=value ..."]
     parts += _section("verbs", VERB_LINES.items())
-    for group in (*GROUPS, "experiment"):
+    for group in (*GROUPS, "experiment", "hydra/launcher"):
         parts += _section(f"{group}=", group_choices(conf, group).items())
     parts += _section("keys", [(f"{key}={value}", text) for key, value, text in _keys(conf)])
     parts += _section("flags", FLAGS)
@@ -93,6 +94,10 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
         group, choice = match.groups()
         if group.split("/")[0] in (*GROUPS, "experiment"):  # a choice may lie in a folder
             group, _, choice = f"{group}/{choice}".partition("/")
+        elif choice.startswith("submitit_"):
+            return 'hydra/launcher: SLURM and local jobs need submitit; install it: pip install "fasthebb[slurm]"'
+        elif ours := group_choices(conf, group):
+            return f"{group}={choice}: no such choice; fasthebb's own are: {', '.join(ours)}"
         else:
             return f"{group}={choice}: no such choice"
         return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
@@ -109,6 +114,18 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{match.group(1)}: several values need -m (a sweep); a list needs brackets and quotes: 'key=[a,b]'"
     return text.split(" full_key:")[0].split(" See https")[0]
+
+
+def explain_job(text: str) -> str:
+    """What submitit says, over many lines, of a job that died or that SLURM refused."""
+    if match := re.search(r"Job (\S+) \(task: \d+\) with path (\S+?)_result.pkl", text):
+        job, path = match.groups()
+        reason = re.search(r"Job not requeued because: (.*?)\.?$", text, re.MULTILINE)
+        what = f"was not requeued: {reason[1]}" if reason else "ended without a result"
+        rest = "The others go on; when they have ended, the same command does what is left"
+        return f"job {job} {what}; see {path}_log.out. {rest}"
+    lines = [line.strip(" :") for line in text.splitlines() if "error" in line.lower()] or text.splitlines()
+    return f"hydra.launcher: {lines[-1]}"
 
 
 def _parses(word: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.locks import locked
-from tests.run.test_resume import start
+from tests.disturbed import start
 
 HOLD = "import sys; from pathlib import Path; from fasthebb_cli.run.locks import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"

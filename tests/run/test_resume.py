@@ -1,62 +1,38 @@
 """Killed at any moment and started again, a run ends in the same bits, with every epoch once in its log."""
 
-import json
-import os
-import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.data.images import class_folders
+from tests.disturbed import Started, kill_at_random_moments, outcome, start, undisturbed
 
-TIMES = ("seconds", "images_per_second", "finished")
-
-
-def start(out: Path, save_seconds: float, *arguments: str) -> "subprocess.Popen[str]":
-    environment = os.environ | {"FASTHEBB_SAVE_SECONDS": str(save_seconds), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "fasthebb_cli", "train", *SMALL, "label_fraction=0.2", f"out={out}", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def outcome(out: Path) -> dict[str, object]:
-    """Every weight file's bytes, and results and epochs without their times."""
-    found: dict[str, object] = {}
-    for path in sorted(out.glob("*/model.safetensors")):
-        found[f"{path.parent.name}/weights"] = path.read_bytes()
-    for path in sorted(out.glob("*/results.json")):
-        results = json.loads(path.read_text())
-        found[f"{path.parent.name}/results"] = {key: value for key, value in results.items() if key not in TIMES}
-    for path in sorted(out.glob("*/metrics.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        found[f"{path.parent.name}/epochs"] = [
-            {key: value for key, value in line.items() if key not in TIMES} for line in lines
-        ]
-    return found
+# Stages of several hundred steps, so that a run that saves after each can be killed many times in every one
+STEPS = (
+    "stages=[pretrain,finetune,probe,evaluate]",
+    "pretrain.batch_size=8",
+    "pretrain.epochs=4",
+    "finetune.batch_size=2",
+    "finetune.epochs=5",
+    "evaluate.batch_size=1",
+    "probe.methods=[knn]",
+)
 
 
-def wait_for_work(process: "subprocess.Popen[str]", out: Path) -> None:
-    """Until the process has taken a checkpoint, or is done."""
-    began = time.time()
-    while process.poll() is None:
-        if any(path.stat().st_mtime > began for path in out.glob("*/checkpoint.pt")):
-            return
-        time.sleep(0.02)
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Path) -> None:
+    kills = {"start": 5, "pretrain": 15, "finetune": 15, "probe": 7, "evaluate": 8}
+    assert kill_at_random_moments(tmp_path / "killed", kills, *STEPS) == kills
+    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
-        (),
         ("rule=swta", "finetune.select=best", "finetune.augment=light"),
         ("rule=vae",),
         ("rule=hpca_adaptive", "pretrain.layer_by_layer=true"),
@@ -64,29 +40,21 @@ def wait_for_work(process: "subprocess.Popen[str]", out: Path) -> None:
         ("finetune=hebbian", "finetune.augment=shift", "finetune.select=best", "finetune.patience=2"),
     ],
 )
-def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, settings: tuple[str, ...]) -> None:
+def test_so_with_other_rules(tmp_path: Path, settings: tuple[str, ...]) -> None:
     settings = (*settings, "pretrain.epochs=5", "finetune.epochs=10")
-    undisturbed = start(tmp_path / "once", 0.0, *settings)
-    text = undisturbed.communicate()[0]
-    assert undisturbed.returncode == 0, text
-    moments = random.Random(0)
-    kills = 0
-    while True:
-        process = start(tmp_path / "killed", 0.0, *settings)
-        if kills < 6:  # then it may finish
-            wait_for_work(process, tmp_path / "killed")
-            time.sleep(0.6 * moments.random())
-            process.kill()
-        text = process.communicate()[0]
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, text
-        kills += 1
-    assert kills >= 2
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "once")
+    hit = kill_at_random_moments(tmp_path / "killed", {"pretrain": 3, "finetune": 3}, *settings)
+    assert hit.total() >= 2
+    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *settings)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGUSR1,
+        *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)),
+    ],
+)
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     settings = ("pretrain.epochs=200", "stages=[pretrain]")
     process = start(tmp_path, 1000, *settings)
     assert process.stdout is not None
@@ -96,7 +64,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         if directory is not None and directory.stat().st_size > 0:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text = process.communicate()[0]
     assert process.returncode == 130, text
     assert "the same command goes on" in text
@@ -105,20 +73,61 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
-    process = start(tmp_path, 0.0, "pretrain.epochs=300", "stages=[pretrain]")
-    while not list(tmp_path.glob("*/checkpoint.pt")):
-        time.sleep(0.1)
+def test_a_signal_to_every_process_as_slurm_sends_it_spares_those_that_decode(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"cats": 40, "dogs": 40})
+    class_folders(tmp_path / "photos/test", {"cats": 4, "dogs": 4})
+    settings = (
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'photos'}",
+        "dataset.size=32",
+        "dataset.in_memory=false",
+        "gpu.workers=2",
+        "pretrain.batch_size=4",
+        "pretrain.epochs=50",
+        "stages=[pretrain]",
+    )
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        process = Started(tmp_path / "runs", *settings)
+        began = time.time()
+        while not any(path.stat().st_mtime > began for path in tmp_path.glob("runs/*/checkpoint.pt")):
+            assert process.poll() is None, process.text()
+            time.sleep(0.05)
+        process.send(number)
+        text = process.text()
+        assert process.poll() == 130, text
+        assert "stopped and saved at epoch" in text
+        assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_signal_outside_of_a_stage_ends_the_run_at_once(tmp_path: Path) -> None:
+    kills = 0
+    for tenths in range(0, 60, 4):
+        process = start(tmp_path / "stopped", 1000, "pretrain.epochs=1", "finetune.epochs=1")
+        time.sleep(tenths / 10)
+        process.send_signal(signal.SIGUSR1)
+        text = process.communicate()[0]
+        assert "Traceback" not in text
+        assert process.returncode in (0, 130, -signal.SIGUSR1), text  # the last before there is any Python to ask
+        kills += process.returncode != 0
+    assert kills > 5
+    assert outcome(tmp_path / "stopped") == undisturbed(tmp_path / "once", "pretrain.epochs=1", "finetune.epochs=1")
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path) -> None:
+    settings = ("pretrain.epochs=20", "stages=[pretrain]")
+    process = start(tmp_path / "damaged", 0.0, *settings)
+    while not list(tmp_path.glob("damaged/*/checkpoint.previous.pt")):
+        time.sleep(0.05)
         assert process.poll() is None, process.communicate()[0]
     process.kill()
     process.communicate()
-    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
-    whole = checkpoint.read_bytes()
-    for damage, expected in ((whole[: len(whole) // 2], "can't be read"), (b"", "can't be read")):
-        checkpoint.write_bytes(damage)
-        again = start(tmp_path, 0.0, "pretrain.epochs=300", "stages=[pretrain]")
-        text = again.communicate()[0]
-        assert again.returncode == 2, text
-        assert expected in text
-        assert "force=true" in text
-        assert checkpoint.read_bytes() == damage
+    (checkpoint,) = tmp_path.glob("damaged/*/checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    again = start(tmp_path / "damaged", 1000, *settings)
+    text = again.communicate()[0]
+    assert again.returncode == 0, text
+    assert f"{checkpoint} is damaged" in text
+    assert "resumed at" in text
+    assert outcome(tmp_path / "damaged") == undisturbed(tmp_path / "once", *settings)

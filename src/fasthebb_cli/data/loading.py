@@ -3,6 +3,7 @@
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fasthebb_cli.data.source import ImageFiles, ImageSource
 from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.signals import stops_held
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -111,8 +113,12 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
         pin_memory=pin,
         generator=torch.Generator(),  # its own, else it would draw from the one that the network uses
     )
+    with stops_held():  # SLURM signals every process of a job
+        resource_tracker.ensure_running()  # after which some come through again
+    with stops_held():
+        stream = iter(loader)
     try:
-        for content in loader:
+        for content in stream:
             if isinstance(content, (InputError, RunError)):
                 raise content
             yield content

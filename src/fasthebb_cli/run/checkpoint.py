@@ -1,40 +1,137 @@
-"""An unfinished stage's state as one file: written whole or not at all, read without executing anything in it."""
+"""An unfinished stage's state as one file: written whole or not at all, read without executing anything in it.
 
+It ends in a checksum, which torch.load doesn't look for. The one before is kept beside it, and used when the newest is
+damaged.
+"""
+
+import os
+from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
-from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import write_atomically
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.run.files import CHECKPOINT_FILE, write_atomically
 
-CHECKPOINT_FORMAT = "fasthebb checkpoint 2"
+CHECKPOINT_FORMAT = "fasthebb checkpoint 3"
+PREVIOUS_FILE = "checkpoint.previous.pt"
 KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
+DIGEST_SIZE = 32
+REMEDY = "delete it or use force=true to start the stage over"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: torch.save({"format": CHECKPOINT_FORMAT} | state, file))
+    """Writes `path`; what it was until now becomes PREVIOUS_FILE.
+
+    Raises:
+        RunError: the disk is full or the directory can't be written; the last checkpoints stay.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        hashing = _Hashing(file)
+        try:
+            torch.save({"format": CHECKPOINT_FORMAT} | state, cast(IO[bytes], hashing))
+        except RuntimeError as error:  # torch's own words for a full disk say nothing of it
+            raise hashing.error or error from error
+        file.write(hashing.digest.digest())
+        file.flush()
+        os.fsync(file.fileno())
+        if path.exists():  # now that the new one is safe
+            path.replace(path.with_name(PREVIOUS_FILE))
+
+    try:
+        write_atomically(path, write)
+    except RunError as error:
+        last = " (the last checkpoint is kept)" if _existing(path.parent) else ""
+        raise RunError(f"{error}{last}") from error
+
+
+def find_checkpoint(directory: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole; None if there is none yet. What killed writers left is removed.
+
+    Args:
+        warn: told when the newest is damaged and the one before is used.
+
+    Raises:
+        InputError: every checkpoint is damaged.
+    """
+    for left in directory.glob(f".{CHECKPOINT_FILE}.*"):
+        left.unlink()
+    paths = _existing(directory)
+    whole = next((path for path in paths if _is_whole(path)), None)
+    if whole is None:
+        if paths:
+            reason = "is damaged, or of an earlier version (its checksum is wrong)"
+            raise InputError(f"checkpoint {paths[0]} {reason}; {REMEDY}")
+        return None
+    for path in paths[: paths.index(whole)]:
+        warn(f"checkpoint {path} is damaged (its checksum is wrong); going on from the one before")
+        path.unlink()  # else it would take the good one's place at the next save
+    return whole
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
     """The unfinished stage's state, on the CPU.
 
     Raises:
-        InputError: the file is damaged, not a checkpoint of ours, or of other settings.
+        InputError: the file is not a checkpoint of ours, or of other settings.
     """
-    remedy = "delete it or use force=true to start the stage over"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"checkpoint {path} can't be read ({_first_line(error)}); {remedy}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"checkpoint {path} can't be read ({reason}); {REMEDY}") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path} is not a checkpoint of fasthebb ({CHECKPOINT_FORMAT}); {remedy}")
+        raise InputError(f"{path} is not a checkpoint of fasthebb ({CHECKPOINT_FORMAT}); {REMEDY}")
     if missing := [key for key in KEYS if key not in state]:
-        raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {remedy}")
+        raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {REMEDY}")
     if state["fingerprint"] != fingerprint:
-        raise InputError(f"checkpoint {path} belongs to other settings ({str(state['fingerprint'])[:8]}); {remedy}")
+        raise InputError(f"checkpoint {path} belongs to other settings ({str(state['fingerprint'])[:8]}); {REMEDY}")
     return state
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+def remove_checkpoints(directory: Path) -> None:
+    """What a finished stage does not need."""
+    for path in _existing(directory):
+        path.unlink()
+
+
+class _Hashing:
+    """As much of a file as torch.save needs, hashed as it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = blake2b(digest_size=DIGEST_SIZE)
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _existing(directory: Path) -> list[Path]:
+    """The checkpoints in a directory, the newest first."""
+    return [path for name in (CHECKPOINT_FILE, PREVIOUS_FILE) if (path := directory / name).exists()]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it ends in its checksum."""
+    digest = blake2b(digest_size=DIGEST_SIZE)
+    left = path.stat().st_size - DIGEST_SIZE
+    with path.open("rb") as file:
+        while left > 0:
+            chunk = file.read(min(left, 1 << 20))
+            if not chunk:
+                return False
+            digest.update(chunk)
+            left -= len(chunk)
+        return left == 0 and file.read() == digest.digest()

@@ -27,6 +27,7 @@ from fasthebb_cli.compute import Compute
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.run.checkpoint import save_checkpoint
 from fasthebb_cli.run.record import Record
+from fasthebb_cli.signals import STOP_SIGNALS
 from fasthebb_cli.stages import Task
 
 SAVE_VARIABLE = "FASTHEBB_SAVE_SECONDS"
@@ -63,7 +64,7 @@ def run_task(
     """Does what is left of the task.
 
     Raises:
-        Interrupted: after saving, on SIGINT or SIGTERM.
+        Interrupted: after saving, on one of STOP_SIGNALS.
         RunError: a weight is no longer finite; the last checkpoint stays.
     """
     clock = time.perf_counter()
@@ -186,7 +187,7 @@ class _Stop:
 
 @contextmanager
 def stop_requests() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C does not wait."""
+    """STOP_SIGNALS ask for a stop at the end of the step; a second Ctrl-C does not wait."""
     stop = _Stop()
 
     def on_signal(number: int, _: FrameType | None) -> None:
@@ -194,7 +195,7 @@ def stop_requests() -> Iterator[_Stop]:
             raise KeyboardInterrupt
         stop.requested = True
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
     try:
         yield stop
     finally:

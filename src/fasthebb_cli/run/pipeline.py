@@ -22,7 +22,7 @@ from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.processes import PeerFailed, PeerLost
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
-from fasthebb_cli.run.checkpoint import load_checkpoint
+from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints
 from fasthebb_cli.run.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -133,14 +133,15 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     except PeerFailed:
         raise
     except (InputError, RunError) as error:
-        write_text(directory / ERROR_FILE, f"{error}\n")
+        with suppress(RunError):  # as on a full disk
+            write_text(directory / ERROR_FILE, f"{error}\n")
         raise
     except (OSError, torch.OutOfMemoryError, RuntimeError) as error:
         failure = _as_run_error(error, stage)
         if failure is None:
             raise
         if not isinstance(failure, PeerFailed):
-            with suppress(OSError):
+            with suppress(RunError):
                 write_text(directory / ERROR_FILE, f"{failure}\n")
         raise failure from error
     finally:
@@ -165,8 +166,8 @@ def _opened(cell: Cell, stage: PlannedStage) -> dict[str, Any] | None:
 def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     checkpoint = directory / CHECKPOINT_FILE
-    resumed = processes.from_first(checkpoint.exists)
-    state = load_checkpoint(checkpoint, stage.fingerprint) if resumed else None
+    found = processes.from_first(lambda: find_checkpoint(directory, cell.view.warn))
+    state = load_checkpoint(found, stage.fingerprint) if found is not None else None
     start = start_of(config, cell.dataset, stage, cell.view)
     network = share_batch_norm(compute.place(start.network))
     settings = stage.settings
@@ -186,7 +187,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
         position = restore(task, network, state) if state is not None else Position()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         remedy = "delete it or use force=true to start the stage over"
-        raise InputError(f"checkpoint {checkpoint} does not fit this stage; {remedy}") from error
+        raise InputError(f"checkpoint {found} does not fit this stage; {remedy}") from error
     session = Session(checkpoint, stage.fingerprint, {"yaml": cell.yaml}, compute)
     record = Record(directory if processes.is_first() else None, position.records)
     try:
@@ -247,8 +248,8 @@ def _finish(
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)
     write_json(directory / RESULTS_FILE, results)
-    for spent in (CHECKPOINT_FILE, ERROR_FILE):
-        (directory / spent).unlink(missing_ok=True)
+    remove_checkpoints(directory)
+    (directory / ERROR_FILE).unlink(missing_ok=True)
     cell.view.finished(stage, results)
     return results
 

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+Submits the question of the papers to SLURM: how much does pre-training help, the fewer labels there are? It trains with
+a rule and without, on eight label fractions and five seeds each; a rule's pre-training is done once a seed.
+
+  scripts/label_fractions.sh [SBATCH OPTIONS] key=value ...
+
+  scripts/label_fractions.sh --partition=gpu --gpus=1 dataset=cifar10 rule=hpca,swta,none
+
+rule=, label_fraction= and seed= replace those of this script. The jobs are those of scripts/sweep.sh.
+EOF
+}
+
+options=()
+while [[ ${1:-} == -* ]]; do
+  case $1 in
+    -h | --help) usage; exit ;;
+  esac
+  options+=("$1")
+  shift
+done
+[ $# -gt 0 ] || { usage; exit 2; }
+
+# shellcheck disable=SC2054  # the commas are Hydra's
+sweep=(rule=hpca,none label_fraction=0.01,0.02,0.03,0.04,0.05,0.1,0.25,1 'seed=range(0,5)')
+for given in "$@"; do
+  for i in "${!sweep[@]}"; do
+    [ "${given%%=*}" != "${sweep[i]%%=*}" ] || unset "sweep[i]"
+  done
+done
+exec "$(dirname "$0")/sweep.sh" "${options[@]}" train "$@" "${sweep[@]}"

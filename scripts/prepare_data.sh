@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+Submits a job that checks a data set and makes it ready for training, on CPU cores only: `fasthebb data prepare`.
+
+  scripts/prepare_data.sh [SBATCH OPTIONS] dataset=NAME key=value ...
+
+  scripts/prepare_data.sh --partition=cpu --time=8:00:00 dataset=imagenet dataset.root=/data/imagenet
+
+The job is that of scripts/job.sh: stopped, it goes back into the queue and goes on where it was.
+EOF
+}
+
+options=()
+while [[ ${1:-} == -* ]]; do
+  case $1 in
+    -h | --help) usage; exit ;;
+  esac
+  options+=("$1")
+  shift
+done
+[ $# -gt 0 ] || { usage; exit 2; }
+
+exec sbatch --job-name=prepare --cpus-per-task=8 "${options[@]}" "$(dirname "$0")/job.sh" data prepare "$@"

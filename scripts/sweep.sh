@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+Submits a sweep to SLURM and returns: a job for each pre-training that is not done yet, and for the cells that share it
+an array, one cell a task, that starts when it has succeeded. No job waits while it holds a node.
+
+  scripts/sweep.sh [SBATCH OPTIONS] VERB key=a,b ...      the cells of `fasthebb VERB -m key=a,b ...`
+
+  scripts/sweep.sh --partition=gpu --gpus=1 --time=4:00:00 train dataset=cifar10 rule=hpca,none \
+    label_fraction=0.01,0.05,0.1 'seed=range(0,5)'
+
+Options are written --key=value. Jobs are those of scripts/job.sh: they are requeued when preempted. Submitted again, it
+does what is left. `scontrol update JobId=N ArrayTaskThrottle=4` runs at most four cells of array N at once;
+`fasthebb runs OUT` shows how far they are.
+EOF
+}
+
+options=()
+while [[ ${1:-} == -* ]]; do
+  case $1 in
+    -h | --help) usage; exit ;;
+  esac
+  options+=("$1")
+  shift
+done
+[ $# -gt 0 ] || { usage; exit 2; }
+
+out=runs
+for word in "$@"; do
+  case $word in
+    out=*) out=${word#out=} ;;
+  esac
+done
+job=$(dirname "$(realpath "$0")")/job.sh
+cells=$(fasthebb cells "$@") # with errors before anything is submitted
+folder=$(realpath -m "$out")/.jobs/$(date +%Y%m%d-%H%M%S)-$$
+mkdir -p "$folder"
+cut -f2 <<<"$cells" >"$folder/cells.txt"
+options=(--output="$folder/%x-%A_%a.log" "${options[@]}")
+
+# the numbers of the cells that need each pre-training; "-" needs none
+awk -F '\t' '{ of[$1] = of[$1] (of[$1] ? "," : "") NR } END { for (name in of) print name "\t" of[name] }' <<<"$cells" |
+  sort >"$folder/pretraining.txt"
+while IFS=$'\t' read -r pretraining numbers; do
+  after=()
+  if [ "$pretraining" != - ]; then
+    first=$(sed -n "${numbers%%,*}p" "$folder/cells.txt")
+    words=()
+    eval "words=($first)" # quoted for the shell
+    id=$(sbatch --parsable --job-name=pretrain "${options[@]}" --output="$folder/%x-%j.log" \
+      "$job" "${words[@]}" 'stages=[pretrain]')
+    after=(--dependency="afterok:${id%%;*}" --kill-on-invalid-dep=yes)
+    echo "job ${id%%;*}: $pretraining"
+  fi
+  id=$(sbatch --parsable --job-name=cells "${options[@]}" "${after[@]}" --array="$numbers" "$job" "@$folder/cells.txt")
+  echo "job ${id%%;*}: cells $numbers of $folder/cells.txt${after[0]:+, then}"
+done <"$folder/pretraining.txt"
+echo "logs are in $folder; see squeue --me, fasthebb runs $out, and at the end fasthebb report $out"

@@ -1,0 +1,168 @@
+"""Checkpoints as files: whole or not there, two of them, and used only if they are what was written."""
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.run import checkpoint
+from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from tests.disturbed import outcome, start, undisturbed
+
+
+def state(epoch: int, size: int = 1000) -> dict[str, Any]:
+    return dict.fromkeys(checkpoint.KEYS, 0) | {
+        "fingerprint": "f",
+        "epoch": epoch,
+        "network": {"weight": torch.arange(size)},
+        "records": [{"epoch": 1, "loss": 0.5}],
+    }
+
+
+def saved(folder: Path, *epochs: int) -> list[Path]:
+    for epoch in epochs:
+        save_checkpoint(folder / "checkpoint.pt", state(epoch))
+    return [folder / "checkpoint.pt", folder / "checkpoint.previous.pt"]
+
+
+def load(folder: Path) -> tuple[int | None, list[str]]:
+    warnings: list[str] = []
+    found = find_checkpoint(folder, warnings.append)
+    return (None if found is None else load_checkpoint(found, "f")["epoch"]), warnings
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of the tensor, which torch.load does not notice."""
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.arange(1000).numpy().tobytes()) + 4001
+    content[at] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGE = pytest.mark.parametrize("damage", [flip, halve, empty])
+
+
+def test_the_last_two_are_kept_and_the_newest_is_used(tmp_path: Path) -> None:
+    assert load(tmp_path) == (None, [])
+    saved(tmp_path, 1, 2, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
+    assert load(tmp_path) == (3, [])
+    (tmp_path / "checkpoint.pt").unlink()  # as when it is killed between the two renames
+    assert load(tmp_path) == (2, [])
+    saved(tmp_path, 4)
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@DAMAGE
+def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    newest, previous = saved(tmp_path, 1, 2)
+    damage(newest)
+    epoch, warnings = load(tmp_path)
+    assert epoch == 1
+    assert len(warnings) == 1
+    assert f"{newest} is damaged" in warnings[0]
+    assert previous.exists()
+    saved(tmp_path, 3)
+    (tmp_path / "checkpoint.pt").unlink()
+    assert load(tmp_path) == (1, [])  # the damaged one did not take its place
+
+
+@DAMAGE
+def test_two_damaged_ones_are_an_error_and_stay(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    paths = saved(tmp_path, 1, 2)
+    for path in paths:
+        damage(path)
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged, .*force=true"):
+        load(tmp_path)
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_other_settings_and_other_files_are_named(tmp_path: Path) -> None:
+    (newest, _) = saved(tmp_path, 1)
+    with pytest.raises(InputError, match="belongs to other settings"):
+        load_checkpoint(newest, "g")
+    for content, expected in (({"anything": 1}, "is not a checkpoint of fasthebb"), (Path, "can't be read")):
+        torch.save(content, newest)
+        with pytest.raises(InputError, match=expected):
+            load_checkpoint(newest, "f")
+        with pytest.raises(InputError, match="is damaged"):
+            load(tmp_path)
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    left = tmp_path / ".checkpoint.pt.a1b2c3"
+    left.write_bytes(b"half")
+    assert load(tmp_path) == (1, [])
+    assert not left.exists()
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """A small file system of its own, where this machine lets us have one."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("mounting a file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_the_last_good_one(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "-o", "size=512k") as disk:
+        saved(disk, 1, 2)
+        with pytest.raises(RunError, match=r"can't write .*checkpoint.pt: .*No space left .*last checkpoint is kept"):
+            save_checkpoint(disk / "checkpoint.pt", state(3, size=100_000))
+        assert load(disk) == (2, [])
+        assert len(list(disk.iterdir())) == 2
+
+
+def test_a_read_only_directory_is_named_and_leaves_the_last_good_one(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk") as disk:
+        saved(disk, 1, 2)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(RunError, match=r"can't write .*checkpoint.pt: .*Read-only .*last checkpoint is kept"):
+            saved(disk, 3)
+        assert load(disk) == (2, [])
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    settings = ("pretrain.epochs=20", "stages=[pretrain]")
+    with mounted(tmp_path / "disk", "-o", "size=20m") as disk:
+        full = start(disk, 0.0, *settings)
+        while not list(disk.glob("*/checkpoint.previous.pt")):
+            assert full.poll() is None, full.communicate()[0]
+            time.sleep(0.05)
+        with contextlib.suppress(OSError), (disk / "other").open("wb", buffering=0) as other:
+            while True:
+                other.write(bytes(10_000))
+        text = full.communicate()[0]
+        assert full.returncode == 1, text
+        assert "No space left on device" in text.splitlines()[-1]
+        assert "Traceback" not in text
+        (disk / "other").unlink()
+        again = start(disk, 1000, *settings)
+        text = again.communicate()[0]
+        assert again.returncode == 0, text
+        assert "resumed at epoch" in text
+        assert outcome(disk) == undisturbed(tmp_path / "alone", *settings)

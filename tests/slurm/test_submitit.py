@@ -1,0 +1,154 @@
+"""Sweeps whose cells are jobs of submitit's: local ones, which need no SLURM, and those of SLURM."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from fasthebb_cli.explain import conf_directory
+from tests.conftest import SMALL, Ran
+from tests.disturbed import FASTHEBB, outcome, undisturbed
+from tests.slurm.conftest import Cluster, wait_for
+
+LONG = ("pretrain.epochs=15", "finetune.epochs=2")
+
+
+def sweep(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*FASTHEBB, "train", "-m", *SMALL, "label_fraction=0.2", "out=runs", *arguments],
+        cwd=folder,
+        env=environment or os.environ | {"FASTHEBB_SAVE_SECONDS": "1000", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def text_of(folder: Path, pattern: str) -> str:
+    return "".join(path.read_text() for path in sorted(folder.glob(pattern)))
+
+
+def holder(folder: Path) -> int:
+    """The process that works on a stage now."""
+    (found,) = set(re.findall(r"process (\d+)", text_of(folder, "runs/.locks/*")))
+    return int(found)
+
+
+@pytest.mark.slow
+def test_a_local_job_told_to_stop_starts_again_in_the_same_directory(tmp_path: Path) -> None:
+    launcher = sweep(tmp_path, "hydra/launcher=local", "seed=0", *LONG)
+
+    def log() -> str:
+        return text_of(tmp_path, "runs/.jobs/*/*_log.out")
+
+    wait_for(lambda: text_of(tmp_path, "runs/*/metrics.jsonl"), 60, log)
+    os.kill(holder(tmp_path), signal.SIGUSR2)
+    text = launcher.communicate(timeout=120)[0]
+    assert launcher.returncode == 0, text + log()
+    assert log().count("Starting with JobEnvironment") == 2
+    assert re.search(r"stopped and saved at epoch \d+", log())
+    assert re.search(r"resumed at epoch \d+", log())
+    assert outcome(tmp_path / "runs") == undisturbed(tmp_path / "alone", *LONG)
+
+
+@pytest.mark.slow
+def test_a_local_job_that_dies_is_named_in_one_line(tmp_path: Path) -> None:
+    launcher = sweep(tmp_path, "hydra/launcher=local", "seed=0", *LONG)
+    wait_for(lambda: text_of(tmp_path, "runs/*/metrics.jsonl"), 60, lambda: "")
+    os.kill(holder(tmp_path), signal.SIGKILL)
+    text = launcher.communicate(timeout=120)[0]
+    assert launcher.returncode == 1
+    assert re.fullmatch(r"error: job \d+ ended without a result; see \S+_log.out. The others go on; .*\n", text)
+    assert Path(re.findall(r"see (\S+_log.out)", text)[0]).exists()
+
+
+@pytest.mark.slow
+def test_a_site_has_launchers_of_its_own(tmp_path: Path) -> None:
+    site = tmp_path / "site" / "hydra" / "launcher"
+    site.mkdir(parents=True)
+    site.joinpath("ours.yaml").write_text("defaults: [local, _self_]\nsubmitit_folder: ${hydra.sweep.dir}/.ours/%j\n")
+    environment = os.environ | {"FASTHEBB_CONF": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    launcher = sweep(tmp_path, "hydra/launcher=ours", "stages=[pretrain]", "pretrain.epochs=1", environment=environment)
+    text = launcher.communicate(timeout=120)[0]
+    assert launcher.returncode == 0, text
+    assert "pretrain: done" in text_of(tmp_path, "runs/.ours/*/*_log.out")
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("slurm_cpu", {"gpus_per_node": None, "tasks_per_node": 1, "nodes": 1}),
+        ("slurm_gpu", {"gpus_per_node": 1, "tasks_per_node": 1, "nodes": 1}),
+        ("slurm_node", {"gpus_per_node": 4, "tasks_per_node": 4, "nodes": 1}),
+        ("slurm_nodes", {"gpus_per_node": 4, "tasks_per_node": 4, "nodes": 2}),
+    ],
+)
+def test_presets_of_slurm_requeue_and_have_a_process_a_gpu(preset: str, expected: dict[str, int | None]) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        words = ["verb=train", "dataset=digits", f"hydra/launcher={preset}"]
+        config = compose("config", words, return_hydra_config=True)
+    chosen = config.hydra.launcher
+    assert chosen.max_num_timeout >= 100  # none by default
+    assert chosen.signal_delay_s >= 60
+    assert chosen.submitit_folder == "runs/.jobs/%j"
+    assert {key: chosen[key] for key in expected} == expected
+
+
+def test_an_unknown_launcher_names_those_there_are(command: Callable[..., Ran]) -> None:
+    ran = command("train", "-m", "hydra/launcher=slrum")
+    assert ran.code == 2
+    assert "slurm_gpu, slurm_node, slurm_nodes" in ran.err
+
+
+def test_help_lists_the_launchers(command: Callable[..., Ran]) -> None:
+    assert "slurm_nodes" in command("--help", small=False).out
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
+def test_a_preempted_job_of_a_sweep_is_requeued_and_the_sweep_ends_in_its_table(cluster: Cluster) -> None:
+    slurm = (
+        "hydra/launcher=slurm_cpu",
+        "hydra.launcher.partition=low",
+        f"hydra.launcher.cpus_per_task={os.cpu_count()}",
+    )
+    launcher = sweep(cluster.folder, *slurm, "seed=0", *LONG, environment=cluster.environment)
+    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    (job,) = cluster.call("squeue", "--noheader", "--format=%i").split()
+    cluster.jobs.append(job)
+    urgent = cluster.submit("--partition=high", "--exclusive", "--wrap=true")
+    assert cluster.finish(urgent)["JobState"] == "COMPLETED"
+    assert cluster.state(job)["Restarts"] == "1"
+    assert "stopped and saved at epoch" in cluster.logs()
+    assert cluster.finish(job)["JobState"] == "COMPLETED"
+    text = launcher.communicate(timeout=120)[0]
+    assert launcher.returncode == 0, text
+    assert "resumed at epoch" in cluster.logs()
+    assert re.search(r"where, or what went wrong *\n(digits|0) .* runs/digits-", text), text
+    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
+def test_a_cancelled_job_of_a_sweep_stays_away(cluster: Cluster) -> None:
+    slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=1")
+    launcher = sweep(cluster.folder, *slurm, "seed=0", *LONG, environment=cluster.environment)
+    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    (job,) = cluster.call("squeue", "--noheader", "--format=%i").split()
+    cluster.call("scancel", job)
+    state = cluster.finish(job)
+    wait_for(lambda: "stopped and saved at epoch" in cluster.logs(), 30, cluster.logs)
+    time.sleep(3)  # for a requeue to come through
+    assert (cluster.state(job)["JobState"], state["Restarts"]) == ("CANCELLED", "0")
+    launcher.kill()  # it asks sacct, which a SLURM without a data base does not have
+    launcher.communicate()
