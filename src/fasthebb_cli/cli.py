@@ -26,7 +26,7 @@ from rich.markup import escape
 
 import fasthebb_cli
 from fasthebb_cli.commands import COMMANDS, run_command
-from fasthebb_cli.compose import load, load_bench
+from fasthebb_cli.compose import load, load_bench, load_data
 from fasthebb_cli.config import VERBS
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, help_page
@@ -77,10 +77,12 @@ def run(arguments: list[str]) -> int:
     try:
         if verb == "bench":
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
+        if verb == "data":
+            return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "data", run_data)
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:
-            verbs = ", ".join([*VERBS, "bench", *COMMANDS])
+            verbs = ", ".join([*VERBS, "bench", "data", *COMMANDS])
             raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
         return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
@@ -116,6 +118,16 @@ def run_bench(cfg: DictConfig) -> None:
 
     try:
         measure(load_bench(cfg), make_console())
+    except Exception as problem:  # noqa: BLE001  as in run_cell
+        sys.exit(_fail(problem))
+
+
+def run_data(cfg: DictConfig) -> None:
+    """`fasthebb data WHAT`: see conf/data.yaml."""
+    from fasthebb_cli.prepare.command import run_data as do
+
+    try:
+        do(load_data(cfg), make_console())
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(_fail(problem))
 
@@ -254,7 +266,7 @@ def _complete(arguments: list[str]) -> int:
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
             Console().print(
-                " ".join([*VERBS, "bench", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
+                " ".join([*VERBS, "bench", "data", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
             )
             return 0
         if tail.split(" ")[-1].startswith("-"):

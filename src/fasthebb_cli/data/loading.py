@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles, ImageSource
 from fasthebb_cli.errors import InputError, RunError
 
@@ -39,7 +40,7 @@ def batches(
         indices: int64 (N,) of the images to read.
         order_seed: of their permutation; None: as given.
         start: batches to skip, of which nothing is decoded.
-        workers: processes that decode ahead, if the source is files.
+        workers: processes that decode ahead, if the source is files or packed.
 
     Raises:
         InputError: a file can't be read.
@@ -52,7 +53,7 @@ def batches(
     if step_count(len(indices), batch_size) < len(chunks):
         chunks[-2:] = [torch.cat(chunks[-2:])]
     chunks = chunks[start:]
-    if workers > 0 and chunks and isinstance(source, ImageFiles):
+    if workers > 0 and chunks and isinstance(source, ImageFiles | PackedPixels):
         stream = read_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
     else:
         stream = map(source.read, chunks)
@@ -90,7 +91,7 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
         context.set_forkserver_preload([name for name in sys.modules if name.startswith("fasthebb_cli")])
     loader = DataLoader(
         _Chunks(source),
-        sampler=[chunk.tolist() for chunk in chunks],
+        sampler=map(Tensor.tolist, chunks),  # one at a time: numbers of all would be 40 bytes an image
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,

@@ -1,0 +1,208 @@
+"""Writes a packed data set block by block, so that it can be killed at any moment and goes on.
+
+Images are appended to images.bin; after each block of some 256 MiB the file is synced and a line goes to the journal.
+What lies behind the last block of the journal is cut off on the next start. packed.json comes last.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fasthebb_cli.data.collection import Collection, check_classes, files_digest, listed
+from fasthebb_cli.data.packed import (
+    IMAGES_FILE,
+    INDEX_FILE,
+    JOURNAL_FILE,
+    LISTING_FILE,
+    PACKED_FILE,
+    PARTS,
+    Packed,
+    Plan,
+    read_packed,
+)
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.prepare.checking import Checked, Traits, add_traits
+from fasthebb_cli.run.files import write_atomically, write_json
+
+BLOCK_BYTES = 256 * 2**20  # at most so much is done again after a kill
+
+
+class Packing:
+    """A folder that is being packed; `images` of the plan's are done.
+
+    Raises:
+        InputError: it holds other packed images, or the beginning of them, or other things.
+        RunError: it can't be written.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        self.blocks: list[dict[str, Any]] = []
+        self.journal, self.data = self._open()
+        self._begin_block()
+
+    @property
+    def images(self) -> int:
+        return self.blocks[-1]["images"] if self.blocks else 0
+
+    @property
+    def done(self) -> int:
+        """Bytes written."""
+        return self.blocks[-1]["end"] if self.blocks else 0
+
+    def _open(self) -> tuple[IO[bytes], IO[bytes]]:
+        path = self.folder / JOURNAL_FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists() and any(self.folder.iterdir()):
+                raise InputError(f"out={self.folder} is not empty; give a folder that is empty or still to be made")
+            journal, data = path.open("ab+"), (self.folder / IMAGES_FILE).open("ab")
+            journal.seek(0)
+            lines = journal.read().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith(b"\n")]
+            if whole and json.loads(whole[0]) != asdict(self.plan):
+                raise InputError(
+                    f"out={self.folder} was begun with other images or settings; delete it, or choose another folder"
+                )
+            journal.truncate(sum(map(len, whole)))
+            if not whole:
+                _append(journal, asdict(self.plan))
+            self.blocks = [json.loads(line) for line in whole[1:]]
+            data.truncate(self.blocks[-1]["end"] if self.blocks else 0)
+        except OSError as error:
+            raise RunError(f"can't write {self.folder}: {error.strerror}") from error
+        except ValueError as error:
+            raise InputError(f"{path}: is damaged ({error}); delete {self.folder} to start over") from error
+        return journal, data
+
+    def _begin_block(self) -> None:
+        self.hashed = blake2b(digest_size=16)
+        self.block: dict[str, Any] = {"images": self.images, "lengths": [], "damaged": {}, "traits": {}}
+        self.start = self.end = self.done
+
+    def add(self, checked: Checked) -> None:
+        """Appends a stretch of images that follows the last one.
+
+        Raises:
+            RunError: the disk is full or can't be written; what the journal has stays.
+        """
+        content = checked.content.contiguous().numpy().data
+        self.hashed.update(content)
+        self.end += content.nbytes
+        self.block["images"] += checked.images
+        if self.plan.format == "encoded":
+            self.block["lengths"] += checked.lengths
+        self.block["damaged"] |= {str(i): problem for i, problem in checked.damaged.items()}
+        add_traits(self.block["traits"], checked.traits)
+        try:
+            self.data.write(content)
+            if self.end - self.start >= BLOCK_BYTES or self.block["images"] == self.plan.images:
+                self.data.flush()
+                os.fsync(self.data.fileno())
+                self.block |= {"end": self.end, "digest": self.hashed.hexdigest()}
+                _append(self.journal, self.block)
+                self.blocks.append(self.block)
+                self._begin_block()
+        except OSError as error:
+            raise RunError(f"can't write {self.folder}: {error.strerror}; the same command goes on") from error
+
+    def damaged(self) -> dict[int, str]:
+        """Number and error of each image that can't be decoded."""
+        return {int(i): problem for block in self.blocks for i, problem in block["damaged"].items()}
+
+    def traits(self) -> Traits:
+        found: Traits = {}
+        for block in self.blocks:
+            add_traits(found, block["traits"])
+        return found
+
+    def finish(self, collection: Collection) -> Packed:
+        """Writes what is still missing, without the images that can't be decoded.
+
+        Args:
+            collection: with all images.
+
+        Raises:
+            InputError: a class has lost all of its training images.
+        """
+        self.data.close()
+        self.journal.close()
+        damaged = self.damaged()
+        parts = {part: chosen for part in PARTS if (chosen := getattr(collection, part)) is not None}
+        readable = torch.ones(len(collection.labels), dtype=torch.bool)
+        readable[list(damaged)] = False
+        check_classes(collection.labels[parts["train"]], readable[parts["train"]], collection.classes)
+        index = {"labels": collection.labels[readable]} | _renumbered(parts, readable)
+        counts = {part: len(index[part]) for part in parts if part != "unlabelled" or len(parts[part])}
+        digest, kept = collection.digest, readable.nonzero().flatten().tolist()
+        if collection.files is not None and damaged:
+            lines = (listed(collection.files[i]) for i in kept)
+            digest = files_digest(counts, self.plan.size, collection.classes, lines)
+        if collection.files is not None and self.plan.format == "encoded":
+            index["ends"] = torch.tensor([n for block in self.blocks for n in block["lengths"]]).cumsum(0)
+            listing = (listed(collection.files[i]) for i in kept)
+            write_atomically(self.folder / LISTING_FILE, lambda file: file.writelines(listing))
+        arrays: Mapping[str, Any] = {name: value.numpy() for name, value in index.items()}
+        write_atomically(self.folder / INDEX_FILE, lambda file: np.savez(file, **arrays))
+        blocks = [(block["end"], block["digest"]) for block in self.blocks]
+        left_out = tuple(damaged[i] for i in sorted(damaged))
+        packed = Packed(
+            self.plan, int(readable.sum()), blocks[-1][0], digest, counts, collection.classes, collection.table, blocks,
+            left_out,
+        )  # fmt: skip
+        write_json(self.folder / PACKED_FILE, packed.to_json())
+        (self.folder / JOURNAL_FILE).unlink()
+        return packed
+
+
+def finished(folder: Path, plan: Plan) -> Packed | None:
+    """What the folder holds, if it is packed already.
+
+    Raises:
+        InputError: from other images or settings.
+    """
+    if not (folder / PACKED_FILE).is_file():
+        return None
+    packed = read_packed(folder)
+    if packed.plan != plan:
+        raise InputError(f"out={folder} holds another packed data set ({_told(packed.plan)}); choose another folder")
+    return packed
+
+
+def damaged_block(folder: Path, packed: Packed) -> int | None:
+    """Number of the first block of images.bin that is not what was written, None if all are."""
+    start = 0
+    with (folder / IMAGES_FILE).open("rb") as file:
+        for number, (end, digest) in enumerate(packed.blocks):
+            hashed, left = blake2b(digest_size=16), end - start
+            while left and (piece := file.read(min(left, 1 << 20))):
+                hashed.update(piece)
+                left -= len(piece)
+            if hashed.hexdigest() != digest:
+                return number
+            start = end
+    return None
+
+
+def _told(plan: Plan) -> str:
+    return f"{plan.images:,} images of {plan.name} at {plan.size}, {plan.format}"
+
+
+def _renumbered(parts: Mapping[str, Tensor], readable: Tensor) -> dict[str, Tensor]:
+    """Numbers of the readable images of each part among the readable ones."""
+    number = readable.cumsum(0) - 1
+    return {part: number[chosen[readable[chosen]]] for part, chosen in parts.items()}
+
+
+def _append(journal: IO[bytes], line: dict[str, Any]) -> None:
+    journal.write(json.dumps(line).encode() + b"\n")
+    journal.flush()
+    os.fsync(journal.fileno())
