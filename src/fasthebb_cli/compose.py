@@ -47,7 +47,7 @@ def load_data(cfg: DictConfig) -> DataConfig:
     Raises:
         InputError: as `load`.
     """
-    cfg = _resolved(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "model"]))
+    cfg = _resolved(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"]))
     _typed(DatasetConfig, cfg.dataset, "dataset")  # by itself first, as in load_bench
     return _typed(DataConfig, cfg, "")
 
