@@ -41,7 +41,7 @@ DATASETS: dict[str, Callable[..., Collection]] = {
     "imagenet": imagenet,
     "image_folder": image_folder,
 }
-EMBEDDED = ("mnist5k", "digits")  # don't look at root
+EMBEDDED = ("mnist5k", "digits")  # come with a package: they don't look at root
 STATISTICS_SAMPLES = 5_000  # of a set that is decoded as it is read
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fasthebb_cli.config import DataConfig
 from fasthebb_cli.data.collection import Collection
-from fasthebb_cli.data.dataset import collection_of
+from fasthebb_cli.data.dataset import EMBEDDED, collection_of
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.packed import Plan, packed_root, read_packed
 from fasthebb_cli.data.source import ImageFiles
@@ -44,7 +44,12 @@ def run_data(config: DataConfig, console: Console) -> None:
 def prepare(config: DataConfig, view: View) -> None:
     if config.archive is not None:
         _unpack(Path(config.archive).expanduser(), config, view)
-    if (root := packed_root(config.dataset)) is not None:
+    embedded = config.dataset.name in EMBEDDED
+    if embedded and config.out is not None:
+        raise InputError(
+            f"out: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
+        )
+    if not embedded and (root := packed_root(config.dataset)) is not None:
         _verify_packed(root, config, view)
         return
     collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
@@ -58,11 +63,11 @@ def prepare(config: DataConfig, view: View) -> None:
     with locked(folder):
         packed = finished(folder, plan)
         if packed is None:
-            packing = Packing(folder, plan)
-            _say_size(folder, plan, collection, packing.done, view)
-            damaged, traits = _check(config, collection, view, packing)
-            _report(config, collection, damaged, traits, view)
-            packed = packing.finish(collection)
+            with Packing(folder, plan) as packing:
+                _say_size(folder, plan, collection, packing.done, view)
+                damaged, traits = _check(config, collection, view, packing)
+                _report(config, collection, damaged, traits, view)
+                packed = packing.finish(collection)
             view.note(f"packed {packed.images:,} images, {_bytes(packed.length)}", "bold")
         else:
             view.note("packed before", "bold")
@@ -133,8 +138,8 @@ def _check(
 def _stream(config: DataConfig, collection: Collection, done: int) -> Iterator[Checked]:
     source = collection.source
     checker = Checker(source, encoded=config.format == "encoded")
-    chunks = list(torch.split(torch.arange(done, len(source)), CHUNK))
-    if config.workers and len(chunks) and isinstance(source, ImageFiles):
+    chunks = list(torch.split(torch.arange(done, len(source)), CHUNK)) if done < len(source) else []
+    if config.workers and chunks and isinstance(source, ImageFiles):
         return read_ahead(checker, chunks, min(config.workers, len(chunks)), pin=False)
     return map(checker.read, chunks)
 
@@ -179,8 +184,7 @@ def _verify_packed(root: Path, config: DataConfig, view: View) -> None:
     collection_of(config.dataset)
     parts = ", ".join(f"{count:,} {part}" for part, count in packed.counts.items())
     view.note(f"{packed.plan.name}, packed ({packed.plan.format}): {parts}, {len(packed.classes):,} classes", "none")
-    for line in packed.left_out:
-        view.warn(f"{line}; left out")
+    view.left_out(packed.left_out)
     view.note(f"all {len(packed.blocks):,} blocks are as they were written", "bold")
 
 

@@ -19,11 +19,12 @@ TILE, MARGIN, CAPTION = 96, 4, 14  # pixels: most of an image's side, between im
 def tell(config: DataConfig, view: View) -> None:
     """Prints images per class and split, mean and deviation, and writes the picture."""
     dataset = load_dataset(config.dataset, config.seed)
-    for line in dataset.left_out:
-        view.warn(f"{line}; left out")
+    view.left_out(dataset.left_out)
     view.console.print(counts_table(dataset))
     mean, std = mean_and_std(dataset)
-    told = "training images" if statistics_of(dataset) == "all" else statistics_of(dataset).replace(" ", " training ")
+    told = (
+        "all training images" if statistics_of(dataset) == "all" else statistics_of(dataset).replace(" ", " training ")
+    )
     view.note(f"mean {_numbers(mean)}, deviation {_numbers(std)} of {told}, on a scale of 0 to 1", "none")
     path = Path(config.out or f"{config.dataset.name.replace(':', '.')}.png").expanduser()
     picture = contact_sheet(dataset)

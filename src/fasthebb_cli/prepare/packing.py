@@ -7,6 +7,7 @@ What lies behind the last block of the journal is cut off on the next start. pac
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -36,7 +37,7 @@ BLOCK_BYTES = 256 * 2**20  # at most so much is done again after a kill
 
 
 class Packing:
-    """A folder that is being packed; `images` of the plan's are done.
+    """A folder that is being packed, to be used with `with`.
 
     Raises:
         InputError: it holds other packed images, or the beginning of them, or other things.
@@ -46,11 +47,32 @@ class Packing:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.blocks: list[dict[str, Any]] = []
-        self.journal, self.data = self._open()
+        path = folder / JOURNAL_FILE
+        with ExitStack() as files:  # closed if an error ends this, else by __exit__
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not path.exists() and any(folder.iterdir()):
+                    raise InputError(f"out={folder} is not empty; give a folder that is empty or still to be made")
+                self.journal = files.enter_context(path.open("ab+"))
+                self.data = files.enter_context((folder / IMAGES_FILE).open("ab"))
+                self._read_journal()
+                self.data.truncate(self.done)
+            except OSError as error:
+                raise RunError(f"can't write {folder}: {error.strerror}") from error
+            except ValueError as error:
+                raise InputError(f"{path}: is damaged ({error}); delete {folder} to start over") from error
+            self._files = files.pop_all()
         self._begin_block()
+
+    def __enter__(self) -> "Packing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
 
     @property
     def images(self) -> int:
+        """Of the plan's that are done."""
         return self.blocks[-1]["images"] if self.blocks else 0
 
     @property
@@ -58,30 +80,18 @@ class Packing:
         """Bytes written."""
         return self.blocks[-1]["end"] if self.blocks else 0
 
-    def _open(self) -> tuple[IO[bytes], IO[bytes]]:
-        path = self.folder / JOURNAL_FILE
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists() and any(self.folder.iterdir()):
-                raise InputError(f"out={self.folder} is not empty; give a folder that is empty or still to be made")
-            journal, data = path.open("ab+"), (self.folder / IMAGES_FILE).open("ab")
-            journal.seek(0)
-            lines = journal.read().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith(b"\n")]
-            if whole and json.loads(whole[0]) != asdict(self.plan):
-                raise InputError(
-                    f"out={self.folder} was begun with other images or settings; delete it, or choose another folder"
-                )
-            journal.truncate(sum(map(len, whole)))
-            if not whole:
-                _append(journal, asdict(self.plan))
-            self.blocks = [json.loads(line) for line in whole[1:]]
-            data.truncate(self.blocks[-1]["end"] if self.blocks else 0)
-        except OSError as error:
-            raise RunError(f"can't write {self.folder}: {error.strerror}") from error
-        except ValueError as error:
-            raise InputError(f"{path}: is damaged ({error}); delete {self.folder} to start over") from error
-        return journal, data
+    def _read_journal(self) -> None:
+        """Finds what is done and cuts off the line that a kill has torn."""
+        self.journal.seek(0)
+        lines = [line for line in self.journal.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        if lines and json.loads(lines[0]) != asdict(self.plan):
+            raise InputError(
+                f"out={self.folder} was begun with other images or settings; delete it, or choose another folder"
+            )
+        self.journal.truncate(sum(map(len, lines)))
+        if not lines:
+            _append(self.journal, asdict(self.plan))
+        self.blocks = [json.loads(line) for line in lines[1:]]
 
     def _begin_block(self) -> None:
         self.hashed = blake2b(digest_size=16)
@@ -133,8 +143,6 @@ class Packing:
         Raises:
             InputError: a class has lost all of its training images.
         """
-        self.data.close()
-        self.journal.close()
         damaged = self.damaged()
         parts = {part: chosen for part in PARTS if (chosen := getattr(collection, part)) is not None}
         readable = torch.ones(len(collection.labels), dtype=torch.bool)

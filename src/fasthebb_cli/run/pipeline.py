@@ -74,6 +74,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     compute = prepare(config.gpu)
     view.note(f"{config.dataset.name} on {compute.describe()}")
     dataset = load_dataset(config.dataset, config.seed)
+    view.left_out(dataset.left_out)
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
