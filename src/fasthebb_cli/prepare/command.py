@@ -82,7 +82,8 @@ def _unpack(archive: Path, config: DataConfig, view: View) -> None:
         total = len(members)
     with FolderProgress(view, f"unpacking {archive.name}", total) as progress:
         written = unpack(archive, folder, progress.advance)
-    view.note(f"unpacked {written:,} of {total:,} files into {folder}; the others were there", "none")
+    there = f"; {total - written:,} were there" if written < total else ""
+    view.note(f"unpacked {written:,} of {total:,} files into {folder}{there}", "none")
 
 
 def _plan(config: DataConfig, collection: Collection) -> Plan:
