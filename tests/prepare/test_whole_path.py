@@ -45,9 +45,10 @@ def test_prepare_pretrain_and_finetune(imagenet: Path, command: Callable[..., Ra
     assert "52 images 210 x 210, 132 kB an image: 6.88 MB" in out
     assert "packed 51 images, 6.75 MB" in out
     shared = (
-        "dataset=imagenet", f"dataset.root={tmp_path / 'packed'}", "dataset.in_memory=false", "gpu=cpu",
-        "gpu.workers=1", "model.width=0.125", "pretrain.epochs=1", "pretrain.batch_size=8", "finetune.epochs=1", "finetune.batch_size=8",
-    )  # fmt: skip
+        *("dataset=imagenet", f"dataset.root={tmp_path / 'packed'}", "dataset.in_memory=false", "model.width=0.125"),
+        *("gpu=cpu", "gpu.workers=1", "pretrain.epochs=1", "pretrain.batch_size=8"),
+        *("finetune.epochs=1", "finetune.batch_size=8"),
+    )
     ran = command("pretrain", *shared, small=False)
     assert ran.code == 0, ran.err
     assert "000.jpg: can't be read as an image" in ran.out
