@@ -263,6 +263,7 @@ sys.exit(cli.run(["data", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_packing_goes_on_and_is_never_taken_for_a_whole_one(photos: Path, tmp_path: Path) -> None:
     """kill -9 at random moments, again and again, until one gets through."""
     class_folders(photos / "train", {"c": 150}, first=100)
@@ -270,7 +271,7 @@ def test_a_killed_packing_goes_on_and_is_never_taken_for_a_whole_one(photos: Pat
     arguments = [*words(photos, tmp_path / "packed", 48), "dataset.on_bad_image=skip"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     journal, resumed, draw = tmp_path / "packed/packing.jsonl", 0, random.Random(0)
-    for _ in range(8):
+    for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, *arguments], env=environment, stdout=subprocess.PIPE, text=True
         )
@@ -297,6 +298,28 @@ def test_a_killed_packing_goes_on_and_is_never_taken_for_a_whole_one(photos: Pat
     with np.load(tmp_path / "packed/index.npz") as one, np.load(tmp_path / "whole/index.npz") as two:
         assert all(np.array_equal(one[key], two[key]) for key in two)
     assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["images.bin", "index.npz", PACKED_FILE]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_next_start_goes_on(photos: Path, tmp_path: Path) -> None:
+    """A limit on the length of files stands for the disk."""
+    class_folders(photos / "train", {"c": 60}, first=100)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1))\n"
+    arguments = words(photos, tmp_path / "packed", 48)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def prepare(script: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+    full = prepare(limit + KILLED)
+    assert full.returncode == 1
+    assert full.stderr.count("\n") == 1
+    assert f"can't write {tmp_path / 'packed'}: File too large; the same command goes on" in full.stderr
+    more = prepare(KILLED)
+    assert more.returncode == 0, more.stderr
+    assert "goes on after" in more.stdout
+    assert_same(load(tmp_path / "packed", 48), load(photos, 48))
 
 
 def test_a_torn_line_of_the_journal_is_done_again(data: Data, photos: Path, tmp_path: Path) -> None:

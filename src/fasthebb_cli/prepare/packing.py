@@ -7,7 +7,7 @@ What lies behind the last block of the journal is cut off on the next start. pac
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -68,7 +68,8 @@ class Packing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.close()
+        with suppress(OSError):  # of what a full disk did not take: the journal says what counts
+            self._files.close()
 
     @property
     def images(self) -> int:
