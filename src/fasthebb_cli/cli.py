@@ -27,7 +27,7 @@ from rich.markup import escape
 import fasthebb_cli
 from fasthebb_cli.commands import COMMANDS, run_command
 from fasthebb_cli.compose import load, load_bench, load_data
-from fasthebb_cli.config import VERBS
+from fasthebb_cli.config import VERBS, DataConfig
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
@@ -78,7 +78,11 @@ def run(arguments: list[str]) -> int:
         if verb == "bench":
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
         if verb == "data":
-            return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "data", run_data)
+            if not rest or rest[0] not in DataConfig.ACTIONS:
+                raise InputError(
+                    "say what to do with the data: fasthebb data prepare or fasthebb data info key=value ..."
+                )
+            return _run_hydra(_for_hydra(f"what={rest[0]}", rest[1:]), "data", run_data)
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:

@@ -233,7 +233,8 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "is packed already" in refused(*words(packed, tmp_path / "twice"))
     assert "comes with a package" in refused("prepare", "dataset=digits", f"out={tmp_path / 'digits'}")
     assert "format must be one of uint8, encoded" in refused(*words(photos), "format=png")
-    assert "what must be one of prepare, info" in refused("stop")
+    for wrong in ([], ["stop"], ["dataset=digits"]):
+        assert "fasthebb data prepare or fasthebb data info" in refused(*wrong)
     assert "did you mean format" in refused("prepare", "formt=uint8")
     assert "there is no such file" in refused(*words(photos), "archive=gone.tar")
     with pytest.raises(InputError, match=r"dataset.size=9: .* is packed at 8"):
