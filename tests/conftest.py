@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from fasthebb_cli import cli
+from fasthebb_cli.compose import load
+from fasthebb_cli.config import Config
 
 # digits (1,000 training images of 8 x 8) through a 32nd of conv6: a stage takes a second or two
 SMALL = (
@@ -24,6 +27,13 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def loaded(*overrides: str) -> Config:
+    """The configuration that `fasthebb train` with these words composes."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(cli.conf_directory()), version_base="1.3"):
+        return load(compose("config", [*overrides, "verb=train"]))
 
 
 @pytest.fixture

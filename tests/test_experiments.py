@@ -1,22 +1,13 @@
 """Every experiment file composes to a valid configuration, and says what it is and what to expect."""
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from fasthebb_cli import cli
-from fasthebb_cli.compose import load
-from fasthebb_cli.config import Config
+from tests.conftest import loaded
 
 FOLDER = cli.conf_directory() / "experiment"
 NAMES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 PAPER = [name for name in NAMES if name.startswith("fasthebb/")]
-
-
-def loaded(*overrides: str) -> Config:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(cli.conf_directory()), version_base="1.3"):
-        return load(compose("config", [*overrides, "verb=train"]))
 
 
 @pytest.mark.parametrize("name", NAMES)

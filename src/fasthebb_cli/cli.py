@@ -31,6 +31,7 @@ from fasthebb_cli.config import VERBS, DataConfig
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
+from fasthebb_cli.launch import launch
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
 from fasthebb_cli.run.wording import make_console
@@ -79,9 +80,7 @@ def run(arguments: list[str]) -> int:
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)
         if verb == "data":
             if not rest or rest[0] not in DataConfig.ACTIONS:
-                raise InputError(
-                    "say what to do with the data: fasthebb data prepare or fasthebb data info key=value ..."
-                )
+                raise InputError("data needs an action: fasthebb data prepare or fasthebb data info, key=value ...")
             return _run_hydra(_for_hydra(f"what={rest[0]}", rest[1:]), "data", run_data)
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
@@ -104,13 +103,16 @@ def run_cell(cfg: DictConfig) -> float | None:
     try:
         rows, value = _do_cell(cfg)
     except Exception as problem:  # noqa: BLE001  the last resort: every failure of a cell becomes its report
-        code, error = _fail(problem), str(problem) or type(problem).__name__
+        code, error = _fail_together(problem), str(problem) or type(problem).__name__
         if code == STOPPED:
             cells.end_early()
             sys.exit(STOPPED)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        cells.write_cell(job.sweep.dir, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows})
+        if launch().first:
+            cells.write_cell(
+                job.sweep.dir, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows}
+            )
     elif code:
         sys.exit(code)
     return value
@@ -215,7 +217,7 @@ def _run_hydra(words: list[str], config: str = "config", task: Callable[[DictCon
     if site and Path(site).is_dir():
         words = [*words, f"hydra.searchpath=[file://{Path(site).resolve()}]"]
     cells.begin()
-    if "dry_run=true" in words:  # Hydra makes its folder, and a dry run leaves nothing behind
+    if "dry_run=true" in words or not launch().first:  # Hydra makes its folder; these leave nothing behind
         with tempfile.TemporaryDirectory() as folder:
             words = [*words, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
             return _call_hydra(words, config, task or run_cell)
@@ -231,7 +233,7 @@ def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], obje
     except KeyboardInterrupt:
         return STOPPED
     except HydraException as error:  # some are OSErrors too
-        return _fail(error, words)
+        return _fail(error, words) if launch().first else _code(error)
     except OSError as error:  # Hydra makes the folder
         return _fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
@@ -249,12 +251,39 @@ def _fail(error: Exception, words: Sequence[str] = ()) -> int:
             f"stopped and saved at {error}; the same command goes on from there", style="yellow", soft_wrap=True
         )
         return STOPPED
-    known = isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
-    if os.environ.get(TRACEBACK_VARIABLE) or not known:
+    if os.environ.get(TRACEBACK_VARIABLE) or not _is_known(error):
         traceback.print_exception(error)
     text = explain(error, words, conf_directory())
-    console.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
-    return 2 if known and not isinstance(error, RunError) else 1
+    who = "" if launch().first else f"process {launch().rank}: "
+    console.print(f"[bold red]error:[/] {who}{escape(text)}", highlight=False, soft_wrap=True)
+    return _code(error)
+
+
+def _code(error: Exception) -> int:
+    return 2 if _is_known(error) and not isinstance(error, RunError) else 1
+
+
+def _is_known(error: Exception) -> bool:
+    """Bad input or a failure with words of its own; the rest are faults of ours."""
+    return isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
+
+
+def _fail_together(error: Exception) -> int:
+    """As _fail; of several processes that fail together one speaks, and one that fails alone takes the others down."""
+    if launch().size == 1:
+        return _fail(error)
+    from fasthebb_cli.processes import PeerFailed, PeerLost, tell_failure
+
+    if isinstance(error, Interrupted):
+        return _fail(error) if launch().first else STOPPED
+    try:
+        if isinstance(error, PeerLost):
+            raise error
+        return _fail(error) if not isinstance(error, PeerFailed) and tell_failure() else _code(error)
+    except PeerLost:
+        code = _fail(error)
+        sys.stderr.flush()
+        os._exit(code)  # not even exit handlers: they would wait for the others
 
 
 def _is_hydras(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fasthebb_cli.config import GpuConfig
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.launch import launch
 
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")
 
@@ -40,7 +41,8 @@ class Compute:
     def describe(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        return f"{name}, {self.precision}{threads}"
+        size = launch().size
+        return f"{name}, {self.precision}{threads}" + (f", {size} processes" if size > 1 else "")
 
 
 def prepare(config: GpuConfig) -> Compute:
@@ -50,6 +52,9 @@ def prepare(config: GpuConfig) -> Compute:
         InputError: the device is not there, or can't do what is asked.
     """
     device = _device(config.device)
+    own = launch()
+    if own.size > 1 and device.type != "cpu" and device.index is None:  # one device a process; no test here has two
+        device = torch.device(device.type, own.local_rank % torch.accelerator.device_count())
     if device.index is not None:
         torch.accelerator.set_device_index(device.index)  # so that "the" device's random generator is its own
     if config.threads is not None:

@@ -105,12 +105,17 @@ class GpuConfig:
     deterministic: bool = False
     threads: int | None = None
     workers: int = 0
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
         at_least("workers", self.workers, 0, 4096)
         if self.threads is not None:
             at_least("threads", self.threads, 1, 4096)
+        if self.micro_batch is not None:
+            at_least("micro_batch", self.micro_batch, 1)
+            if self.compile:
+                raise ValueError("micro_batch runs layer by layer, so that compile has nothing to do; leave one out")
 
 
 @dataclass
@@ -160,8 +165,12 @@ class FinetuneConfig:
     layer_lr: dict[str, float] = field(default_factory=dict)
     classifier_epochs: int = 0
     layer: str | None = None
+    hidden: int = 0
+    classifier: str = "backprop"
+    by_rule: list[str] = field(default_factory=list)
     optimizer: str = "SGD"
     select: str = "last"
+    patience: int | None = None
     augment: str = "none"
 
     SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
@@ -178,9 +187,29 @@ class FinetuneConfig:
         in_range("features_lr", self.features_lr, 0, float("inf"))
         are_factors("layer_lr", self.layer_lr)
         at_least("classifier_epochs", self.classifier_epochs, 0)
+        at_least("hidden", self.hidden, 0)
+        one_of("classifier", self.classifier, ("backprop", "hebbian"))
         one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
         one_of("select", self.select, ("last", "best"))
+        if self.patience is not None:
+            at_least("patience", self.patience, 1)
         one_of("augment", self.augment, AUGMENTATIONS)
+        self._go_together()
+
+    @property
+    def in_hooks(self) -> bool:
+        """Some of the learning is done by hooks, while the network runs forward."""
+        return bool(self.by_rule) or self.classifier == "hebbian"
+
+    def _go_together(self) -> None:
+        if self.classifier == "hebbian" and self.features_lr != 0:
+            raise ValueError("classifier=hebbian hands nothing back to the features; set features_lr=0 beside it")
+        if self.classifier == "hebbian" and (self.hidden or self.classifier_epochs):
+            raise ValueError("classifier=hebbian is one layer and one phase; leave out hidden and classifier_epochs")
+        if self.by_rule and self.features_lr == 0:
+            raise ValueError("by_rule names layers that learn, and features_lr=0 keeps all still; leave one out")
+        if self.patience is not None and self.select != "best":
+            raise ValueError("patience counts epochs of validation accuracy; set select=best beside it")
 
 
 @dataclass

@@ -97,7 +97,7 @@ def test_a_flip_is_exact_and_the_outside_is_reflected(monkeypatch: pytest.Monkey
 
 def test_tilting_keeps_the_centre_and_brings_one_side_nearer() -> None:
     flat = torch.nn.functional.affine_grid(torch.eye(2, 3).expand(500, -1, -1), [500, 1, 9, 9], align_corners=False)
-    places = _tilted(flat, generator())
+    places = _tilted(flat, torch.rand(500, 1, 1, 2, generator=generator()))
     assert torch.equal(places[:, 4, 4], torch.zeros(500, 2))
     nearer = places[:, 4, 8, 0] / flat[:, 4, 8, 0]  # at the right edge, 8/9 of the way out
     most = 1 / (1 - TILT * 8 / 9)
@@ -108,12 +108,13 @@ def test_tilting_keeps_the_centre_and_brings_one_side_nearer() -> None:
 def test_colours_change_within_the_stated_ranges() -> None:
     """Of images with two grey levels the mean moves by the brightness and the difference by the contrast."""
     images = torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).expand(2000, 3, 1, 2)
-    changed = _recoloured(images, generator())
+    draws = torch.rand(4, 2000, 1, 1, 1, generator=generator())
+    changed = _recoloured(images, draws)
     brightness, contrast = changed.mean((1, 2, 3)), (changed[:, 0, 0, 1] - changed[:, 0, 0, 0]) / 2
     for values, centre in ((brightness, 0.0), (contrast, 1.0)):
         assert centre - COLOUR - 1e-6 <= values.min() < centre - 0.99 * COLOUR
         assert centre + 0.99 * COLOUR < values.max() <= centre + COLOUR + 1e-6
     red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(2000, -1, -1, -1)
-    spread = _recoloured(red, generator()).amax((1, 2, 3)) - _recoloured(red, generator()).amin((1, 2, 3))
+    spread = _recoloured(red, draws).amax((1, 2, 3)) - _recoloured(red, draws).amin((1, 2, 3))
     assert spread.min() == 0
     assert spread.max() > 1.5  # contrast and saturation both

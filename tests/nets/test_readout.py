@@ -1,11 +1,14 @@
 """Cutting a network after a layer: what stays is shared, and the classifier reads a small grid of its output."""
 
+from collections import OrderedDict
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from fasthebb_cli.nets.networks import conv6, features
-from fasthebb_cli.nets.readout import cut_after
+from fasthebb_cli.nets.readout import add_hidden_layer, cut_after, output_layer
 
 
 @pytest.mark.parametrize(("layer", "inputs"), [("conv1", 4 * 16), ("conv2", 5 * 16), ("conv4", 10 * 9), ("fc5", 164)])
@@ -38,3 +41,19 @@ def test_what_can_not_be_cut() -> None:
         cut_after(network, "conv9", channels=3, size=32, classes=10)
     with pytest.raises(ValueError, match="ends in a child called classifier"):
         cut_after(nn.Linear(3, 3), "conv1", channels=3, size=32, classes=10)
+
+
+def test_a_hidden_layer_takes_the_place_of_the_last_linear_one() -> None:
+    network = conv6(channels=3, size=32, classes=10, width=0.04, dropout=0.3)
+    inputs = output_layer(network)[1].in_features
+    add_hidden_layer(network, 7)
+    parts: list[Any] = list(network.get_submodule("classifier.1").children())
+    first, _, dropout, last = parts
+    assert (first.weight.shape, last.weight.shape, dropout.p) == ((7, inputs), (10, 7), 0.3)
+    assert output_layer(network)[1] is last
+    alone = nn.Sequential(OrderedDict([("features", nn.Linear(4, 5)), ("classifier", nn.Linear(5, 2, bias=False))]))
+    add_hidden_layer(alone, 3)
+    assert alone(torch.zeros(1, 4)).shape == (1, 2)
+    assert output_layer(alone)[1].bias is None
+    with pytest.raises(ValueError, match="no linear layer in a child called classifier"):
+        add_hidden_layer(nn.Sequential(nn.Linear(3, 3)), 3)

@@ -18,8 +18,9 @@ from fasthebb_cli.report.chains import Index, name_methods
 from fasthebb_cli.report.command import siblings
 from fasthebb_cli.report.directories import find_directories
 from fasthebb_cli.report.estimates import estimate, paired_difference
-from fasthebb_cli.report.grid import Grid, build_grids
+from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
+from fasthebb_cli.report.plots import looks_of
 from tests.conftest import Ran
 from tests.report.made import call, make_grid, make_run, make_stage
 
@@ -197,6 +198,13 @@ def test_accuracy_by_layer(tmp_path: Path) -> None:
     assert (found["swta"], found["swta, k-NN"]) == ({"conv1": 0.25}, {"conv1": 0.5})
 
 
+def test_every_method_has_a_look_of_its_own() -> None:
+    methods = [Method(f"{rule} {number}", {"rule.name": rule}) for rule in ("hpca", "none") for number in range(12)]
+    looks = looks_of(methods)
+    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == len(methods)
+    assert not {looks[f"hpca {k}"]["color"] for k in range(12)} & {looks[f"none {k}"]["color"] for k in range(12)}
+
+
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, out = tmp_path / "runs", tmp_path / "report"
     make_grid(runs)
@@ -214,6 +222,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("82.0 ± 5.0", "swta: 1 % seed 0, 1, 2", "git abc1234"):
         assert text in page
         assert text in markdown
+    assert "82.0\u00a0±\u00a05.0\u00a0%" in page  # in a sentence, where a line could end
     assert "&lt;cat&gt;" in page
     assert "<cat>" not in page
 
@@ -232,9 +241,10 @@ def test_page_needs_nothing_beside_itself(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for rule in ("hpca", "none"):
-        ran = command("train", f"rule={rule}", "label_fraction=0.1", "pretrain.epochs=1", "pretrain.layer_lr={fc*:0.5}")
-        assert ran.code == 0
+    fewer = ("~rule.layer_lr", "+rule.layer_lr={fc*:0.5}")  # than hpca's own: an override alone would add to them
+    for rule, more in (("hpca", fewer), ("none", ())):
+        ran = command("train", f"rule={rule}", *more, "label_fraction=0.1", "pretrain.epochs=1")
+        assert ran.code == 0, ran.err
     code, printed, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
     assert code == 0
     top1 = max(100 * json.loads((path / "results.json").read_text())["top1"] for path in ran.directories("evaluate"))

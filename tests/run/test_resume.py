@@ -60,6 +60,8 @@ def wait_for_work(process: "subprocess.Popen[str]", out: Path) -> None:
         ("rule=swta", "finetune.select=best", "finetune.augment=light"),
         ("rule=vae",),
         ("rule=hpca_adaptive", "pretrain.layer_by_layer=true"),
+        ("rule=hpca_adaptive", "finetune.by_rule=[conv2,fc5]", "finetune.hidden=7"),
+        ("finetune=hebbian", "finetune.augment=shift", "finetune.select=best", "finetune.patience=2"),
     ],
 )
 def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, settings: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -9,11 +10,15 @@ import torch
 import torch._dynamo.utils
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
+from fasthebb_cli.compute import prepare
 from fasthebb_cli.config import FinetuneConfig
+from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.run.weights import load_model
-from fasthebb_cli.stages.finetune import _groups
-from tests.conftest import Ran
+from fasthebb_cli.stages import Context
+from fasthebb_cli.stages.finetune import _groups, finetune
+from tests.conftest import Ran, loaded
 
 
 def test_few_labels_still_get_200_steps(command: Callable[..., Ran]) -> None:
@@ -25,14 +30,193 @@ def test_few_labels_still_get_200_steps(command: Callable[..., Ran]) -> None:
     assert [json.loads((d / "results.json").read_text())["epochs"] for d in ran.directories("finetune")] == [200, 3]
 
 
-@pytest.mark.parametrize(("choice", "moves"), [("frozen", False), ("default", True)])
+@pytest.mark.parametrize(
+    ("choice", "moves"), [("frozen", False), ("default", True), ("frozen hidden=7", False), ("hebbian", False)]
+)
 def test_frozen_features_stay_to_the_bit(command: Callable[..., Ran], choice: str, moves: bool) -> None:
-    ran = command("train", f"finetune={choice}", "label_fraction=0.2")
+    choice, *more = choice.split()
+    ran = command("train", f"finetune={choice}", *[f"finetune.{word}" for word in more], "label_fraction=0.2")
     assert ran.code == 0, ran.err
     before, after = (load_file(ran.directories(name)[0] / "model.safetensors") for name in ("pretrain", "finetune"))
     features = [name for name in before if not name.startswith("classifier.")]
     assert all(torch.equal(before[name], after[name]) for name in features) is not moves
-    assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
+    weight = after["classifier.1.0.weight" if more else "classifier.1.weight"]
+    assert not torch.equal(before["classifier.1.weight"], weight)
+
+
+@pytest.mark.parametrize("layer", [None, "conv2"])
+def test_a_hidden_layer_is_trained_saved_and_built_again(command: Callable[..., Ran], layer: str | None) -> None:
+    ran = command("train", "finetune.hidden=7", f"finetune.layer={layer or 'null'}", "label_fraction=0.2")
+    assert ran.code == 0, ran.err
+    (directory,) = ran.directories("finetune")
+    network = load_model(directory)
+    sizes = [
+        part.weight.shape[0] for part in network.get_submodule("classifier").modules() if isinstance(part, nn.Linear)
+    ]
+    assert sizes == [7, 10]
+    again = command("evaluate", f"init_from={directory}")
+    assert again.code == 0, again.err
+    scores = [json.loads((path / "results.json").read_text())["top1"] for path in again.directories("evaluate")]
+    assert len(scores) == 2
+    assert scores[0] == scores[1]
+
+
+def test_the_hebbian_classifier_scores_by_class_means(command: Callable[..., Ran]) -> None:
+    """As the probe's does, which is the rule in one step over all features."""
+    stages = ("stages=[pretrain,finetune,evaluate,probe]", "probe.methods=[hebbian]", "probe.layers=[fc5]")
+    ran = command("train", "finetune=hebbian", "finetune.epochs=1", *stages, "label_fraction=0.2")
+    assert ran.code == 0, ran.err
+    assert ran.results("evaluate")["top1"] == pytest.approx(ran.results("probe")["layers"]["fc5"]["hebbian"])
+    assert ran.results("evaluate")["top1"] > 0.4
+    weights = load_file(ran.directories("finetune")[0] / "model.safetensors")
+    assert not weights["classifier.1.bias"].any()
+    torch.testing.assert_close(weights["classifier.1.weight"].norm(dim=1), torch.ones(10))
+
+
+def test_the_hebbian_classifier_learns_the_same_in_parts(command: Callable[..., Ran]) -> None:
+    words = ("train", "finetune=hebbian", "finetune.select=best", "label_fraction=0.2")
+    assert command(*words).code == 0
+    (directory,) = command(*words).directories("finetune")
+    whole = load_file(directory / "model.safetensors")
+    ran = command(*words, "gpu.micro_batch=10", "force=true")
+    assert ran.code == 0, ran.err
+    parts = load_file(directory / "model.safetensors")
+    torch.testing.assert_close(parts["classifier.1.weight"], whole["classifier.1.weight"], rtol=1e-3, atol=1e-4)
+
+
+def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callable[..., Ran]) -> None:
+    """Each is an ordinary classifier to the stage after it."""
+    more = ("+finetune@extra.all=default", "stages=[pretrain,finetune,all,evaluate]", "extra.all.epochs=1")
+    for words in (("finetune=hebbian",), ("finetune=frozen", "finetune.hidden=7")):
+        ran = command("train", *words, *more, "label_fraction=0.2", "force=true")
+        assert ran.code == 0, ran.err
+    assert len(ran.directories("all")) == 2
+    ran = command("train", *words, *more, "extra.all.hidden=8", "label_fraction=0.2")
+    assert ran.code == 2
+    assert "has a hidden layer of 7 already" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["finetune.classifier=hebbian"], "finetune.classifier=hebbian hands nothing back to the features"),
+        (["finetune=hebbian", "finetune.hidden=5"], "leave out hidden and classifier_epochs"),
+        (["finetune.classifier=knn"], "finetune.classifier must be one of backprop, hebbian"),
+        (["finetune.hidden=-1"], "finetune.hidden must be at least 0"),
+        (["finetune.patience=3"], "set select=best beside it"),
+        (["finetune.patience=0", "finetune.select=best"], "finetune.patience must be at least 1"),
+        (["finetune=frozen", "finetune.by_rule=[conv1]"], "features_lr=0 keeps all still"),
+        (["rule=none", "finetune.by_rule=[conv1]"], "rule=none is no Hebbian rule"),
+        (["rule.lr=null", "pretrain.lr=0.1", "finetune.by_rule=[conv1]"], "rule.lr has no value"),
+        (["finetune.by_rule=[conv1,conv9]"], "is called 'conv9'; there are: conv1.0, conv2.0"),
+        (["finetune.by_rule=[classifier]"], "finetune.by_rule"),
+        (["finetune.by_rule=[conv1]", "gpu.micro_batch=8"], "leave out gpu.micro_batch"),
+        (["finetune.by_rule=[conv1]", "finetune.layer_lr={conv*: 0}"], "finetune.layer_lr keeps conv1.0 still"),
+    ],
+)
+def test_what_does_not_go_together(command: Callable[..., Ran], words: list[str], expected: str) -> None:
+    ran = command("train", "pretrain.epochs=1", "label_fraction=0.1", *words)
+    assert ran.code == 2
+    assert expected in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def hybrid_context(*words: str) -> Context:
+    """A cell whose network is three linear layers on 32 x 32 digits, the middle one to learn by Oja's rule."""
+    config = loaded("dataset=digits", "gpu=cpu", "rule=oja", "rule.lr=0.5", "finetune.by_rule=[middle]",
+                    "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant", "finetune.momentum=0",
+                    "finetune.weight_decay=0", "finetune.augment=none", "label_fraction=0.3", *words)  # fmt: skip
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 12, bias=False), nn.Tanh())
+    layers = {"first": first, "middle": nn.Linear(12, 6, bias=False), "classifier": nn.Linear(6, 10)}
+    network = nn.Sequential(OrderedDict(layers))
+    dataset = load_dataset(config.dataset, config.seed)
+    statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
+    return Context(
+        config, "finetune", config.finetune, dataset, network, prepare(config.gpu), statistics,
+        untrained=True, resumed=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_the_rule_and_backprop_learn_in_the_same_steps(projection: bool, select: str) -> None:
+    """Against the loop written out; gradients pass the layer that has none itself, and validation teaches nothing."""
+    context = hybrid_context(f"rule.projection={str(projection).lower()}", f"finetune.select={select}")
+    first_KD, middle_KD, classes_KD, bias_K = (value.clone() for value in context.network.state_dict().values())
+    trained = [value.requires_grad_() for value in (first_KD, classes_KD, bias_K)]
+    task = finetune(context)
+    shown = []
+    for epoch in range(task.epochs):
+        for step, batch in enumerate(task.batches(epoch, 0)):
+            task.step(epoch, step, batch)
+            x_ND = torch.tanh(F.adaptive_avg_pool2d(batch.images, 8).flatten(1) @ first_KD.T)
+            y_NK = x_ND @ middle_KD.T
+            scores_NC = (y_NK / middle_KD.norm(dim=1) if projection else y_NK) @ classes_KD.T + bias_K
+            gradients = torch.autograd.grad(F.cross_entropy(scores_NC, batch.labels), trained)
+            with torch.no_grad():
+                for value, gradient in zip(trained, gradients, strict=True):
+                    value -= 0.1 * gradient
+                oja_KD = y_NK.T @ x_ND - (y_NK**2).sum(0).unsqueeze(1) * middle_KD
+                middle_KD = middle_KD + 0.5 * oja_KD / len(x_ND)
+        shown.append(task.end_epoch(epoch))
+    assert shown[-1]["by_rule"]["middle"]["steps"] == task.steps
+    wanted = dict(zip(context.network.state_dict(), (first_KD, middle_KD, classes_KD, bias_K), strict=True))
+    for name, value in context.network.state_dict().items():
+        torch.testing.assert_close(value, wanted[name].detach(), rtol=1e-4, atol=1e-6)
+    task.finish(shown[-1])
+    lengths = context.network.get_submodule("middle").weight.norm(dim=1)  # type: ignore[operator]
+    assert bool(((lengths - 1).abs() < 1e-5).all()) is projection
+
+
+def test_layers_by_rule_stand_still_while_the_classifier_learns_alone() -> None:
+    context = hybrid_context("finetune.classifier_epochs=1")
+    context.untrained = False
+    before = context.network.get_submodule("middle").weight.clone()  # type: ignore[operator]
+    task = finetune(context)
+    for epoch, moves in ((0, False), (1, True)):
+        for step, batch in enumerate(task.batches(epoch, 0)):
+            task.step(epoch, step, batch)
+        assert torch.equal(before, context.network.get_submodule("middle").weight) is not moves  # type: ignore[arg-type]
+        assert ("by_rule" in task.end_epoch(epoch)) is moves
+
+
+@pytest.mark.parametrize("rule", ["hpca", "swta"])
+def test_a_hybrid_of_one_stage_through_the_command(command: Callable[..., Ran], rule: str) -> None:
+    words = (f"rule={rule}", "finetune.by_rule=[conv1,conv3]", "label_fraction=0.2", "finetune.epochs=1")
+    ran = command("train", *words)
+    assert ran.code == 0, ran.err
+    before, after = (load_file(ran.directories(name)[0] / "model.safetensors") for name in ("pretrain", "finetune"))
+    moved = {name: not torch.equal(before[name], after[name]) for name in before if name.endswith("0.weight")}
+    assert all(moved.values())
+    (line,) = (ran.directories("finetune")[0] / "metrics.jsonl").read_text().splitlines()
+    assert list(json.loads(line)["by_rule"]) == ["conv1.0", "conv3.0"]
+    faster = command("train", *words, "finetune.layer_lr={conv1: 0.5}", "finetune.augment=none")
+    assert faster.code == 0, faster.err
+    assert len(ran.directories("pretrain")) == 1
+
+
+def test_patience_ends_where_validation_stopped_rising(command: Callable[..., Ran]) -> None:
+    words = ("rule=none", "label_fraction=0.05", "finetune.select=best")
+    whole = command("train", *words, "finetune.epochs=25")
+    assert whole.code == 0, whole.err
+    (directory,) = whole.directories("finetune")
+    curve = [json.loads(line)["validation_top1"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    wanted, best = len(curve), 0
+    for epoch, top1 in enumerate(curve):
+        best = epoch if top1 > curve[best] else best
+        if epoch - best == 2:
+            wanted = epoch + 1
+            break
+    assert wanted < 25
+    ran = command("train", *words, "finetune.epochs=25", "finetune.patience=2")
+    assert ran.code == 0, ran.err
+    (early,) = set(ran.directories("finetune")) - {directory}
+    results = json.loads((early / "results.json").read_text())
+    assert results["epochs"] == wanted
+    assert results["labels_validation"] == 300
+    assert results["top1"] == max(curve[:wanted])
+    assert f"ended after {wanted} of 25 epochs" in ran.err + ran.out
 
 
 def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others(command: Callable[..., Ran]) -> None:
@@ -66,6 +250,19 @@ def test_compiled_networks_learn_the_same(command: Callable[..., Ran]) -> None:
     compiled = command("train", "rule=none", "label_fraction=0.2", "model.dropout=0", "gpu.compile=true", "force=true")
     assert compiled.code == 0, compiled.err
     assert counters["stats"]["unique_graphs"] > 0
+    assert compiled.results("finetune")["loss"] == pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("words", [("finetune=hebbian",), ("finetune.by_rule=[conv1]",)])
+def test_what_learns_in_hooks_learns_the_same_where_all_else_is_compiled(
+    command: Callable[..., Ran], words: tuple[str, ...]
+) -> None:
+    words = (*words, "label_fraction=0.2", "model.dropout=0")
+    loss = command("train", *words).results("finetune")["loss"]
+    compiled = command("train", *words, "gpu.compile=true", "force=true")
+    assert compiled.code == 0, compiled.err
     assert compiled.results("finetune")["loss"] == pytest.approx(loss, rel=1e-3)
 
 

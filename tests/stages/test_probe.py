@@ -78,7 +78,7 @@ def test_features_are_what_the_layers_hand_on_and_nothing_moves() -> None:
     before = copy.deepcopy(network.state_dict())
     images = torch.randn(3, 3, 32, 32)
     kept = Features(probed_layers(network, None), pool=0)
-    kept.collect(network, Batch(images, torch.tensor([0, 1, 2])))
+    kept.collect(network, Batch(images, torch.tensor([0, 1, 2]), total=3))
     assert list(kept.parts) == ["conv1", "conv2", "conv3", "conv4", "fc5"]
     with torch.no_grad():
         torch.testing.assert_close(kept.parts["conv2"][0], network[:2](images).flatten(1))

@@ -23,7 +23,7 @@ from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
-from fasthebb_cli.stages.pretrain import rule_setting
+from fasthebb_cli.stages.learner import rule_setting
 
 
 def run_bench(bench: BenchConfig, console: Console) -> None:
@@ -62,7 +62,7 @@ def subject_of(
         factors = bench.rule.layer_lr
         return HebbianLearner(
             network, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options, layer_lr=factors,
-            exclude=["classifier*"], compile=compute.compile,
+            exclude=["classifier*"], compile=compute.compile, micro_batch=bench.gpu.micro_batch,
         )  # fmt: skip
 
     torch.manual_seed(0)

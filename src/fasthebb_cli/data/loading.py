@@ -2,7 +2,7 @@
 
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -32,15 +32,17 @@ def batches(
     order_seed: int | None,
     start: int = 0,
     workers: int = 0,
+    part_of: Callable[[int], slice] = slice,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of uint8 images (B, C, S, S) on the device and their indices (B,); the last pair may be
-    shorter, or longer by one (see `step_count`).
+    shorter, or longer by one (see `batch_lengths`).
 
     Args:
         indices: int64 (N,) of the images to read.
         order_seed: of their permutation; None: as given.
         start: batches to skip, of which nothing is decoded.
-        workers: processes that decode ahead, if the source is files or packed.
+        workers: processes that read ahead, if the source is files or packed.
+        part_of: which images of a batch of so many to read; all of them unless given. There may be none.
 
     Raises:
         InputError: a file can't be read.
@@ -49,10 +51,9 @@ def batches(
     if order_seed is not None:
         generator = torch.Generator().manual_seed(order_seed)
         indices = indices[torch.randperm(len(indices), generator=generator)]
-    chunks = list(torch.split(indices, batch_size)) if len(indices) else []
-    if step_count(len(indices), batch_size) < len(chunks):
-        chunks[-2:] = [torch.cat(chunks[-2:])]
-    chunks = chunks[start:]
+    chunks = [
+        chunk[part_of(len(chunk))] for chunk in torch.split(indices, batch_lengths(len(indices), batch_size))[start:]
+    ]
     if workers > 0 and chunks and isinstance(source, ImageFiles | PackedPixels):
         stream = read_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
     else:
@@ -61,8 +62,21 @@ def batches(
         yield images.to(device, non_blocking=True), chunk
 
 
+def batch_lengths(samples: int, batch_size: int) -> list[int]:
+    """Images in each batch of an epoch; a single one that is left over joins the batch before it: batch norm needs
+    two.
+    """
+    whole, rest = divmod(samples, batch_size)
+    lengths = [batch_size] * whole
+    if rest == 1 and whole:
+        lengths[-1] += 1
+    elif rest:
+        lengths.append(rest)
+    return lengths
+
+
 def step_count(samples: int, batch_size: int) -> int:
-    """Batches in an epoch; a single image that is left over joins the batch before it: batch norm needs two."""
+    """Batches in an epoch."""
     left_over = samples % batch_size == 1 and samples > batch_size
     return -(-samples // batch_size) - left_over
 

@@ -9,6 +9,7 @@ ROTATION = 10.0  # degrees to either side
 TRANSLATION = 1 / 8  # of the size, to either side
 TILT = 0.2  # "hard": perspective makes one side of the image up to so much nearer
 COLOUR = 0.4  # brightness moves by up to this (in deviations), contrast and saturation change by up to this factor
+ALL = slice(None)
 GREY = 0.1  # share of images that lose their colour
 
 
@@ -17,7 +18,15 @@ def to_float(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def augment(images: Tensor, kind: str, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
+def augment(
+    images: Tensor,
+    kind: str,
+    generator: torch.Generator,
+    *,
+    mirror: bool = True,
+    total: int | None = None,
+    part: slice = ALL,
+) -> Tensor:
     """Float images (B, C, S, S), each changed at random; "none" returns them as they are.
 
     "shift": move by up to 1/8 of the size. "light" (the papers'): rescale by up to 25 %, rotate by up to 10 degrees and
@@ -28,17 +37,25 @@ def augment(images: Tensor, kind: str, generator: torch.Generator, *, mirror: bo
     Args:
         generator: on the CPU.
         mirror: a mirrored image is of the same class (no for digits).
+        total, part: the images are this part of a batch of so many, whose other images get draws of their own.
     """
     if kind == "none":
         return images
     if kind not in ("shift", "light", "hard"):
         raise ValueError(f"unknown augmentation {kind!r}")
-    transforms = _affine(len(images), generator, kind, mirror=mirror).to(images.device, images.dtype)
+    total = len(images) if total is None else total
+    transforms = _affine(total, generator, kind, mirror=mirror)[part].to(images.device, images.dtype)
+    slants, colours = torch.rand(0), torch.rand(0)
+    if kind == "hard":
+        slants = torch.rand(total, 1, 1, 2, generator=generator)[part].to(images.device, images.dtype)
+        colours = torch.rand(4, total, 1, 1, 1, generator=generator)[:, part].to(images.device, images.dtype)
+    if len(images) == 0:
+        return images
     grid = affine_grid(transforms, list(images.shape), align_corners=False)
     if kind == "hard":
-        grid = _tilted(grid, generator)
+        grid = _tilted(grid, slants)
     images = grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return _recoloured(images, generator) if kind == "hard" else images
+    return _recoloured(images, colours) if kind == "hard" else images
 
 
 def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) -> Tensor:
@@ -56,15 +73,14 @@ def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) 
     return torch.stack(rows, 1)
 
 
-def _tilted(grid: Tensor, generator: torch.Generator) -> Tensor:
+def _tilted(grid: Tensor, draws: Tensor) -> Tensor:
     """Places (B, H, W, 2) seen at a slant: divided by a depth that changes evenly across the image."""
-    slant = TILT * (torch.rand(len(grid), 1, 1, 2, generator=generator) * 2 - 1).to(grid.device, grid.dtype)
+    slant = TILT * (draws * 2 - 1)
     return grid / (1 + (slant * grid).sum(-1, keepdim=True))
 
 
-def _recoloured(images: Tensor, generator: torch.Generator) -> Tensor:
+def _recoloured(images: Tensor, draws: Tensor) -> Tensor:
     """Normalised images (B, C, S, S) with other brightness, contrast and saturation."""
-    draws = torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images.device, images.dtype)
     brightness, contrast, saturation = COLOUR * (2 * draws[:3] - 1)
     saturation = torch.where(draws[3] < GREY, -1, saturation)
     mean = images.mean((1, 2, 3), keepdim=True)

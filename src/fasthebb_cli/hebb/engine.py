@@ -11,10 +11,11 @@ Shapes: N patches (samples x positions), D inputs of a unit, K units, G groups; 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +47,22 @@ class Sums:
         self.numerator.add_(other.numerator)
         self.denominator.add_(other.denominator)
 
+    def send(self, processes: dist.ProcessGroup) -> Callable[[], "Sums"]:
+        """Starts to add up everyone's sums, in one flat buffer; what it returns waits for the result."""
+        flat = torch.cat([_in_memory_order(self.numerator).reshape(-1), self.denominator.reshape(-1)])
+        work = dist.all_reduce(flat, group=processes, async_op=True)
+        assert work is not None
+
+        def received() -> Sums:
+            work.wait()
+            numerator, denominator = flat.split([self.numerator.numel(), self.denominator.numel()])
+            ordered = _in_memory_order(self.numerator)
+            ordered.copy_(numerator.view_as(ordered))
+            self.denominator = denominator.view_as(self.denominator)
+            return self
+
+        return received
+
     @torch.no_grad()
     def gradient_(self, weight: Tensor) -> Tensor:
         """-dW = -numerator / denominator, in the numerator's memory: the sums are spent.
@@ -66,8 +83,10 @@ class Sums:
 
 def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """A convolution's batch in parts whose responses stay in the cache; sums over patches don't mind."""
-    if isinstance(layer, nn.Linear) or _covers_input(layer, x):
+    if len(x) and (isinstance(layer, nn.Linear) or _covers_input(layer, x)):
         yield x, output
+        return
+    if len(x) == 0:  # a process may have nothing of a batch
         return
     parts = math.ceil(output.numel() / CHUNK)
     size = math.ceil(len(x) / parts)
@@ -116,6 +135,12 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
     else:
         denominator_GK = terms.gate.new_full(terms.gate.shape[1:], len(terms.gate))
     return Sums(numerator, denominator_GK, terms.damping, terms.largest, terms.tangent)
+
+
+def nothing(layer: Layer, terms: Terms) -> Sums:
+    """The sums over no patch, for a rule with such terms."""
+    denominator_GK = layer.weight.new_zeros(_groups(layer), len(layer.weight) // _groups(layer))
+    return Sums(torch.zeros_like(layer.weight), denominator_GK, terms.damping, terms.largest, terms.tangent)
 
 
 def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,6 +224,11 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
         r_NK = None if recombination is None else recombination[:, group]
         power_GK[group] = _recombine_(out_GKD[group], w_GKD[group], gate[:, group], r_NK, terms.mask)
     return numerator, power_GK
+
+
+def _in_memory_order(weight: Tensor) -> Tensor:
+    """A view with its last dimension contiguous."""
+    return weight.movedim(1, -1) if weight.dim() == 4 and not weight.is_contiguous() else weight
 
 
 def _patch_norm(layer: Layer, x: Tensor) -> Tensor:

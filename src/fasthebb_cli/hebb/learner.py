@@ -8,6 +8,7 @@
 
 A forward hook adds each layer's numerator and denominator to what it has seen since the last step, so observing two
 half batches equals observing the whole one. The update reaches the weights through a torch optimizer as -dW.
+Where several processes observe a part of each batch, their sums are added up while the next layer works.
 Knows nothing of data, schedules or files.
 """
 
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb.parts import in_parts, layers
 from fasthebb_cli.hebb.patterns import first_match, matches
 from fasthebb_cli.hebb.responses import RESPONSES, UNITS, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
@@ -55,6 +58,7 @@ class _LearningLayer:
     def __init__(self, name: str, module: engine.Layer, options: Mapping[str, Any]) -> None:
         self.name, self.module, self.options = name, module, options
         self.sums: engine.Sums | None = None
+        self.sent: list[Callable[[], engine.Sums]] = []  # and not yet received, from all processes
         self.spare: Tensor | None = None  # memory of the last step's numerator, for the next
         self.moments: Moments | None = None
         self.learns = True
@@ -101,7 +105,10 @@ class HebbianLearner:
             case a whole number a class.
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
         compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
+        processes: each of them observes a part of every batch, and all make the step of the whole.
+        micro_batch: images that run through the network at a time; the numbers are those of the whole batch.
 
+    While `paused` is true, forward passes teach nothing.
     `unserved` says of the layers that the patterns take in but the rule can't serve why; they keep their weights.
 
     Raises:
@@ -124,6 +131,8 @@ class HebbianLearner:
         assigned: Mapping[str, int] | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
         compile: bool = False,
+        processes: dist.ProcessGroup | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         self.network = network
         self.setting = setting_of(rule)
@@ -131,6 +140,9 @@ class HebbianLearner:
         self.response: Response = RESPONSES[self.setting.response]
         self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
         self.labels: Tensor | None = None
+        self.paused = False
+        self.processes, self.micro_batch = processes, micro_batch
+        self._last_part = True
         self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
         self.layers: list[_LearningLayer] = []
         self.unserved: dict[str, str] = {}
@@ -172,17 +184,27 @@ class HebbianLearner:
         """
         if (labels is None) != (self.classes is None):
             raise ValueError("labels and classes go together: they are the teacher signal")
-        self.labels = labels
         children = [self.network]
         if isinstance(self.network, nn.Sequential) and type(self.network).forward is nn.Sequential.forward:
             children = list(self.network)  # where a module may stand twice
         last = max(k for k, child in enumerate(children) for layer in self.layers if _learns_in(layer, child))
+        needed, total = children[: last + 1], len(images)
+
+        def begin(start: int, stop: int) -> None:
+            self.labels = None if labels is None else labels[start:stop]
+            self._last_part = stop == total
+
         try:
-            for child in children[: last + 1]:
-                images = child(images)
+            begin(0, total)
+            if self.micro_batch is None or total <= self.micro_batch:
+                for child in needed:
+                    images = child(images)
+                return images
+            whole = [layer.module for layer in self.layers if self.running]
+            modules = [module for child in needed for module in layers(child)]
+            return in_parts(modules, images, self.micro_batch, whole=whole, begin=begin)
         finally:
             self.labels = None
-        return images
 
     def learn_only(self, name: str | None) -> None:
         """One layer learns, for learning layer by layer; None: all do."""
@@ -194,6 +216,9 @@ class HebbianLearner:
         """Applies the update of everything observed since the last step."""
         for layer, group in zip(self.layers, self.optimizer.param_groups, strict=True):
             weight = layer.module.weight
+            for receive in layer.sent:
+                layer.sums = _added(layer.sums, receive())
+            layer.sent = []
             if layer.sums is None:
                 weight.grad = None
                 continue
@@ -214,7 +239,8 @@ class HebbianLearner:
             layer.module.weight.grad = None
 
     def statistics(self) -> dict[str, LayerStatistics]:
-        """Statistics since the last call by layer name, of the layers that learn."""
+        """Statistics since the last call by layer name, of the layers that learn; all processes call it together."""
+        self._share_alive()
         report = {layer.name: layer.statistics() for layer in self.layers if layer.learns}
         for layer in self.layers:
             layer.reset_statistics()
@@ -230,7 +256,10 @@ class HebbianLearner:
                 _normalise(layer.module.weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer, statistics and running moments; the weights are the network's own. Call it between steps."""
+        """Optimizer, statistics and running moments; the weights are the network's own. Call it between steps, in all
+        processes.
+        """
+        self._share_alive()
         layers = {
             layer.name: {
                 "alive": layer.alive,
@@ -253,6 +282,13 @@ class HebbianLearner:
             moments = saved["moments"]
             layer.moments = moments and Moments(**{name: value.to(device) for name, value in moments.items()})
 
+    def _share_alive(self) -> None:
+        if self.processes is not None:
+            for layer in self.layers:
+                alive = layer.alive.int()
+                dist.all_reduce(alive, dist.ReduceOp.MAX, group=self.processes)
+                layer.alive = alive.bool()
+
     def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = first_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
@@ -261,7 +297,7 @@ class HebbianLearner:
     def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
-            if layer.learns:
+            if layer.learns and not self.paused:
                 # under autocast only the forward product is of low precision: the sums cancel too much for it
                 with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
                     self._learn(layer, inputs[0].to(dtype), output.to(dtype))
@@ -275,7 +311,8 @@ class HebbianLearner:
         """Adds what one batch says to the layer's sums, chunk by chunk."""
         module, lengths = layer.module, self.response in WITH_LENGTHS
         if self.running:  # the gates need the whole batch's moments
-            batch = Moments.of(self.response(engine.pre_activation(module, x, output, lengths=lengths)))
+            y_NGK = self.response(engine.pre_activation(module, x, output, lengths=lengths))
+            batch = Moments.of(y_NGK, self.processes)
             layer.moments = batch if layer.moments is None else layer.moments.moved_to(batch, MOMENTUM)
         first = 0
         for x_part, output_part in engine.chunks(module, x, output):
@@ -287,10 +324,11 @@ class HebbianLearner:
             layer.spare = None
             if layer.is_watched:
                 layer.alive |= _alive(terms)
-            if layer.sums is None:
-                layer.sums = seen
-            else:
-                layer.sums.add_(seen)
+            layer.sums = _added(layer.sums, seen)
+        if self.processes is not None and self._last_part:
+            seen = layer.sums or engine.nothing(module, self.setting.tried(layer.options))
+            layer.sent.append(seen.send(self.processes))
+            layer.sums = None
 
     def _teacher(self, layer: _LearningLayer, dot_NGK: Tensor, images: slice) -> Tensor | None:
         if self.labels is None or self.classes is None:
@@ -330,6 +368,13 @@ def _unserved(module: nn.Module, competitive: bool) -> str | None:
 
 def _learns_in(layer: _LearningLayer, module: nn.Module) -> bool:
     return layer.learns and any(part is layer.module for part in module.modules())
+
+
+def _added(sums: engine.Sums | None, more: engine.Sums) -> engine.Sums:
+    if sums is None:
+        return more
+    sums.add_(more)
+    return sums
 
 
 def _alive(terms: Terms) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,9 +45,14 @@ class Moments:
         return Moments(self.mean.lerp(batch.mean, momentum), self.mean_square.lerp(batch.mean_square, momentum))
 
     @classmethod
-    def of(cls, y_NGK: Tensor) -> "Moments":
-        """Those of one batch."""
-        return cls(y_NGK.mean(0), y_NGK.square().mean(0))
+    def of(cls, y_NGK: Tensor, processes: dist.ProcessGroup | None = None) -> "Moments":
+        """Those of one batch, of which each process may have a part."""
+        if processes is None:
+            return cls(y_NGK.mean(0), y_NGK.square().mean(0))
+        count = torch.full_like(y_NGK[:1].sum(0), len(y_NGK))
+        sums = torch.stack([count, y_NGK.sum(0), y_NGK.square().sum(0)])
+        dist.all_reduce(sums, group=processes)
+        return cls(sums[1] / sums[0], sums[2] / sums[0])
 
 
 Response = Callable[[PreActivation], Tensor]

@@ -10,8 +10,8 @@ from torch import nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.imports import imported
+from fasthebb_cli.nets import readout
 from fasthebb_cli.nets.networks import conv6, conv10
-from fasthebb_cli.nets.readout import cut_after
 from fasthebb_cli.nets.softhebb import softhebb
 from fasthebb_cli.nets.whitening import Whitening
 
@@ -20,7 +20,7 @@ NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": c
 
 def build_network(
     name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int,
-    whitening: bool = False, layer: str | None = None
+    whitening: bool = False, layer: str | None = None, hidden: int = 0
 ) -> nn.Module:  # fmt: skip
     """Calls the network's function.
 
@@ -28,6 +28,7 @@ def build_network(
         name: a key of NETWORKS, "torchvision:resnet18" and its like, or "my_package.module:function".
         arguments: its keyword arguments besides channels, size and classes.
         layer: cut the network after this one, with a classifier of its own; None: the whole network.
+        hidden: units of a hidden layer in the classifier; 0: it has none.
         whitening: put a Whitening layer, not yet fitted, before the first; the network must be an nn.Sequential.
 
     Raises:
@@ -50,7 +51,11 @@ def build_network(
         if not isinstance(network, nn.Sequential):
             raise InputError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential")
         network = nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))
-    return network if layer is None else cut_network(network, layer, channels=channels, size=size, classes=classes)
+    if layer is not None:
+        network = cut_network(network, layer, channels=channels, size=size, classes=classes)
+    if hidden:
+        add_hidden_layer(network, hidden)
+    return network
 
 
 def _function(name: str) -> Callable[..., nn.Module]:
@@ -82,6 +87,14 @@ def _of_torchvision(name: str, /, *, channels: int, size: int, classes: int, **o
 def cut_network(network: nn.Module, layer: str, *, channels: int, size: int, classes: int) -> nn.Module:
     """See `cut_after`; raises InputError."""
     try:
-        return cut_after(network, layer, channels=channels, size=size, classes=classes)
+        return readout.cut_after(network, layer, channels=channels, size=size, classes=classes)
     except ValueError as error:
         raise InputError(f"finetune.layer={layer}: {error}") from error
+
+
+def add_hidden_layer(network: nn.Module, units: int) -> None:
+    """See `readout.add_hidden_layer`; raises InputError."""
+    try:
+        readout.add_hidden_layer(network, units)
+    except ValueError as error:
+        raise InputError(f"finetune.hidden={units}: {error}") from error

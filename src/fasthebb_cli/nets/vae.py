@@ -85,13 +85,13 @@ class VariationalAutoencoder(nn.Module):
 
 
 def loss_terms(images: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error and divergence from a standard normal code, both summed within an image, means over images.
+    """Squared error and divergence from a standard normal code, summed within an image and over images.
 
     (x - x')^2 and 0.5 (mean^2 + variance - log variance - 1); their sum is the negative evidence bound.
     """
-    error = (reconstruction.float() - images.float()).square().flatten(1).sum(1).mean()
+    error = (reconstruction.float() - images.float()).square().sum()
     mean, log_variance = mean.float(), log_variance.float()
-    divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1).mean()
+    divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()
     return error, divergence
 
 

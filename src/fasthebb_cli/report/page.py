@@ -50,6 +50,7 @@ def _environment(*, html: bool) -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["inline"] = _Inline()
+    environment.filters["unbroken"] = lambda text: re.sub(r" (?=[%±=<])|(?<=[±=<]) ", "\u00a0", str(text))
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     return environment
 

@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from fasthebb_cli.report.grid import Grid, Method
+from fasthebb_cli.report.grid import SCRATCH, Grid, Method
 
 INK = "#010203"  # stands for the page's text colour, and is replaced by it
 # Okabe and Ito's colours, told apart by colour-blind readers too; then again with dashes
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1")
-SCRATCH_COLOUR = "#888888"
+SCRATCH_COLOURS = ("#888888", "#a6761d", "#7f9f3f", "#b07d8a")  # muted: what pre-training is measured against
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
 STYLE: Any = {
@@ -33,17 +33,20 @@ Look = dict[str, Any]
 
 
 def looks_of(methods: Sequence[Method]) -> dict[str, Look]:
-    """Colour, dashes and marker of each method, the same in every figure; grey for those without pre-training."""
+    """Colour, dashes and marker of each method, the same in every figure and no other's; muted without pre-training."""
     looks: dict[str, Look] = {}
+    colours: tuple[str, ...]
     learnt = scratch = 0
     for method in methods:
-        if method.rule == "none":
-            colour, again = SCRATCH_COLOUR, scratch
+        if method.rule == SCRATCH:
+            colours, number, dashed = SCRATCH_COLOURS, scratch, scratch
             scratch += 1
         else:
-            colour, again = COLOURS[learnt % len(COLOURS)], learnt // len(COLOURS)
+            colours, number, dashed = COLOURS, learnt, 0
             learnt += 1
-        looks[method.name] = {"color": colour, "linestyle": DASHES[again % 4], "marker": MARKERS[again % 6]}
+        again = number // len(colours) + dashed
+        look = {"linestyle": DASHES[again % len(DASHES)], "marker": MARKERS[again % len(MARKERS)]}
+        looks[method.name] = {"color": colours[number % len(colours)], **look}
     return looks
 
 
@@ -96,14 +99,21 @@ def layers_figure(accuracies: Mapping[str, Mapping[str, float]], looks: Mapping[
     """Accuracy in % by layer, a line per method."""
     layers = list(dict.fromkeys(layer for by_layer in accuracies.values() for layer in by_layer))
     with _figure(width=4.6, height=3.3) as (figure, axes):
-        for name, by_layer in accuracies.items():
+        for number, (name, by_layer) in enumerate(accuracies.items()):
             here = [layer for layer in layers if layer in by_layer]
             axes.plot([layers.index(layer) for layer in here], [100 * by_layer[layer] for layer in here], label=name,
-                      **(looks.get(name) or {"marker": "o"}))  # fmt: skip
+                      **(looks.get(name) or _look_by_rule(name, number)))  # fmt: skip
         axes.set_xticks(range(len(layers)), layers, rotation=30 if max(map(len, layers)) > 6 else 0)
         axes.set_ylabel("accuracy in %")
         _legend(figure, axes)
         return _svg(figure)
+
+
+def _look_by_rule(name: str, number: int) -> Look:
+    """For what is no method by itself: several of them, or another classifier on a method's features."""
+    is_scratch = name.replace(",", " ").split()[0] == SCRATCH
+    colours = SCRATCH_COLOURS if is_scratch else COLOURS
+    return {"color": colours[number % len(colours)], "linestyle": "--", "marker": MARKERS[number % len(MARKERS)]}
 
 
 def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:

@@ -38,9 +38,10 @@ def command_of(method: Method, conf: Path) -> str:
     except (OSError, yaml.YAMLError, KeyError, TypeError, HydraException, OmegaConfBaseException):
         return ""
     overrides = [
-        f"{'' if key in usual else '+'}{key}={_written(value)}"
+        word
         for key, value in _keys(config).items()
         if key not in LEFT_OUT and (key not in usual or usual[key] != value)
+        for word in _overrides(key, value, usual)
     ]
     if config.get("init_from"):
         overrides.append("init_from=DIRECTORY")
@@ -50,6 +51,22 @@ def command_of(method: Method, conf: Path) -> str:
     sweep = ["-m"] if any("," in word for word in cell) else []
     words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
     return " ".join(["fasthebb", *map(shlex.quote, words)])
+
+
+def _overrides(key: str, value: Any, usual: Mapping[str, Any]) -> list[str]:
+    """The words that set a key. A mapping given to one that is there adds to it: to lose entries it is made anew."""
+    if key not in usual:
+        return [f"+{key}={_written(value)}"]
+    if _lacks(value, usual[key]):
+        return [f"~{key}", f"+{key}={_written(value)}"]
+    return [f"{key}={_written(value)}"]
+
+
+def _lacks(value: Any, usual: Any) -> bool:
+    """The second mapping has a key, at any depth, that the first one hasn't."""
+    if not (isinstance(value, dict) and isinstance(usual, dict)):
+        return False
+    return any(key not in value or _lacks(value[key], usual[key]) for key in usual)
 
 
 def _composed(conf: Path, choices: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import write_atomically
 
-CHECKPOINT_FORMAT = "fasthebb checkpoint 1"
+CHECKPOINT_FORMAT = "fasthebb checkpoint 2"
 KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
 
 

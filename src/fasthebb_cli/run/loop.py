@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 import fasthebb_cli
+from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.run.checkpoint import save_checkpoint
@@ -75,19 +76,25 @@ def run_task(
             return
         check_finite(network)
         position.epoch, position.step = epoch, step
-        save_checkpoint(session.checkpoint, _state(task, network, position, session, time.perf_counter() - clock))
+        state = _state(task, network, position, session, time.perf_counter() - clock)
+        if processes.is_first():
+            save_checkpoint(session.checkpoint, state)
+        processes.meet()
         saved = time.perf_counter()
 
     with stop_requests() as stop:
         for epoch in range(position.epoch, task.epochs):
+            if task.ended():
+                break
             began = time.perf_counter()
             first = position.step if epoch == position.epoch else 0
             for step, batch in enumerate(task.batches(epoch, first), first):
                 task.step(epoch, step, batch)
-                display.advance(len(batch.labels))
-                if stop.requested or time.perf_counter() - saved > pause:
+                display.advance(batch.total)
+                due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause)
+                if due.stop or due.save:
                     save(epoch, step + 1)
-                    if stop.requested:
+                    if due.stop:
                         raise _interrupted(task, f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
             metrics = task.end_epoch(epoch)
             check_finite(network)
@@ -97,9 +104,10 @@ def run_task(
             record.add({"epoch": epoch + 1} | metrics | {"seconds": round(seconds, 3), "images_per_second": speed})
             position.records = record.epochs
             display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
-            if stop.requested or time.perf_counter() - saved > pause / 2:
+            due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause / 2)
+            if due.stop or due.save:
                 save(epoch + 1, 0)
-                if stop.requested:
+                if due.stop:
                     raise _interrupted(task, f"epoch {epoch + 1}, its end")
     position.seconds += time.perf_counter() - clock
     return position
@@ -126,9 +134,11 @@ def restore(task: Task, network: nn.Module, state: dict[str, Any]) -> Position:
     network.load_state_dict(state["network"])
     for name, part in task.state.items():
         part.load_state_dict(state["task"][name])
-    torch.set_rng_state(state["random"]["cpu"])
-    if "device" in state["random"]:
-        torch.get_device_module().set_rng_state(state["random"]["device"])
+    if processes.rank() < len(state["random"]):  # more processes than before draw from fresh generators
+        random = state["random"][processes.rank()]
+        torch.set_rng_state(random["cpu"])
+        if "device" in random:
+            torch.get_device_module().set_rng_state(random["device"])
     return Position(state["epoch"], state["step"], state["seconds"], state["records"])
 
 
@@ -150,7 +160,7 @@ def _state(task: Task, network: nn.Module, position: Position, session: Session,
         "records": position.records,
         "network": network.state_dict(),
         "task": {name: part.state_dict() for name, part in task.state.items()},
-        "random": random,
+        "random": processes.gathered(random),
         "config": session.config,
         "versions": versions(),
     }

@@ -7,15 +7,19 @@ import shutil
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import MEASURING, Config, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
+from fasthebb_cli.nets.batch_norm import share_batch_norm
+from fasthebb_cli.processes import PeerFailed, PeerLost
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import load_checkpoint
@@ -71,8 +75,11 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     Raises:
         InputError, RunError, Interrupted: as the stages do; what was finished or saved stays.
     """
+    processes.join()
     compute = prepare(config.gpu)
     view.note(f"{config.dataset.name} on {compute.describe()}")
+    if config.dataset.download:  # by one, for all
+        processes.from_first(lambda: load_dataset(config.dataset, config.seed) and None)
     dataset = load_dataset(config.dataset, config.seed)
     view.left_out(dataset.left_out)
     if isinstance(dataset.source, InMemory):
@@ -83,15 +90,15 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     outcomes = []
     with ExitStack() as locks:
         for stage in stages:
-            if stage.wanted and stage.kind != "pretrain":  # a shared pre-training is waited for, a cell is not
-                locks.enter_context(locked(stage.directory))
+            if stage.wanted and stage.kind != "pretrain" and processes.is_first():
+                locks.enter_context(locked(stage.directory))  # a shared pre-training is waited for, a cell is not
         for stage in stages:
             if not stage.wanted:
                 _require(stage, config)
-            elif stage.kind == "pretrain":
-                with locked(stage.directory, lambda holder, stage=stage: _say_waiting(view, stage, holder)):  # type: ignore[misc]
-                    outcomes.append(_run_stage(cell, stage))
-            else:
+                continue
+            with ExitStack() as lock:
+                if stage.kind == "pretrain" and processes.is_first():
+                    lock.enter_context(locked(stage.directory, partial(_say_waiting, view, stage)))
                 outcomes.append(_run_stage(cell, stage))
     return outcomes
 
@@ -107,28 +114,25 @@ def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None
         ):
             labelled(dataset, config)
     with torch.device("meta"):
-        for layer in {stage.layer for stage in stages} - {None}:
-            new_network(config, dataset, layer)
+        for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
+            new_network(config, dataset, layer, hidden)
 
 
 def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
+    """The stage's outcome. Of several processes the first alone looks at and writes into the directory."""
     config, directory = cell.config, stage.directory
-    if config.force and directory.exists() and is_older(directory / FINGERPRINT_FILE):
-        shutil.rmtree(directory)
-    if stage.finished:
-        results = read_json(directory / RESULTS_FILE)
-        if results.get("fingerprint") != stage.fingerprint:
-            raise InputError(
-                f"{directory / RESULTS_FILE} is of other settings or damaged; delete {directory} to redo it"
-            )
-        cell.view.skipped(stage, results)
-        return Outcome(stage, results, cached=True)
-    _open_directory(cell, stage)
-    cell.view.log = open_log(directory)
+    finished = processes.from_first(lambda: _opened(cell, stage))
+    if finished is not None:
+        cell.view.skipped(stage, finished)
+        return Outcome(stage, finished, cached=True)
+    if processes.is_first():
+        cell.view.log = open_log(directory)
     try:
         results = _do_stage(cell, stage)
     except Interrupted as stopped:
         raise Interrupted(f"{stopped} of {stage.name}" + (" (leave out force=true)" if config.force else "")) from None
+    except PeerFailed:
+        raise
     except (InputError, RunError) as error:
         write_text(directory / ERROR_FILE, f"{error}\n")
         raise
@@ -136,24 +140,42 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
         failure = _as_run_error(error, stage)
         if failure is None:
             raise
-        with suppress(OSError):
-            write_text(directory / ERROR_FILE, f"{failure}\n")
+        if not isinstance(failure, PeerFailed):
+            with suppress(OSError):
+                write_text(directory / ERROR_FILE, f"{failure}\n")
         raise failure from error
     finally:
         cell.view.log = None
-    (directory / ERROR_FILE).unlink(missing_ok=True)
     return Outcome(stage, results, cached=False)
+
+
+def _opened(cell: Cell, stage: PlannedStage) -> dict[str, Any] | None:
+    """The results of a stage that is finished; else its directory is made ready, and None."""
+    directory = stage.directory
+    if cell.config.force and directory.exists() and is_older(directory / FINGERPRINT_FILE):
+        shutil.rmtree(directory)
+    if not stage.finished:
+        _open_directory(cell, stage)
+        return None
+    results = read_json(directory / RESULTS_FILE)
+    if results.get("fingerprint") != stage.fingerprint:
+        raise InputError(f"{directory / RESULTS_FILE} is of other settings or damaged; delete {directory} to redo it")
+    return results
 
 
 def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     config, compute, directory = cell.config, cell.compute, stage.directory
     checkpoint = directory / CHECKPOINT_FILE
-    state = load_checkpoint(checkpoint, stage.fingerprint) if checkpoint.exists() else None
+    resumed = processes.from_first(checkpoint.exists)
+    state = load_checkpoint(checkpoint, stage.fingerprint) if resumed else None
     start = start_of(config, cell.dataset, stage, cell.view)
-    network = compute.place(start.network)
-    if compute.compile and stage.kind != "pretrain":  # whose learner compiles what its hooks do
+    network = share_batch_norm(compute.place(start.network))
+    settings = stage.settings
+    in_hooks = isinstance(settings, PretrainConfig) or (isinstance(settings, FinetuneConfig) and settings.in_hooks)
+    if compute.compile and not in_hooks:  # there the learner compiles what its hooks do
         network.compile()
-    torch.manual_seed(derived_seed(config.seed, stage.name))
+    others = (processes.rank(),) if processes.rank() else ()  # each draws noise and dropout of its own
+    torch.manual_seed(derived_seed(config.seed, stage.name, *others))
     task = STAGES[stage.kind](
         Context(
             config, stage.name, stage.settings, cell.dataset, network, compute, start.statistics,
@@ -167,29 +189,36 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
         remedy = "delete it or use force=true to start the stage over"
         raise InputError(f"checkpoint {checkpoint} does not fit this stage; {remedy}") from error
     session = Session(checkpoint, stage.fingerprint, {"yaml": cell.yaml}, compute)
-    record = Record(directory, position.records)
+    record = Record(directory if processes.is_first() else None, position.records)
     try:
         with cell.view.stage(stage, task, position) as display:
             position = run_task(task, network, position, session, record, display)
     finally:
         record.close()
-    return _finish(cell, stage, task, position, start)
+    measured = task.finish(position.records[-1] if position.records else {})
+    return processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
 
 
 def _as_run_error(error: Exception, stage: PlannedStage) -> RunError | None:
     """What the machine refused, memory or disk, in the user's terms; None for any other fault."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return RunError(f"{stage.name}: out of memory; lower {stage.kind}.batch_size or model.width")
+    if processes.count() > 1 and "peer" in str(error):  # what gloo says of a broken connection
+        return PeerLost(f"{stage.name}: another process of this run ended; see the messages before this")
     if isinstance(error, OSError):
         return RunError(f"{stage.name}: {error.strerror or error} ({error.filename or stage.directory})")
     return None
 
 
-def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, start: Start) -> dict[str, Any]:
+def _finish(
+    cell: Cell, stage: PlannedStage, task: Task, position: Position, start: Start, measured: dict[str, Any]
+) -> dict[str, Any]:
     """Writes weights, filters and, last of all, results.json, which says that the stage is finished."""
     config, directory = cell.config, stage.directory
-    measured = task.finish(position.records[-1] if position.records else {})
-    images = task.samples * task.epochs
+    epochs = len(position.records)
+    if epochs < task.epochs:
+        cell.view.note(f"{stage.name}: ended after {epochs} of {task.epochs} epochs: {task.ended()}")
+    images = task.samples * epochs
     results = {
         "stage": stage.name,
         "kind": stage.kind,
@@ -199,7 +228,7 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
         "label_fraction": config.label_fraction,
         "seed": config.seed,
         **measured,
-        "epochs": task.epochs,
+        "epochs": epochs,
         "seconds": round(position.seconds, 3),
         "images_per_second": round(images / position.seconds, 1) if position.seconds > 0 else None,
         "device": cell.compute.describe(),
@@ -214,11 +243,13 @@ def _finish(cell: Cell, stage: PlannedStage, task: Task, position: Position, sta
             list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
             max(start.labels_train, measured["labels_train"]),
             max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
+            hidden=start.hidden,
         )  # fmt: skip
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)
     write_json(directory / RESULTS_FILE, results)
-    (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for spent in (CHECKPOINT_FILE, ERROR_FILE):
+        (directory / spent).unlink(missing_ok=True)
     cell.view.finished(stage, results)
     return results
 

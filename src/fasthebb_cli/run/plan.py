@@ -29,6 +29,8 @@ from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
 
+# Settings that are younger than some directories: at these values the fingerprint is as it was without them
+YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}
 NUMBERS_VERSION = 3  # raise it when a change of the code changes results, so that old directories are not taken for new
 
 
@@ -57,6 +59,12 @@ class PlannedStage:
         """The layer that the network is cut after, as far as the cell itself says."""
         own = self.settings.layer if isinstance(self.settings, FinetuneConfig) else None
         return own or (self.previous.layer if self.previous else None)
+
+    @property
+    def hidden(self) -> int:
+        """Units of the classifier's hidden layer, as far as the cell itself says; 0: it has none."""
+        own = self.settings.hidden if isinstance(self.settings, FinetuneConfig) else 0
+        return own or (self.previous.hidden if self.previous else 0)
 
     @property
     def finished(self) -> bool:
@@ -134,6 +142,7 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     }
     content |= _flat("model", config.model.arguments())
     content |= _flat(settings.kind, asdict(settings))
+    content = {key: value for key, value in content.items() if key not in YOUNGER or value != YOUNGER[key]}
     if isinstance(settings, PretrainConfig | FinetuneConfig) and settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
     if isinstance(settings, PretrainConfig):
@@ -145,6 +154,9 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     elif isinstance(settings, FinetuneConfig):
         content |= _samples("train", dataset.train)
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
+        if settings.by_rule:
+            left = ("name", "whitening", "activation")
+            content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left})
         if settings.select == "best":
             content |= _samples("validation", dataset.validation)
     else:

@@ -59,7 +59,7 @@ def _size(
     config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, *, measure: bool
 ) -> tuple[int, int, float]:
     """Images a pass, labels, and seconds for all passes from the pace of a few steps on this machine."""
-    network = compute.place(new_network(config, dataset, stage.layer))
+    network = compute.place(new_network(config, dataset, stage.layer, stage.hidden))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     task = STAGES[stage.kind](
@@ -103,7 +103,7 @@ def _size(
             task.step(max(turn, 0) * (task.epochs - 1) // (STEPS - 1), 0, images)
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
-            paces.append((time.perf_counter() - began) / len(images.labels))
+            paces.append((time.perf_counter() - began) / images.total)
         _measured[key] = statistics.fmean(paces[1:] or paces)
     return task.samples, labels, _measured[key] * task.samples * task.epochs
 

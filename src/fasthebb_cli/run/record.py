@@ -27,12 +27,15 @@ class Record:
     """The running record of one stage.
 
     Args:
-        directory: of the stage.
+        directory: of the stage; None: nothing is written.
         epochs: records of the epochs that are done already.
     """
 
-    def __init__(self, directory: Path, epochs: list[dict[str, Any]]) -> None:
+    def __init__(self, directory: Path | None, epochs: list[dict[str, Any]]) -> None:
         self.directory, self.epochs = directory, list(epochs)
+        self._events: SummaryWriter | None = None
+        if directory is None:
+            return
         for old in directory.glob("events.out.tfevents.*"):
             old.unlink()
         write_text(directory / METRICS_FILE, "".join(json.dumps(epoch) + "\n" for epoch in epochs))
@@ -43,14 +46,18 @@ class Record:
     def add(self, epoch: dict[str, Any]) -> None:
         """One finished epoch; it must have a key `epoch`, counted from 1."""
         self.epochs.append(epoch)
+        if self.directory is None:
+            return
         with (self.directory / METRICS_FILE).open("a") as file:
             file.write(json.dumps(epoch) + "\n")
         self._show(epoch)
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
     def _show(self, epoch: dict[str, Any]) -> None:
+        assert self._events is not None
         for key, value in _scalars(epoch):
             self._events.add_scalar(key, value, epoch["epoch"])
 

@@ -27,6 +27,7 @@ class ModelCard:
         classes: names of the classes, in the order of the scores.
         mean, std: per channel, of pixels in [0, 1].
         layer: the network ends after it; None: it is whole.
+        hidden: units of the classifier's hidden layer; 0: it has none.
         labels_train, labels_validation: labels that the weights have seen.
         taught: the classifier was fine-tuned, with the features as they are.
         whitening: the network's first layer whitens; its matrix is among the weights.
@@ -44,11 +45,15 @@ class ModelCard:
     labels_train: int = 0
     labels_validation: int = 0
     taught: bool = False
+    hidden: int = 0
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    data = save(tensors, metadata={"fasthebb": json.dumps(asdict(card))})  # one key: several are written in any order
+    described = asdict(card)
+    if not card.hidden:
+        described.pop("hidden")  # it is younger than other files, which others stay equal to
+    data = save(tensors, metadata={"fasthebb": json.dumps(described)})  # one key: several are written in any order
     write_atomically(path, lambda file: file.write(data))
 
 
@@ -97,6 +102,7 @@ def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Modul
         classes=max(len(card.classes), 1),
         whitening=card.whitening,
         layer=card.layer,
+        hidden=card.hidden,
     )
     try:
         network.load_state_dict(weights)

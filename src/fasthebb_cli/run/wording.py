@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
+from fasthebb_cli.launch import launch
+
 PLAIN_WIDTH = 160  # characters, where there is no terminal
 
 
@@ -36,6 +38,7 @@ def make_console(*, stderr: bool = False) -> Console:
     console = _Console(stderr=stderr)
     if not console.is_terminal and not (columns.isdigit() and int(columns) > 0):
         console = _Console(stderr=stderr, width=PLAIN_WIDTH)
+    console.quiet = not launch().first
     return console
 
 

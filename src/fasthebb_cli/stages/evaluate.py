@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import EvaluateConfig, ProbeConfig
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
@@ -34,7 +35,7 @@ def evaluate(context: Context) -> Task:
         return {name: last[name] for name in ("top1", "top5", "loss")} | {
             "classes": list(dataset.classes),
             "top1_by_class": confusion.accuracy(),
-            "confusion": confusion.counts.tolist() if len(dataset.classes) <= LARGEST_CONFUSION else None,
+            "confusion": confusion.total().tolist() if len(dataset.classes) <= LARGEST_CONFUSION else None,
             "split": settings.split,
             "samples": len(indices),
             "labels_train": context.labels_train,
@@ -80,7 +81,7 @@ def add_batch(totals: Totals, context: Context, batch: Batch) -> Tensor:
 
 
 class Confusion:
-    """How many images of each class (rows) were taken for each class (columns)."""
+    """How many images of each class (rows) were taken for each class (columns); each process counts its own."""
 
     def __init__(self, classes: int) -> None:
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
@@ -90,17 +91,21 @@ class Confusion:
         pairs = (labels * classes + predictions).cpu()
         self.counts += torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
+    def total(self) -> Tensor:
+        """Those of all processes."""
+        return processes.summed(self.counts.clone())
+
     def accuracy(self) -> list[float | None]:
         """Share of each class that was recognised; None for one without images."""
-        totals = self.counts.sum(1).tolist()
-        right = self.counts.diagonal().tolist()
+        counts = self.total()
+        totals, right = counts.sum(1).tolist(), counts.diagonal().tolist()
         return [hits / total if total else None for hits, total in zip(right, totals, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": self.counts}
+        return {"counts": self.total()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts = state["counts"]
+        self.counts = state["counts"] if processes.is_first() else torch.zeros_like(state["counts"])
 
 
 def accuracy(context: Context, indices: Tensor, batch_size: int) -> dict[str, float]:

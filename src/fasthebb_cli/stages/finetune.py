@@ -5,8 +5,9 @@ come pre-trained at `features_lr` times the rate (0: they stay frozen), times `l
 stay as the rule made them while backprop trains the others. Each phase runs through the schedule. An
 untrained network has no features to spare: all of it learns at the full rate in both phases, unless features_lr is 0.
 With few labels an epoch is a few steps, so `epochs=null` means at least MINIMUM_STEPS of them.
-Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. The last epoch counts;
-`select=best` looks at the validation labels and counts them.
+Frozen means frozen: no gradient, batch norm as it was learnt, no dropout inside the features. On frozen features the
+classifier may be Hebbian. Layers `by_rule` go on learning by the rule in the very steps in which backprop trains the
+others. The last epoch counts; `select=best` looks at the validation labels and counts them.
 """
 
 import math
@@ -17,15 +18,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.patterns import first_match
 from fasthebb_cli.stages.evaluate import accuracy
+from fasthebb_cli.stages.heads import ClassMeans
+from fasthebb_cli.stages.learner import (
+    layer_metrics,
+    layer_warnings,
+    learner_beside_backprop,
+    ready,
+    unserved_notes,
+)
+from fasthebb_cli.stages.parallel import in_parts, parallel
 from fasthebb_cli.stages.schedules import set_rate
+from fasthebb_cli.stages.selection import Best, Patience
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
-from fasthebb_cli.stages.task import Batch, Context, Task, Totals
+from fasthebb_cli.stages.task import Batch, Context, Stateful, Task, Totals
 
 EPOCHS = 20  # as in the papers
 MINIMUM_STEPS = 200
@@ -47,43 +59,73 @@ def finetune(context: Context) -> Task:
     ]
     still = [m for name, m in features.named_modules() if first_match(name, settings.layer_lr, 1.0) == 0]
     optimizer = _optimizer(settings, groups)
+    learner = learner_beside_backprop(context, settings, factor) if settings.by_rule else None
+    means = ClassMeans(network) if settings.classifier == "hebbian" else None
     totals = Totals(compute.device)
     best = Best(network)
+    patience = Patience(settings.patience) if settings.patience is not None else None
+    whole = in_parts(network, context.config.gpu.micro_batch)
+    runs: dict[int, nn.Module] = {}  # by the first epoch of the phase, in which the same parameters learn
     if context.begins:
         fit_whitening(context)
         if frozen:
             calibrate_batch_norm(context)
 
+    def is_frozen(epoch: int) -> bool:
+        return frozen or (epoch < alone and not context.untrained)
+
     def step(epoch: int, step: int, batch: Batch) -> None:
         first, length = (0, alone) if epoch < alone else (alone, together)
-        freeze(features, frozen=frozen or (epoch < alone and not context.untrained))
+        freeze(features, frozen=is_frozen(epoch))
         for module in still:
             freeze(module, frozen=True)
-        classifier.train()
+        classifier.train(means is None)
         set_rate(optimizer, settings.schedule, step, steps, epoch - first, length)
+        if learner is not None:
+            ready(learner, paused=is_frozen(epoch))
+            set_rate(learner.optimizer, settings.schedule, step, steps, epoch - first, length)
+        if means is not None:
+            means.listen()
+        if first not in runs:
+            runs.clear()
+            runs[first] = parallel(whole) if means is None else whole
         with compute.autocast():
-            scores = network(batch.images)
-        loss = F.cross_entropy(scores.float(), batch.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+            scores = runs[first](batch.images)
+        loss = F.cross_entropy(scores.float(), batch.labels, reduction="sum") * (processes.count() / batch.total)
+        if means is None:
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        else:
+            means.learn(batch.labels)
+        if learner is not None:
+            learner.step()
+            learner.paused = True  # validation images teach nothing
         count = len(batch.labels)
         hits = (scores.argmax(1) == batch.labels).sum()
-        totals.add(train_loss=loss.detach() * count, train_top1=hits, samples=count)
+        totals.add(train_loss=loss.detach() * (batch.total / processes.count()), train_top1=hits, samples=count)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
-        metrics = totals.means()
+        metrics: dict[str, Any] = totals.means()
         if not torch.isfinite(torch.tensor(metrics["train_loss"])):
             raise RunError(f"the loss is {metrics['train_loss']} in epoch {epoch + 1}; lower finetune.lr")
         if settings.select == "best":
             validation = accuracy(context, context.dataset.validation, settings.batch_size)
             metrics |= {f"validation_{name}": value for name, value in validation.items()}
             best.offer(metrics["validation_top1"], network)
+            if patience is not None:
+                patience.offer(metrics["validation_top1"], counts=epoch >= alone)
+        if learner is not None and not is_frozen(epoch):
+            metrics["by_rule"] = layer_metrics(learner, "rule.lr or finetune.layer_lr")
         return metrics
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         if settings.select == "best":
             best.restore(network)
+        if learner is not None:
+            learner.finish()
+        if means is not None:
+            means.finish()
         freeze(features, frozen=False)
         return {
             "top1": best.top1 if settings.select == "best" else None,
@@ -94,6 +136,9 @@ def finetune(context: Context) -> Task:
             "labels_validation": len(context.dataset.validation) if settings.select == "best" else 0,
         }
 
+    parts: dict[str, Stateful | None] = {"learner": learner, "means": means, "patience": patience}
+    state: dict[str, Stateful] = {"optimizer": optimizer, "totals": totals, "best": best}
+    state |= {name: part for name, part in parts.items() if part is not None}
     return Task(
         epochs=alone + together,
         samples=len(indices),
@@ -102,7 +147,10 @@ def finetune(context: Context) -> Task:
         step=step,
         end_epoch=end_epoch,
         finish=finish,
-        state={"optimizer": optimizer, "totals": totals, "best": best},
+        state=state,
+        warnings=lambda metrics: layer_warnings(metrics.get("by_rule", {}), "rule.lr or finetune.layer_lr"),
+        ended=lambda: patience.ended if patience is not None else "",
+        notes=unserved_notes(learner) if learner is not None else [],
     )
 
 
@@ -152,25 +200,3 @@ def freeze(features: nn.Module, *, frozen: bool) -> None:
     """Frozen features get no gradient and stand in evaluation mode, so batch norm and dropout stand still too."""
     features.requires_grad_(not frozen)
     features.train(not frozen)
-
-
-class Best:
-    """The weights of the best epoch so far by validation accuracy, the first one among equals."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.top1 = -1.0
-        self.weights: dict[str, Tensor] = {}
-
-    def offer(self, top1: float, network: nn.Module) -> None:
-        if top1 > self.top1:
-            self.top1 = top1
-            self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    def restore(self, network: nn.Module) -> None:
-        network.load_state_dict(self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"top1": self.top1, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.top1, self.weights = state["top1"], state["weights"]

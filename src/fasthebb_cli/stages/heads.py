@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import ProbeConfig
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.hebb import engine
 from fasthebb_cli.hebb.rules import hebbian_classifier
+from fasthebb_cli.nets.readout import output_layer
 from fasthebb_cli.stages.schedules import set_rate
 
 BATCH = 64
@@ -67,6 +70,54 @@ def hebbian(samples: Samples, settings: ProbeConfig, device: torch.device) -> di
         layer.weight.sub_(seen.gradient_(layer.weight))
         scores = engine.project_(layer, layer(samples.test_MF))
     return {"hebbian": float((scores.argmax(1) == samples.labels_M).float().mean())}
+
+
+class ClassMeans:
+    """The same for a network's own classifier, batch by batch: after any number of passes it compares with class means.
+
+    The scores x.w / |w| don't ask for a mean's length, so sums (C, F) are kept, and each step makes the weights their
+    directions. A class without an image scores 0. The bias is 0.
+
+    Raises:
+        InputError: the network's classifier has no linear layer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        try:
+            _, self.layer = output_layer(network)
+        except ValueError as error:
+            raise InputError(f"finetune.classifier=hebbian: {error}") from error
+        self.sums_CF = torch.zeros_like(self.layer.weight)
+        self._inputs: list[Tensor] | None = None
+        self._hook = self.layer.register_forward_pre_hook(lambda _, inputs: self._keep(inputs[0]))
+
+    def listen(self) -> None:
+        """The next images that the network sees are to learn from."""
+        self._inputs = []
+
+    @torch.no_grad()
+    def learn(self, labels_B: Tensor) -> None:
+        """From the batch that the network has seen since `listen`."""
+        assert self._inputs is not None
+        inputs_BF = torch.cat(self._inputs).to(self.sums_CF.dtype)
+        self._inputs = None
+        self.sums_CF += processes.summed(torch.zeros_like(self.sums_CF).index_add_(0, labels_B, inputs_BF))
+        self.layer.weight.copy_(F.normalize(self.sums_CF, dim=1))
+        if self.layer.bias is not None:
+            self.layer.bias.zero_()
+
+    def finish(self) -> None:
+        self._hook.remove()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"sums": self.sums_CF}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sums_CF.copy_(state["sums"])
+
+    def _keep(self, inputs: Tensor) -> None:
+        if self._inputs is not None:
+            self._inputs.append(inputs.detach())
 
 
 def knn(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[str, float]:

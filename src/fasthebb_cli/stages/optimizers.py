@@ -1,6 +1,6 @@
-"""The optimizer that pre-training is asked for: any of torch.optim."""
+"""The optimizer that a rule's or the autoencoder's updates go through: any of torch.optim."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,16 +10,16 @@ from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.errors import InputError
 
 
-def optimizer_of(settings: PretrainConfig) -> Callable[..., torch.optim.Optimizer]:
-    """Takes parameters or groups of them and a learning rate.
+def optimizer_of(key: str, name: str, options: Mapping[str, Any]) -> Callable[..., torch.optim.Optimizer]:
+    """Takes parameters or groups of them and a learning rate; `key` is the setting that the name comes from.
 
     Raises:
         InputError: torch has no such optimizer.
     """
-    optimizer: Any = getattr(torch.optim, settings.optimizer, None)
+    optimizer: Any = getattr(torch.optim, name, None)
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-        raise InputError(f"pretrain.optimizer={settings.optimizer}: no optimizer of torch.optim, as SGD or Adam is")
-    return partial(optimizer, **settings.optimizer_options)
+        raise InputError(f"{key}={name}: no optimizer of torch.optim, as SGD or Adam is")
+    return partial(optimizer, **options)
 
 
 def learning_rate(settings: PretrainConfig) -> float:

@@ -5,22 +5,18 @@ its statistics). There is no loss: the metrics of an epoch are each layer's rela
 weight lengths. With a teacher signal it is supervised: it then sees the labelled subset alone.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from fasthebb_cli.config import PretrainConfig, RuleConfig
+from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.data.loading import step_count
-from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.responses import RESPONSES
-from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
-from fasthebb_cli.imports import imported
 from fasthebb_cli.stages.finetune import labelled
+from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.parallel import in_parts
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
@@ -33,6 +29,7 @@ def pretrain(context: Context) -> Task:
     if context.config.rule.name == "vae":
         return vae(context)
     indices = labelled(dataset, context.config) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
+    in_parts(context.network, context.config.gpu.micro_batch)  # says so if it can't be
     learner = _learner(context, settings)
     samples = len(indices)
     steps = step_count(samples, settings.batch_size)
@@ -51,11 +48,7 @@ def pretrain(context: Context) -> Task:
 
     def end_epoch(epoch: int) -> dict[str, Any]:
         learner.learn_only(phases[epoch // settings.epochs])  # a resumed epoch may have had no step left
-        layers = {name: asdict(statistics) for name, statistics in learner.statistics().items()}
-        for name, layer in layers.items():
-            if not math.isfinite(layer["norm_maximum"]):
-                raise RunError(f"layer {name} diverged: its weights are not finite; lower pretrain.lr or layer_lr")
-        return {"layers": layers}
+        return {"layers": layer_metrics(learner, "pretrain.lr or layer_lr")}
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         learner.finish()
@@ -63,7 +56,6 @@ def pretrain(context: Context) -> Task:
         none = {"top1": None, "top5": None, "loss": None}
         return none | {"samples": samples, "labels_train": labels, "labels_validation": 0}
 
-    notes = [f"layer {name or '(the network itself)'} does not learn: {why}" for name, why in learner.unserved.items()]
     return Task(
         epochs=settings.epochs * len(phases),
         samples=samples,
@@ -73,60 +65,21 @@ def pretrain(context: Context) -> Task:
         end_epoch=end_epoch,
         finish=finish,
         state={"learner": learner},
-        warnings=_warnings,
-        notes=notes,
+        warnings=lambda metrics: layer_warnings(metrics["layers"], "pretrain.lr"),
+        notes=unserved_notes(learner),
     )
 
 
 def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
-    rule = context.config.rule
-    setting = rule_setting(rule)
-    try:
-        return HebbianLearner(
-            context.network,
-            setting,
-            lr=learning_rate(settings),
-            options=rule.options,
-            include=settings.include,
-            exclude=settings.exclude,
-            layer_lr=settings.layer_lr,
-            layer_options=rule.layer_options,
-            step=StepSetting(rule.normalise, rule.per_input, rule.norm_power),
-            classes=len(context.dataset.classes) if settings.teacher else None,
-            assigned=settings.teacher_units,
-            optimizer=optimizer_of(settings),
-            compile=context.compute.compile,
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"rule {rule.name} or pretrain: {error}") from error
-
-
-def rule_setting(rule: RuleConfig) -> RuleSetting:
-    """The rule that the configuration names, with its usual response unless another is asked for."""
-    if ":" in rule.name:
-        setting = RuleSetting(imported("rule.name", rule.name), "dot")
-    elif rule.name in RULES:
-        setting = RULES[rule.name]
-    elif rule.name in ("vae", "none"):
-        raise InputError(f"rule={rule.name} is no Hebbian rule; choose one of: {', '.join(RULES)}")
-    else:
-        choices = ", ".join([*RULES, "vae", "none"])
-        raise InputError(f"rule.name: unknown {rule.name!r}; use {choices} or my_package.module:function")
-    if rule.response is not None and rule.response not in RESPONSES:
-        raise InputError(f"rule.response must be one of {', '.join(RESPONSES)}, not {rule.response!r}")
-    projection = setting.projection if rule.projection is None else rule.projection
-    return replace(setting, response=rule.response or setting.response, projection=projection)
-
-
-def _warnings(metrics: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, layer in metrics["layers"].items():
-        if not layer["steps"]:
-            lines.append(f"layer {name} learnt nothing: the network never called it")
-        elif layer["dead"] > layer["units"] / 2:
-            lines.append(f"layer {name}: {layer['dead']} of {layer['units']} units are dead; lower its rate (layer_lr)")
-        if layer["norm_maximum"] > 100:
-            lines.append(
-                f"layer {name} is diverging: a weight has length {layer['norm_maximum']:.3g}; lower pretrain.lr"
-            )
-    return lines
+    return learner_of(
+        context,
+        "pretrain",
+        lr=learning_rate(settings),
+        include=settings.include,
+        exclude=settings.exclude,
+        layer_lr=settings.layer_lr,
+        classes=len(context.dataset.classes) if settings.teacher else None,
+        assigned=settings.teacher_units,
+        optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
+        micro_batch=context.config.gpu.micro_batch,
+    )

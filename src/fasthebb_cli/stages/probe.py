@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import ProbeConfig
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.stages.evaluate import images_of
@@ -52,6 +53,10 @@ def probe(context: Context) -> Task:
             kept.collect(network, batch)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
+        kept.gather()
+        return {"probes": processes.from_first(score)}
+
+    def score() -> dict[str, dict[str, float]]:
         labels = torch.cat(kept.labels)
         scores: dict[str, dict[str, float]] = {}
         for name in layers:
@@ -60,7 +65,7 @@ def probe(context: Context) -> Task:
             samples = Samples(known, labels[: len(train)], unknown, labels[len(train) :], len(dataset.classes))
             results = [HEADS[method](samples, settings, context.compute.device) for method in settings.methods]
             scores[name] = {key: value for result in results for key, value in result.items()}
-        return {"probes": scores}
+        return scores
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         chosen_on = len(test) if settings.split == "validation" else 0
@@ -124,6 +129,12 @@ class Features:
                 hook.remove()
         self.labels.append(batch.labels.cpu())
 
+    def gather(self) -> None:
+        """The first process gets what all have kept, in the order of the images; the others keep nothing."""
+        for name in list(self.parts):
+            self.parts[name] = _in_order(processes.gathered(self.parts[name]))
+        self.labels = _in_order(processes.gathered(self.labels))
+
     @torch.no_grad()
     def check(self, network: nn.Module, image: Tensor, images: int) -> None:
         """Whether the features of so many images fit into half of the memory.
@@ -131,7 +142,7 @@ class Features:
         Raises:
             InputError: they don't.
         """
-        self.collect(network, Batch(image, torch.zeros(1, dtype=torch.int64)))
+        self.collect(network, Batch(image, torch.zeros(1, dtype=torch.int64), total=1))
         wanted = 4 * images * sum(part.numel() for parts in self.parts.values() for part in parts)
         self.parts, self.labels = {name: [] for name in self.layers}, []
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -145,3 +156,8 @@ class Features:
         if output.dim() == 4 and self.pool:
             output = F.adaptive_avg_pool2d(output, min(self.pool, *output.shape[2:]))
         self.parts[name].append(output.flatten(1).float().cpu())
+
+
+def _in_order(everyone: list[list[Tensor]]) -> list[Tensor]:
+    """Batch by batch, the parts of all processes one after the other."""
+    return [part for batch in zip(*everyone, strict=True) for part in batch]

@@ -19,7 +19,7 @@ def fit_whitening(context: Context) -> None:
     layer = next((module for module in context.network.modules() if isinstance(module, Whitening)), None)
     if layer is None or smoothing is None:
         return
-    stream = context.batches(context.dataset.train, BATCH_SIZE, epoch=0)
+    stream = context.batches(context.dataset.train, BATCH_SIZE, epoch=0, part_of=slice)  # every process, all of it
     layer.fit((batch.images for batch in islice(stream, WHITENING_SAMPLES // BATCH_SIZE)), smoothing)
 
 

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute
 from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig, StageConfig
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.data.loading import batches, step_count
+from fasthebb_cli.data.loading import batch_lengths, batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
 from fasthebb_cli.randomness import derived_seed
 
@@ -24,10 +25,14 @@ class Stateful(Protocol):
 
 @dataclass
 class Batch:
-    """Normalised float images (B, C, S, S) and their labels (B,), on the device; -1 where there is no label."""
+    """Normalised float images (B, C, S, S) and their labels (B,), on the device; -1 where there is no label.
+
+    Of a run of several processes each has a part, which may be empty, of a batch of `total` images.
+    """
 
     images: Tensor
     labels: Tensor
+    total: int
 
 
 @dataclass
@@ -61,9 +66,20 @@ class Context:
         return self.untrained and not self.resumed
 
     def batches(
-        self, indices: Tensor, batch_size: int, *, epoch: int | None = None, start: int = 0, augmentation: str = "none"
+        self,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        start: int = 0,
+        augmentation: str = "none",
+        part_of: Callable[[int], slice] = processes.part_of,
     ) -> Iterator[Batch]:
-        """Batches of the given images; shuffled and augmented by the seed and the epoch, in order without an epoch."""
+        """Batches of the given images; shuffled and augmented by the seed and the epoch, in order without an epoch.
+
+        Args:
+            part_of: what this process has of a batch.
+        """
         seed, stage = self.config.seed, self.stage
         order = None if epoch is None else derived_seed(seed, stage, "order", epoch)
         mean, std = (value.to(self.compute.device) for value in self.statistics)
@@ -76,14 +92,18 @@ class Context:
             order_seed=order,
             start=start,
             workers=self.config.gpu.workers,
+            part_of=part_of,
         )
+        lengths = batch_lengths(len(indices), batch_size)
         for step, (pixels, chosen) in enumerate(stream, start):
-            images = to_float(pixels, mean, std)
+            images, total = to_float(pixels, mean, std), lengths[step]
             if augmentation != "none":
                 draws = torch.Generator().manual_seed(derived_seed(seed, stage, "augment", epoch, step))
-                images = augment(images, augmentation, draws, mirror=self.config.dataset.mirror)
+                images = augment(
+                    images, augmentation, draws, mirror=self.config.dataset.mirror, total=total, part=part_of(total)
+                )
             labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
-            yield Batch(self.compute.arrange(images), labels)
+            yield Batch(self.compute.arrange(images), labels, total)
 
     def shuffled(self, indices: Tensor) -> Callable[[int, int], Iterator[Batch]]:
         """For `Task.batches`: an epoch's batches from a step on, as a stage that learns has them."""
@@ -109,6 +129,7 @@ class Task:
             label counts and so on.
         state: everything besides the network's weights that the next step depends on.
         warnings: of the epoch just ended, one line each.
+        ended: before an epoch, why it and those after it are left out; empty: they are not.
         resumable: a checkpoint may be taken within; else a stopped task starts over.
         notes: what a user should know before it starts, one line each.
     """
@@ -122,6 +143,7 @@ class Task:
     finish: Callable[[Mapping[str, Any]], dict[str, Any]]
     state: dict[str, Stateful] = field(default_factory=dict)
     warnings: Callable[[Mapping[str, Any]], list[str]] = lambda metrics: []
+    ended: Callable[[], str] = lambda: ""
     resumable: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -132,7 +154,10 @@ class Task:
 
 
 class Totals:
-    """Running sums over samples; means are taken once, at the end, so that short batches weigh right."""
+    """Running sums over samples; means are taken once, at the end, so that short batches weigh right.
+
+    Each process adds up its own; whoever reads them gets the sum over all.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -145,13 +170,15 @@ class Totals:
 
     def means(self) -> dict[str, float]:
         """Every sum divided by the sum called `samples`; the totals start again."""
-        samples = float(self.sums.pop("samples"))
-        means = {name: float(value) / samples for name, value in self.sums.items()}
+        sums = self.state_dict()
+        samples = float(sums.pop("samples"))
         self.sums = {}
-        return means
+        return {name: float(value) / samples for name, value in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.sums)
+        return {name: processes.summed(value.clone()) for name, value in self.sums.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.sums = {name: value.to(self.device) for name, value in state.items()}
+        """The first process goes on from the sum, the others from nothing."""
+        kept = 1 if processes.is_first() else 0
+        self.sums = {name: value.to(self.device) * kept for name, value in state.items()}

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.nets.whitening import Whitening
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.parallel import parallel
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
@@ -27,10 +30,15 @@ def vae(context: Context) -> Task:
         raise InputError(
             "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr and include"
         )
+    if context.config.gpu.micro_batch is not None:
+        raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
-    autoencoder = compute.place(_autoencoder(context))
-    optimizer = optimizer_of(settings)(autoencoder.parameters(), lr=learning_rate(settings))
+    autoencoder = share_batch_norm(compute.place(_autoencoder(context)))
+    run = parallel(autoencoder)
+    optimizer = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)(
+        autoencoder.parameters(), lr=learning_rate(settings)
+    )
     totals = Totals(compute.device)
     whitening = next((module for module in network.children() if isinstance(module, Whitening)), None)
     if context.begins:
@@ -42,18 +50,16 @@ def vae(context: Context) -> Task:
         with torch.no_grad():
             images = batch.images if whitening is None else whitening(batch.images)
         with compute.autocast():
-            reconstruction, mean, log_variance = autoencoder(images)
+            reconstruction, mean, log_variance = run(images)
         error, divergence = loss_terms(images, reconstruction, mean, log_variance)
         optimizer.zero_grad(set_to_none=True)
-        (error + divergence).backward()
+        ((error + divergence) * (processes.count() / batch.total)).backward()
         optimizer.step()
-        count = len(images)
-        per_pixel = error.detach() / images[0].numel()
         totals.add(
-            loss=(error + divergence).detach() * count,
-            squared_error=per_pixel * count,
-            divergence=divergence.detach() * count,
-            samples=count,
+            loss=(error + divergence).detach(),
+            squared_error=error.detach() / images.shape[1:].numel(),
+            divergence=divergence.detach(),
+            samples=len(images),
         )
 
     def end_epoch(epoch: int) -> dict[str, Any]:

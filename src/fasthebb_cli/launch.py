@@ -1,0 +1,83 @@
+"""Who started this process, and which of how many it is: read from the environment, without torch.
+
+In this order: torchrun, submitit, a bare srun; else the process is alone.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fasthebb_cli.errors import InputError
+
+FIRST_PORT, PORTS = 20_000, 20_000  # a job's own port, where nobody names one
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process of a run.
+
+    Args:
+        rank: its number, from 0; the first one alone writes files and speaks.
+        size: how many processes the run has.
+        local_rank: its number on its machine.
+        address: host and port at which the first process waits for the others; empty under torchrun, which says it.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    address: tuple[str, int] = ("", 0)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def launch(environment: Mapping[str, str] = os.environ) -> Launch:
+    """What the environment says.
+
+    Raises:
+        InputError: a variable is missing or no number.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return _numbered(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "SUBMITIT_EXECUTOR" in environment:
+        return _of_submitit()
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        job = _number(environment, "SLURM_JOB_ID")
+        address = first_host(environment["SLURM_STEP_NODELIST"]), FIRST_PORT + job % PORTS
+        numbered = _numbered(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        return replace(numbered, address=address)
+    return Launch()
+
+
+def first_host(nodes: str) -> str:
+    """First of a list of hosts as SLURM writes it: node[003-005,9],other -> node003."""
+    name, bracket, rest = nodes.partition("[")
+    if not bracket or "," in name:
+        return nodes.split(",")[0]
+    numbers, _, suffix = rest.partition("]")
+    return name + numbers.split(",")[0].split("-")[0] + suffix.split(",")[0]
+
+
+def _of_submitit() -> Launch:
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    if job.num_tasks == 1:
+        return Launch()
+    digits = "".join(letter for letter in job.job_id if letter.isdigit())
+    address = job.hostnames[0], FIRST_PORT + int(digits) % PORTS
+    return Launch(job.global_rank, job.num_tasks, job.local_rank, address)
+
+
+def _numbered(environment: Mapping[str, str], rank: str, size: str, local_rank: str) -> Launch:
+    return Launch(_number(environment, rank), _number(environment, size), _number(environment, local_rank))
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except (KeyError, ValueError) as error:
+        value = environment.get(name)
+        raise InputError(f"environment variable {name} must be a number, not {value!r}; who started this?") from error

@@ -1,0 +1,63 @@
+"""Runs a function in several processes that know of each other, as torchrun would start them.
+
+    result = together("tests.hebb.test_many:train", 2)
+
+It returns what the first process's call returned.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasthebb_cli import processes
+
+
+def together(name: str, size: int) -> Any:
+    """The result of `module:function` without arguments, called by `size` processes at once."""
+    if size == 1:
+        return called(name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.pt"
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.many", name, str(path)],
+                env=os.environ | environment(rank, size, port),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        errors = [process.communicate(timeout=240)[1] for process in started]
+        assert not any(process.returncode for process in started), "\n".join(errors)
+        return torch.load(path)
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    return {
+        "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
+def called(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)()
+
+
+if __name__ == "__main__":
+    processes.join()
+    result = called(sys.argv[1])
+    if processes.is_first():
+        torch.save(result, sys.argv[2])
+    processes.leave()

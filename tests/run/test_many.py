@@ -1,0 +1,141 @@
+"""The command under torchrun: two processes give what one gives, write one directory, stop and fail together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fasthebb_cli import processes
+from fasthebb_cli.errors import RunError
+from fasthebb_cli.hebb.rules import Terms, hpca
+from tests.conftest import SMALL
+
+pytestmark = pytest.mark.slow
+
+
+def start(out: Path, *arguments: str, size: int = 2) -> "subprocess.Popen[str]":
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+    return subprocess.Popen(
+        [*torchrun, "-m", "fasthebb_cli", *arguments, *SMALL, "model.dropout=0", f"out={out}"],
+        env=os.environ | {"FASTHEBB_SAVE_SECONDS": "1000", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    text = process.communicate(timeout=200)[0]
+    assert process.returncode == code, text
+    return text
+
+
+def weights(out: Path, stage: str) -> dict[str, Tensor]:
+    (path,) = out.glob(f"*-{stage}-*/model.safetensors")
+    return load_file(path)
+
+
+def results(out: Path, stage: str) -> dict[str, object]:
+    (path,) = out.glob(f"*-{stage}-*/results.json")
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+def test_two_processes_are_as_one(tmp_path: Path) -> None:
+    stages = "stages=[pretrain,finetune,probe,evaluate]"
+    settings = ("train", stages, "probe.layers=[conv1,conv2]", "label_fraction=0.2", "pretrain.augment=light")
+    text = finished(start(tmp_path / "two", *settings))
+    finished(start(tmp_path / "one", *settings, size=1))
+    assert "2 processes" in text
+    assert text.count("pretrain: done") == 1, "only the first process speaks"
+    one, two = weights(tmp_path / "one", "pretrain"), weights(tmp_path / "two", "pretrain")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-3)
+    for stage in ("finetune", "probe", "evaluate"):
+        single, double = results(tmp_path / "one", stage), results(tmp_path / "two", stage)
+        for key in ("samples", "labels_train", "labels_validation", "fingerprint"):
+            assert double[key] == single[key]
+    single, double = results(tmp_path / "one", "evaluate"), results(tmp_path / "two", "evaluate")
+    assert sum(map(sum, double["confusion"])) == single["samples"]  # type: ignore[call-overload]
+    assert double["top1"] == pytest.approx(single["top1"], abs=0.02)
+    assert double["loss"] == pytest.approx(single["loss"], rel=0.05)
+    for directory in (tmp_path / "two").glob("*-*"):
+        assert len(list(directory.glob("events.out.tfevents.*"))) == 1
+    assert "cached" in finished(start(tmp_path / "two", *settings))
+
+
+@pytest.mark.parametrize("words", [("finetune=hebbian",), ("rule=swta", "finetune.by_rule=[conv1,conv3]")])
+def test_classifiers_and_layers_by_rule_learn_as_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+    settings = ("train", *words, "stages=[pretrain,finetune]", "label_fraction=0.2")
+    finished(start(tmp_path / "two", *settings))
+    finished(start(tmp_path / "one", *settings, size=1))
+    one, two = weights(tmp_path / "one", "finetune"), weights(tmp_path / "two", "finetune")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
+
+
+def test_a_signal_to_one_stops_all_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    settings = ("pretrain", "rule=hpca_adaptive", "pretrain.epochs=40")
+    finished(start(tmp_path / "once", *settings))
+    process = start(tmp_path / "stopped", *settings)
+    worker = second_process(process, tmp_path / "stopped")
+    os.kill(worker, signal.SIGTERM)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert text.count("stopped and saved at epoch") == 1, text
+    assert list((tmp_path / "stopped").glob("*/checkpoint*"))
+    assert "resumed at epoch" in finished(start(tmp_path / "stopped", *settings))
+    once, again = weights(tmp_path / "once", "pretrain"), weights(tmp_path / "stopped", "pretrain")
+    assert all(torch.equal(again[name], value) for name, value in once.items())
+
+
+def test_a_process_that_dies_takes_the_others_along(tmp_path: Path) -> None:
+    process = start(tmp_path, "pretrain", "pretrain.epochs=2000")
+    os.kill(second_process(process, tmp_path), signal.SIGKILL)
+    began = time.monotonic()
+    text = process.communicate(timeout=60)[0]
+    assert time.monotonic() - began < 60
+    assert process.returncode != 0
+    assert "another process of this run ended" in text
+
+
+def test_a_process_that_fails_alone_says_why_and_ends_the_run(tmp_path: Path) -> None:
+    process = start(tmp_path, "pretrain", "rule=own", "rule.name=tests.run.test_many:faulty", "pretrain.lr=0.01")
+    began = time.monotonic()
+    text = process.communicate(timeout=100)[0]
+    assert time.monotonic() - began < 90
+    assert process.returncode != 0
+    assert "error: process 1: the second process alone can't" in text
+
+
+def test_a_sweep_goes_on_after_a_cell_that_fails_everywhere(tmp_path: Path) -> None:
+    text = finished(start(tmp_path, "pretrain", "-m", "pretrain.lr=1e9,0.1"), code=1)
+    assert "1 of 2 cells failed" in text
+    assert text.count("error:") == 1
+    assert len(list(tmp_path.glob("*-pretrain-*/model.safetensors"))) == 1
+
+
+def faulty(y_NGK: Tensor) -> Terms:
+    """A rule that fails in the second process."""
+    if processes.rank() == 1 and processes.count() == 2:
+        raise RunError("the second process alone can't")
+    return hpca(y_NGK)
+
+
+def second_process(process: "subprocess.Popen[str]", out: Path) -> int:
+    """Process number of the second worker, once an epoch is done."""
+    for _ in range(600):
+        if any(path.stat().st_size for path in out.glob("*/metrics.jsonl")):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            return int(children[-1])
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    raise AssertionError("no epoch was done")

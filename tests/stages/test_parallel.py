@@ -1,0 +1,124 @@
+"""Training by gradients on several processes, or in parts: the steps of the whole batch, uneven batches included."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+
+from fasthebb_cli import processes
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.hebb.parts import InParts
+from fasthebb_cli.nets.batch_norm import share_batch_norm
+from fasthebb_cli.nets.networks import conv6
+from fasthebb_cli.stages.evaluate import Confusion
+from fasthebb_cli.stages.parallel import in_parts, parallel
+from fasthebb_cli.stages.task import Totals
+from tests.conftest import Ran
+from tests.hebb.test_many import same
+from tests.many import together
+
+BATCHES = (7, 5, 3)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return conv6(channels=2, size=24, classes=3, width=0.05, norm="relative", dropout=0).double()
+
+
+def trained(micro_batch: int | None = None) -> dict[str, Tensor]:
+    """State after steps on batches of several lengths, and the totals of what was seen."""
+    made = share_batch_norm(network())
+    run = parallel(in_parts(made, micro_batch))
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.02, momentum=0.9)
+    totals, confusion = Totals(torch.device("cpu")), Confusion(3)
+    for step in range(6):
+        total = BATCHES[step % 3]
+        part = processes.part_of(total)
+        images = torch.randn(total, 2, 24, 24, generator=torch.Generator().manual_seed(step)).double()[part]
+        labels = (torch.arange(total) % 3)[part]
+        scores = run(images)
+        loss = F.cross_entropy(scores, labels, reduction="sum") * (processes.count() / total)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals.add(loss=loss.detach() * (total / processes.count()), samples=len(labels))
+        confusion.add(labels, labels)
+    state = dict(made.state_dict())
+    state["loss"] = torch.tensor(totals.means()["loss"], dtype=torch.float64)
+    return state | {"confusion": confusion.total()}
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_like_one(size: int) -> None:
+    same(together("tests.stages.test_parallel:trained", size), trained(), 1e-8)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_parts_train_like_the_whole(micro_batch: int) -> None:
+    same(trained(micro_batch), trained(), 1e-8)
+
+
+def test_parts_keep_less() -> None:
+    """Of a large batch most of what autograd keeps is computed again instead."""
+    made = network()
+    images = torch.randn(32, 2, 24, 24).double()
+    assert kept(InParts(made, 4), images) < 0.7 * kept(made, images)
+
+
+def kept(module: nn.Module, images: Tensor) -> int:
+    """Bytes that autograd keeps for the way back."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(images)
+    return sum(sizes.values())
+
+
+def test_a_network_that_is_no_sequence_is_refused() -> None:
+    network = nn.Sequential(models.resnet18(), nn.Linear(1000, 3))
+    with pytest.raises(InputError, match=r"gpu.micro_batch=2: 0 is no plain sequence .* batch norm"):
+        in_parts(network, 2)
+
+
+def test_micro_batch_changes_memory_only(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Same directories, same numbers to rounding, in pre-training and fine-tuning."""
+    settings = ("model.dropout=0", "label_fraction=0.2", "stages=[pretrain,finetune]")
+    whole = command("train", *settings, f"out={tmp_path / 'whole'}")
+    parts = command("train", *settings, f"out={tmp_path / 'parts'}", "gpu.micro_batch=24")
+    assert (whole.code, parts.code) == (0, 0), parts.err
+    for stage, tolerance in (("pretrain", 1e-4), ("finetune", 0.05)):
+        (one,), (other,) = (list(tmp_path.glob(f"{name}/*-{stage}-*")) for name in ("whole", "parts"))
+        assert one.name == other.name
+        found, wanted = load_file(other / "model.safetensors"), load_file(one / "model.safetensors")
+        assert any(not torch.equal(found[name], value) for name, value in wanted.items()), "it ran in one piece"
+        same(found, wanted, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["gpu.micro_batch=0"], "gpu.micro_batch"),
+        (["gpu.micro_batch=8", "gpu.compile=true"], "leave one out"),
+        (["gpu.micro_batch=8", "rule=vae"], "rule=vae sees its batches whole"),
+        (
+            ["gpu.micro_batch=8", "finetune.by_rule=[conv1]", "pretrain.epochs=0"],
+            "finetune.by_rule sees its batches whole",
+        ),
+        (["gpu.micro_batch=8", "model=torchvision:resnet18"], "gpu.micro_batch=8: features is no plain sequence"),
+    ],
+)
+def test_bad_micro_batches(command: Callable[..., Ran], words: list[str], expected: str) -> None:
+    ran = command("train", *words)
+    assert ran.code == 2
+    assert expected in ran.err

@@ -1,0 +1,65 @@
+"""Who started a process: torchrun, submitit, srun, or nobody; and how a batch is shared out."""
+
+import pytest
+
+from fasthebb_cli import processes
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.launch import Launch, first_host, launch
+
+SRUN = {
+    "SLURM_JOB_ID": "41", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+}  # fmt: skip
+
+
+def test_torchrun_comes_first() -> None:
+    told = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert launch(SRUN | told) == Launch(5, 8, 1)
+
+
+def test_srun() -> None:
+    assert launch(SRUN) == Launch(3, 4, 1, ("gpu07", 20_041))
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "41", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}])
+def test_alone(environment: dict[str, str]) -> None:
+    """A batch script of several tasks is not one of them."""
+    assert launch(environment) == Launch()
+
+
+def test_a_single_task_of_srun_is_alone() -> None:
+    assert launch(SRUN | {"SLURM_STEP_NUM_TASKS": "1"}) == Launch()
+
+
+def test_a_variable_that_is_no_number_is_named() -> None:
+    with pytest.raises(InputError, match="environment variable RANK must be a number, not 'one'"):
+        launch({"TORCHELASTIC_RUN_ID": "x", "RANK": "one", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("one", "one"),
+        ("a,b", "a"),
+        ("node[003-005,009]", "node003"),
+        ("node[7,9-11],other", "node7"),
+        ("login,node[1-2]", "login"),
+        ("rack[1-2].site", "rack1.site"),
+    ],
+)
+def test_first_host(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+@pytest.mark.parametrize(("size", "total"), [(1, 5), (3, 10), (4, 3), (4, 0)])
+def test_parts_make_up_the_whole(monkeypatch: pytest.MonkeyPatch, size: int, total: int) -> None:
+    monkeypatch.setattr(processes, "count", lambda: size)
+    places: list[int] = []
+    lengths = []
+    for rank in range(size):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        part = list(range(total))[processes.part_of(total)]
+        places += part
+        lengths.append(len(part))
+    assert places == list(range(total))
+    assert max(lengths) - min(lengths) <= 1
