@@ -1,4 +1,6 @@
-"""Who may import whom: hebb <- stages <- run <- use <- cli; nets and data know nothing of hebb; report only reads."""
+"""Who may import whom: hebb <- stages <- run <- use <- prepare <- cli; nets and data know nothing of hebb; report
+only reads.
+"""
 
 import ast
 import subprocess
@@ -11,13 +13,14 @@ import fasthebb_cli
 
 ROOT = Path(fasthebb_cli.__file__).parent
 FORBIDDEN = {
-    "hebb": {"stages", "run", "cli", "use", "report", "nets", "data", "config", "errors", "compute"},
-    "nets": {"hebb", "stages", "run", "use", "report", "cli", "data"},
-    "data": {"hebb", "stages", "run", "use", "report", "cli", "nets"},
-    "stages": {"run", "use", "cli", "report"},
-    "run": {"use", "cli", "report"},
-    "use": {"hebb", "stages", "cli", "report"},
-    "report": {"cli", "use", "stages", "hebb", "nets", "data", "config"},
+    "hebb": {"prepare", "stages", "run", "cli", "use", "report", "nets", "data", "config", "errors", "compute"},
+    "nets": {"prepare", "hebb", "stages", "run", "use", "report", "cli", "data"},
+    "data": {"prepare", "hebb", "stages", "run", "use", "report", "cli", "nets"},
+    "stages": {"prepare", "run", "use", "cli", "report"},
+    "run": {"prepare", "use", "cli", "report"},
+    "use": {"prepare", "hebb", "stages", "cli", "report"},
+    "prepare": {"hebb", "stages", "nets", "cli", "report"},
+    "report": {"prepare", "cli", "use", "stages", "hebb", "nets", "data", "config"},
 }
 
 

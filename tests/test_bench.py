@@ -73,6 +73,13 @@ def test_data_sets_the_loader_beside_the_step(bench: Bench, tmp_path: Path) -> N
     assert list(result["workers"])[:2] == ["0", "1"]
     step, alone = result["step_images_per_second"], result["workers"]["0"]
     assert alone["waiting"] == pytest.approx(step / (step + alone["images_per_second"]))
+    each = f"{result['workers']['1']['images_per_second']:,.0f}"
+    assert any(line.split()[:3] == ["1", each, each] for line in out.splitlines()), "no pace a worker"
+    GlobalHydra.instance().clear()
+    assert cli.run(["data", "prepare", *folder, f"out={tmp_path / 'packed'}"]) == 0
+    code, out, err = bench("data", *words, *folder, f"dataset.root={tmp_path / 'packed'}")
+    assert code == 0, err
+    assert list(json.loads(file.read_text())["workers"])[:2] == ["0", "1"]
 
 
 def test_the_step_is_taken_in_the_precision_asked_for() -> None:

@@ -26,8 +26,8 @@ from rich.markup import escape
 
 import fasthebb_cli
 from fasthebb_cli.commands import COMMANDS, run_command
-from fasthebb_cli.compose import load, load_bench
-from fasthebb_cli.config import VERBS
+from fasthebb_cli.compose import load, load_bench, load_data
+from fasthebb_cli.config import VERBS, DataConfig
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.explain import FLAGS, explain, explain_job, help_page
 from fasthebb_cli.explain import conf_directory as conf_directory
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fasthebb_cli.run.pipeline import Outcome
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
+EVERY_VERB = (*VERBS, "bench", "data", "cells", *COMMANDS)
 OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
 HYDRA_FLAGS = ("-m", "--multirun", "--resolve")
 CFG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -78,11 +79,14 @@ def run(arguments: list[str]) -> int:
                 raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
             words = ["-m", *_for_hydra(f"verb={rest[0]}", rest[1:]), "hydra/launcher=basic"]
             return _run_hydra(words, task=list_cell)
+        if verb == "data":
+            if not rest or rest[0] not in DataConfig.ACTIONS:
+                raise InputError("data needs an action: fasthebb data prepare or fasthebb data info, key=value ...")
+            return _run_hydra(_for_hydra(f"what={rest[0]}", rest[1:]), "data", run_data)
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:
-            verbs = ", ".join([*VERBS, "bench", "cells", *COMMANDS])
-            raise InputError(f"unknown verb {verb!r}; choose from: {verbs} (see fasthebb --help)")
+            raise InputError(f"unknown verb {verb!r}; choose from: {', '.join(EVERY_VERB)} (see fasthebb --help)")
         return _run_hydra(_for_hydra(f"verb={verb}", rest))
     except InputError as error:
         return _fail(error)
@@ -132,6 +136,16 @@ def list_cell(cfg: DictConfig) -> None:
         from fasthebb_cli.run.listing import cell_line
 
         sys.stdout.write(cell_line(config, HydraConfig.get().overrides.task) + "\n")
+    except Exception as problem:  # noqa: BLE001  as in run_cell
+        sys.exit(_fail(problem))
+
+
+def run_data(cfg: DictConfig) -> None:
+    """`fasthebb data WHAT`: see conf/data.yaml."""
+    from fasthebb_cli.prepare.command import run_data as do
+
+    try:
+        do(load_data(cfg), make_console())
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(_fail(problem))
 
@@ -297,7 +311,9 @@ def _complete(arguments: list[str]) -> int:
         _, space, tail = rest.lstrip().partition(" ")
         if not space:
             Console().print(
-                " ".join([*VERBS, "bench", "cells", *COMMANDS, "--help", "--version"]), soft_wrap=True, highlight=False
+                " ".join([*VERBS, "bench", "data", "cells", *COMMANDS, "--help", "--version"]),
+                soft_wrap=True,
+                highlight=False,
             )
             return 0
         if tail.split(" ")[-1].startswith("-"):

@@ -12,6 +12,7 @@ from fasthebb_cli.config import (
     VERBS,
     BenchConfig,
     Config,
+    DataConfig,
     DatasetConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -38,6 +39,17 @@ def load_bench(cfg: DictConfig) -> BenchConfig:
     for group, cls in groups.items():  # by themselves first, so that their errors name the whole key
         _typed(cls, cfg[group], group)
     return _typed(BenchConfig, cfg, "")
+
+
+def load_data(cfg: DictConfig) -> DataConfig:
+    """The composed configuration of `fasthebb data`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    cfg = _resolved(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"]))
+    _typed(DatasetConfig, cfg.dataset, "dataset")  # by itself first, as in load_bench
+    return _typed(DataConfig, cfg, "")
 
 
 def load(cfg: DictConfig) -> Config:

@@ -29,10 +29,12 @@ class DatasetConfig:
     download: bool = False
     mirror: bool = True
     in_memory: bool | None = None
+    on_bad_image: str = "error"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least("size", self.size, 1, 4096)
+        one_of("on_bad_image", self.on_bad_image, ("error", "skip"))
         for name in ("root", "labels", "unlabelled"):
             not_empty(name, getattr(self, name))
         for name in ("train_samples", "validation_samples", "test_samples"):
@@ -369,6 +371,30 @@ class BenchConfig:
     def batch(self) -> int:
         """Images in a batch."""
         return self.batch_size if self.batch_size is not None else LARGE.get(self.model.name, (32, 64))[1]
+
+
+@dataclass
+class DataConfig:
+    """What `fasthebb data` does."""
+
+    dataset: DatasetConfig
+    what: str
+    out: str | None
+    format: str
+    archive: str | None
+    workers: int
+    seed: int
+
+    ACTIONS: ClassVar = ("prepare", "info")
+    FORMATS: ClassVar = ("uint8", "encoded")
+
+    def __post_init__(self) -> None:
+        one_of("what", self.what, self.ACTIONS)
+        one_of("format", self.format, self.FORMATS)
+        for name in ("out", "archive"):
+            not_empty(name, getattr(self, name))
+        at_least("workers", self.workers, 0, 4096)
+        in_range("seed", self.seed, 0, 2**63 - 1)
 
 
 GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "probe", "evaluate")

@@ -13,13 +13,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fasthebb_cli.config import GROUPS
+from fasthebb_cli.config import GROUPS, DataConfig
 
 EXAMPLES = [
     ("fasthebb train", "pre-train, fine-tune, evaluate on the embedded digits"),
     ("fasthebb train dataset=imagenet rule=hpca", "the same on ImageNet (dataset.root=DIR or FASTHEBB_DATA)"),
     ("fasthebb train -m label_fraction=0.01,0.1 rule=hpca,none 'seed=range(0,3)'", "a sweep; pre-trains once a seed"),
     ("fasthebb pretrain dataset=image_folder dataset.root=photos", "features from a folder of photographs, no labels"),
+    ("fasthebb data info dataset=image_folder dataset.root=photos", "counts, mean and deviation, samples as a picture"),
+    ("fasthebb data prepare dataset=imagenet out=packed", "check every image and pack them; then dataset.root=packed"),
     ("fasthebb train ... --dry-run", "what a run would do, and how long it would take"),
     ("fasthebb train ... --cfg job", "the composed configuration"),
 ]
@@ -34,6 +36,7 @@ VERB_LINES = {
     "runs": "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
     "compare": "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",
     "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
+    "data": "check and pack images, or say what is in a data set: fasthebb data prepare or info (conf/data.yaml)",
     "predict": "classes of a folder's images as a csv: fasthebb predict MODEL FOLDER",
     "features": "a layer's output for a folder's images as an array: fasthebb features MODEL FOLDER layer=conv3",
 }
@@ -102,7 +105,8 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
             return f"{group}={choice}: no such choice"
         return f"{group}={choice}: no such choice; {group} can be: {', '.join(group_choices(conf, group))}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
-        top = "bench.yaml" if any(word.startswith("what=") for word in overrides) else "config.yaml"
+        what = next((word.removeprefix("what=") for word in overrides if word.startswith("what=")), None)
+        top = "config.yaml" if what is None else "data.yaml" if what in DataConfig.ACTIONS else "bench.yaml"
         return _unknown_key(match.group(1) or match.group(2), conf, top)
     if isinstance(error, OverrideParseException):
         word = error.override or next((word for word in overrides if not _parses(word)), "")

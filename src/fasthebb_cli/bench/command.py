@@ -16,7 +16,9 @@ from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_m
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import BenchConfig
 from fasthebb_cli.data.dataset import load_dataset
+from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
+from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
@@ -149,14 +151,21 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
 def _data(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
     """The loader's pace with 0, 1, 2, 4 .. decoding processes, the step's, and which of them is waited for."""
     dataset = load_dataset(bench.dataset, seed=0)
-    size = dataset.source.size
+    size, channels = dataset.source.size, dataset.source.channels
     step = hebbian_step(subject_of(bench, compute, size=size))
-    step_pace = bench.batch / (median_ms({"step": step}, bench.repeats, compute.device)["step"] / 1000)
+    pixels = torch.zeros(bench.batch, channels, size, size, dtype=torch.uint8, device=compute.device)
+    half = torch.full((channels,), 0.5, device=compute.device)
+
+    def normalise_and_step() -> None:
+        compute.arrange(to_float(pixels, half, half))
+        step()
+
+    step_pace = bench.batch / (median_ms({"step": normalise_and_step}, bench.repeats, compute.device)["step"] / 1000)
     table = _table(f"loading {dataset.name} at {size} x {size} for {bench.model.name}, {bench.rule.name}")
-    for name in ("workers", "images/s", "step, images/s", "limit", "waiting for data %"):
+    for name in ("workers", "images/s", "images/s a worker", "step, images/s", "limit", "waiting for data %"):
         table.add_column(name, justify="left" if name == "limit" else "right")
     result: dict[str, Any] = {"step_images_per_second": step_pace, "data_size": size, "workers": {}}
-    choices = [0, *_powers(os.cpu_count() or 1)] if isinstance(dataset.source, ImageFiles) else [0]
+    choices = [0, *_powers(os.cpu_count() or 1)] if isinstance(dataset.source, ImageFiles | PackedPixels) else [0]
     for workers in choices:
         pace = loading_pace(dataset, bench.batch, compute, workers=workers, batches=bench.repeats)
         # without workers an image is loaded and then learnt from; with them both go on at once
@@ -164,7 +173,8 @@ def _data(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, A
         waiting = loading / (loading + busy) if workers == 0 else max(0.0, 1 - busy / loading)
         result["workers"][str(workers)] = {"images_per_second": pace, "waiting": waiting}
         limit = "loader" if pace < step_pace else "step"
-        table.add_row(str(workers), f"{pace:,.0f}", f"{step_pace:,.0f}", limit, f"{100 * waiting:.0f}")
+        each = f"{pace / workers:,.0f}" if workers else "–"
+        table.add_row(str(workers), f"{pace:,.0f}", each, f"{step_pace:,.0f}", limit, f"{100 * waiting:.0f}")
     console.print(table)
     if choices == [0]:
         console.print("the images are in memory; dataset.in_memory=false measures reading and decoding", style="dim")

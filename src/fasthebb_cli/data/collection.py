@@ -6,15 +6,25 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fasthebb_cli.config import DatasetConfig
-from fasthebb_cli.data.source import MEMORY_LIMIT, ImageFiles, ImageSource, InMemory, decode_all
+from fasthebb_cli.data.files import FileList, ImageFile, Listing
+from fasthebb_cli.data.source import (
+    MEMORY_LIMIT,
+    ImageFiles,
+    ImageSource,
+    InMemory,
+    decode_all,
+    find_damaged,
+    read_bytes,
+)
 from fasthebb_cli.errors import InputError
 
 
@@ -40,6 +50,8 @@ class Collection:
         test, validation: those that come with the set; None: taken from `train`.
         unlabelled: more images for pre-training only.
         digest: see `Dataset`.
+        files: what the images are decoded from, if they are files.
+        left_out: a line for each damaged file that was left out (`on_bad_image=skip`).
     """
 
     source: ImageSource
@@ -51,15 +63,8 @@ class Collection:
     validation: Tensor | None = None
     unlabelled: Tensor = field(default_factory=_none)
     table: Table | None = None
-
-
-class ImageFile(NamedTuple):
-    """A file that is still to be decoded; `name` is its path relative to the root of the set, `length` its bytes."""
-
-    name: str
-    path: str
-    length: int
-    label: int = -1
+    files: FileList | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def from_arrays(
@@ -73,43 +78,101 @@ def from_arrays(
     """
     pixels = torch.cat([resized(images, size) for images, _ in parts.values()])
     labels = torch.cat([part_labels.to(torch.int64) for _, part_labels in parts.values()])
-    indices = _consecutive({part: len(part_labels) for part, (_, part_labels) in parts.items()})
+    indices = consecutive({part: len(part_labels) for part, (_, part_labels) in parts.items()})
     digest = digest_of([*_sizes(indices), pixels.numpy().data, labels.numpy().data, *map(str.encode, classes)])
     return Collection(InMemory(pixels), labels, classes, digest=digest, table=table, **indices)
 
 
 def from_files(
-    parts: Mapping[str, list[ImageFile]],
+    parts: Mapping[str, Iterable[ImageFile]],
     classes: tuple[str, ...],
     config: DatasetConfig,
     *,
-    read: Callable[[str], bytes] | None = None,
+    read: Callable[[str], bytes] = read_bytes,
     table: Table | None = None,
 ) -> Collection:
     """Collection of image files, decoded into memory now if `config.in_memory` says so or, null, if they fit.
 
+    With `config.on_bad_image=skip` files that can't be decoded are left out as if they were not there: each is decoded
+    once for that, before anything is split or numbered.
+
     Args:
         parts: files of "train" and, where there are any, "test", "validation" and "unlabelled".
-        read: gives the bytes of a path, for files inside an archive, which are always decoded now.
+        read: gives the bytes of a path, for files inside an archive.
     """
-    files = [file for part in parts.values() for file in part]
-    paths = [file.path for file in files]
-    indices = _consecutive({part: len(part_files) for part, part_files in parts.items()})
-    fits = len(files) * ImageFiles.channels * config.size**2 <= MEMORY_LIMIT
-    source: ImageSource
-    if read is not None:
-        source = InMemory(decode_all(paths, config.size, read))
-    elif config.in_memory or (config.in_memory is None and fits):
-        source = InMemory(decode_all(paths, config.size))
-    else:
-        source = ImageFiles(paths, config.size)
-    listing = (os.fsencode(f"{file.name}\0{file.length}\0{file.label}\n") for file in files)
-    digest = digest_of([*_sizes(indices), str(config.size).encode(), *map(os.fsencode, classes), *listing])
-    labels = torch.tensor([file.label for file in files], dtype=torch.int64)
-    return Collection(source, labels, classes, digest=digest, table=table, **indices)
+    files, counts = FileList(), dict.fromkeys(parts, 0)
+    for part, part_files in parts.items():
+        for file in part_files:
+            files.append(file)
+            counts[part] += 1
+    damaged: dict[int, str] | None = {} if config.on_bad_image == "skip" else None
+    source = source_of(files.paths, config, read, damaged)
+    indices = consecutive(counts)
+    if damaged:
+        readable = torch.tensor([i not in damaged for i in range(len(files))])
+        check_classes(files.labels()[indices["train"]], readable[indices["train"]], classes)
+        counts = {part: int(readable[chosen].sum()) for part, chosen in indices.items()}
+        indices = consecutive(counts)
+        kept = readable.nonzero().flatten()
+        files = FileList(files[i] for i in kept.tolist())
+        pixels = source.pixels if isinstance(source, InMemory) else None
+        source = ImageFiles(files.paths, config.size, read) if pixels is None else InMemory(pixels[kept])
+    digest = files_digest(counts, config.size, classes, map(listed, files))
+    lost = tuple(damaged[i] for i in sorted(damaged)) if damaged else ()
+    return Collection(
+        source, files.labels(), classes, digest=digest, table=table, files=files, left_out=lost, **indices
+    )
 
 
-def _consecutive(counts: Mapping[str, int]) -> dict[str, Tensor]:
+def source_of(
+    paths: Listing[str],
+    config: DatasetConfig,
+    read: Callable[[str], bytes] = read_bytes,
+    damaged: dict[int, str] | None = None,
+) -> InMemory | ImageFiles:
+    """Encoded images in memory, if they shall or may be there, or decoded when they are read.
+
+    Args:
+        damaged: see `decode_all`.
+    """
+    if in_memory(config, len(paths), ImageFiles.channels):
+        return InMemory(decode_all(paths, config.size, read, damaged))
+    source = ImageFiles(paths, config.size, read)
+    if damaged is not None:
+        find_damaged(source, damaged)
+    return source
+
+
+def in_memory(config: DatasetConfig, images: int, channels: int) -> bool:
+    """Whether pixels are kept in memory: `config.in_memory`, or, null, if they fit."""
+    fits = images * channels * config.size**2 <= MEMORY_LIMIT
+    return fits if config.in_memory is None else config.in_memory
+
+
+def check_classes(labels: Tensor, readable: Tensor, classes: tuple[str, ...]) -> None:
+    """Raises:
+    InputError: no training image of a class can be read.
+    """
+    kept = set(labels[readable].unique().tolist())
+    if not kept:
+        raise InputError("not one of the training images can be read")
+    for label in labels.unique().tolist():
+        if label not in kept:
+            raise InputError(f"class {classes[label]}: not one of its training images can be read; mend or remove them")
+
+
+def listed(file: ImageFile) -> bytes:
+    """A file's line in the digest of its set."""
+    return os.fsencode(f"{file.name}\0{file.length}\0{file.label}\n")
+
+
+def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:
+    """See `Dataset.digest`; counts of the parts in order, lines as of `listed`."""
+    sizes = [f"{part} {count}\n".encode() for part, count in counts.items()]
+    return digest_of(chain(sizes, [str(size).encode()], map(os.fsencode, classes), lines))
+
+
+def consecutive(counts: Mapping[str, int]) -> dict[str, Any]:
     """Indices of parts that lie one after the other."""
     parts = torch.split(torch.arange(sum(counts.values())), list(counts.values()))
     return dict(zip(counts, parts, strict=True))

@@ -20,6 +20,7 @@ from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist,
 from fasthebb_cli.data.embedded import digits, mnist5k
 from fasthebb_cli.data.folders import image_folder
 from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
+from fasthebb_cli.data.packed import open_packed, packed_root
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
 from fasthebb_cli.errors import InputError
@@ -40,6 +41,7 @@ DATASETS: dict[str, Callable[..., Collection]] = {
     "imagenet": imagenet,
     "image_folder": image_folder,
 }
+EMBEDDED = ("mnist5k", "digits")  # come with a package: they don't look at root
 STATISTICS_SAMPLES = 5_000  # of a set that is decoded as it is read
 
 
@@ -52,7 +54,9 @@ class Dataset:
         labels: int64 (N,), -1: no label.
         train, validation, test: int64 indices, sorted, disjoint.
         unlabelled: further images, for pre-training only.
-        digest: hexadecimal; differs if images, their order, size or labels differ, and not with where they lie.
+        digest: hexadecimal; differs if images, their order, size or labels differ, and not with where they lie or
+            whether they are packed.
+        left_out: a line for each damaged file that was left out.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Dataset:
     test: Tensor
     unlabelled: Tensor
     digest: str
+    left_out: tuple[str, ...] = ()
 
 
 def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
@@ -73,11 +78,7 @@ def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
         InputError: the data are missing, unreadable or too few for the split.
         RunError: a download failed.
     """
-    settings = replace(config, train_samples=None, validation_samples=None, test_samples=None)
-    settings = replace(settings, root=_absolute(config.root), unlabelled=_absolute(config.unlabelled))
-    if config.labels is not None and Path(config.labels).expanduser().is_file():
-        settings = replace(settings, labels=_absolute(config.labels))
-    collection = _collection(json.dumps(asdict(settings), sort_keys=True))
+    collection = collection_of(config)
     train, validation, test = _split(collection, config, seed)
     return Dataset(
         name=config.name,
@@ -89,7 +90,21 @@ def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
         test=test.sort().values,
         unlabelled=collection.unlabelled,
         digest=collection.digest,
+        left_out=collection.left_out,
     )
+
+
+def collection_of(config: DatasetConfig) -> Collection:
+    """The images before they are split, kept for the next call with the same settings.
+
+    Raises:
+        InputError, RunError: as `load_dataset`.
+    """
+    settings = replace(config, train_samples=None, validation_samples=None, test_samples=None)
+    settings = replace(settings, root=_absolute(config.root), unlabelled=_absolute(config.unlabelled))
+    if config.labels is not None and Path(config.labels).expanduser().is_file():
+        settings = replace(settings, labels=_absolute(config.labels))
+    return _collection(json.dumps(asdict(settings), sort_keys=True))
 
 
 def _absolute(path: str | None) -> str | None:
@@ -100,6 +115,8 @@ def _absolute(path: str | None) -> str | None:
 def _collection(settings: str) -> Collection:
     """Images and labels of the settings, which are JSON so that they can be a key."""
     config = DatasetConfig(**json.loads(settings))
+    if config.name not in EMBEDDED and (packed := packed_root(config)):
+        return open_packed(packed, config)
     function = _function(config.name)
     if function is not image_folder and config.name in DATASETS:
         for key in ("labels", "unlabelled"):

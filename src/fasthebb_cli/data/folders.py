@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fasthebb_cli.config import DatasetConfig
-from fasthebb_cli.data.collection import Collection, ImageFile, from_files, root_of
+from fasthebb_cli.data.collection import Collection, from_files, root_of
+from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -29,22 +30,23 @@ def image_folder(config: DatasetConfig) -> Collection:
     if not root.is_dir():
         raise InputError(f"dataset.root: there is no folder {root}")
     extra = None if config.unlabelled is None else Path(config.unlabelled).expanduser().absolute()
-    unlabelled: list[ImageFile] = []
+    unlabelled = FileList()
     if extra is not None:
         if not extra.is_dir():
             raise InputError(f"dataset.unlabelled: there is no folder {extra}")
-        unlabelled = [file._replace(name=f"unlabelled/{file.name}") for file in list_images(extra)]
+        unlabelled = FileList(file._replace(name=f"unlabelled/{file.name}") for file in list_images(extra))
         if not unlabelled:
             raise InputError(f"dataset.unlabelled: no images in {extra}; looked for {', '.join(SUFFIXES)}")
     if config.labels is not None:
         classes, parts = _listed(config.labels, root, extra)
     else:
         classes, parts = _layout(root, extra)
-    unlabelled += parts.pop("unlabelled", [])
+    for file in parts.pop("unlabelled", FileList()):
+        unlabelled.append(file)
     return from_files(parts | ({"unlabelled": unlabelled} if unlabelled else {}), classes, config)
 
 
-def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, list[ImageFile]]]:
+def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:
     """Classes and files of each part, found by the names of the folders."""
     base = root / "train" if (root / "train").is_dir() else root
     names = class_folders(base, extra)
@@ -80,7 +82,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> list[ImageFile]:
+def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> FileList:
     """Images below the class folders of `base`, with the number of their class, named relative to `root`.
 
     Raises:
@@ -91,49 +93,56 @@ def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | Non
     unknown = sorted(present - number.keys())
     if unknown:
         raise InputError(f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images")
-    files: list[ImageFile] = []
+    files = FileList()
     for name in sorted(present):
         found = list_images(base / name)
         if not found:
             raise InputError(f"{base / name}: the class folder has no images; fill it or remove it")
         prefix = (base / name).relative_to(root).as_posix()
-        files += [file._replace(name=f"{prefix}/{file.name}", label=number[name]) for file in found]
+        for file in found:
+            files.append(file._replace(name=f"{prefix}/{file.name}", label=number[name]))
     if not files:
         raise InputError(f"{base}: has no class folders with images")
     return files
 
 
-def list_images(top: Path, extra: Path | None = None) -> list[ImageFile]:
+def list_images(top: Path, extra: Path | None = None) -> FileList:
     """Every image below a folder, but hidden ones and those of the folder `extra`, sorted by name.
 
     Raises:
         InputError: a folder or file can't be read.
     """
 
-    def unreadable(error: OSError) -> None:
-        raise InputError(f"{error.filename}: can't be read: {error.strerror}") from error
+    files = FileList()
+    _add_images(os.fspath(top), "", None if extra is None else os.fspath(extra), set(), files)
+    return files
 
-    files = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(top, onerror=unreadable, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            raise InputError(f"{folder}: links to a folder that is read already; remove the link")
-        seen.add(os.path.realpath(folder))
-        folders[:] = [f for f in folders if not f.startswith(".") and (extra is None or Path(folder, f) != extra)]
-        prefix = Path(folder).relative_to(top).as_posix()
+
+def _add_images(folder: str, prefix: str, extra: str | None, seen: set[str], files: FileList) -> None:
+    """Adds what lies below one folder. With a slash at a folder's end, names sort as the whole paths do."""
+    if os.path.realpath(folder) in seen:
+        raise InputError(f"{folder}: links to a folder that is read already; remove the link")
+    seen.add(os.path.realpath(folder))
+    path = folder
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
         for name in names:
-            if _is_image(name):
-                path = os.path.join(folder, name)
-                try:
-                    status = os.stat(path)
-                except OSError as error:
-                    raise InputError(f"{path}: can't be read: {error.strerror}") from error
+            path = os.path.join(folder, name)
+            if name.startswith("."):
+                continue
+            if name.endswith("/"):
+                if path[:-1] != extra:
+                    _add_images(path[:-1], prefix + name, extra, seen, files)
+            elif _is_image(name):
+                status = os.stat(path)
                 if stat.S_ISREG(status.st_mode):  # not a pipe or a socket, which would never end
-                    files.append(ImageFile(name if prefix == "." else f"{prefix}/{name}", path, status.st_size))
-    return sorted(files)
+                    files.append(ImageFile(prefix + name, path, status.st_size))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
 
 
-def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, list[ImageFile]]]:
+def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:
     """Classes and files of each part, from a table of labels.
 
     Where root has train/ and test/ or val/, these keep their part; test images without a label are left out.
@@ -151,7 +160,7 @@ def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...
     number = {name: k for k, name in enumerate(classes)}
     held_out = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
     part_of = dict(zip(held_out, ("test", "validation"), strict=False))
-    parts: dict[str, list[ImageFile]] = {"train": [], **{part: [] for part in part_of.values()}, "unlabelled": []}
+    parts = {part: FileList() for part in ("train", *part_of.values(), "unlabelled")}
     for path, file in files.items():
         part = part_of.get(file.name.split("/")[0], "train")
         if path in names:

@@ -2,11 +2,12 @@
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fasthebb_cli.config import DatasetConfig
-from fasthebb_cli.data.collection import Collection, ImageFile, Table, from_files, missing, root_of
+from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
+from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, class_folders, labelled, list_images
 from fasthebb_cli.errors import InputError
 
@@ -51,7 +52,7 @@ def _unpack(top: Path) -> None:
 def tiny_imagenet(config: DatasetConfig) -> Collection:
     """Tiny ImageNet from the folder tiny-imagenet-200, from a folder that holds it, or from the zip there.
 
-    The zip is read into memory as it is; nothing is unpacked. root may also be the zip itself.
+    The zip is read as it is; nothing is unpacked. root may also be the zip itself.
 
     Raises:
         InputError: it is not there, or incomplete.
@@ -65,57 +66,72 @@ def tiny_imagenet(config: DatasetConfig) -> Collection:
         return from_files(parts, classes, config, table=table)
     if not archive.is_file():
         raise missing(config, "folder tiny-imagenet-200 and no tiny-imagenet-200.zip", download=False)
-    if config.in_memory is False:
-        raise InputError(f"dataset.in_memory=false: {archive} is read into memory; unpack it to read it file by file")
+    read = ZipMembers(archive)
     try:
-        with zipfile.ZipFile(archive) as packed:
-            return _from_zip(archive, packed, config, table)
+        members = read.opened().infolist()
     except zipfile.BadZipFile as error:
         raise InputError(f"{archive}: can't be read as a zip file: {error}") from error
-
-
-def _from_zip(archive: Path, packed: zipfile.ZipFile, config: DatasetConfig, table: Table) -> Collection:
-    names = [info.filename for info in packed.infolist()]
+    names = (info.filename for info in members)
     wnids = next((name for name in names if name.split("/")[-1] == "wnids.txt"), "tiny-imagenet-200/wnids.txt")
     inside = wnids.removesuffix("wnids.txt")
-
-    def read(path: str) -> bytes:
-        return packed.read(path.removeprefix(f"{archive}{os.sep}"))
-
     files = [
         ImageFile(info.filename.removeprefix(inside), str(archive / info.filename), info.file_size)
-        for info in packed.infolist()
+        for info in members
         if info.filename.startswith(inside) and info.filename.lower().endswith(SUFFIXES)
     ]
     parts, classes = _tiny_parts(archive / inside, sorted(files), read)
     return from_files(parts, classes, config, read=read, table=table)
 
 
+class ZipMembers:
+    """Gives the bytes of a path below a zip file; a worker process opens the zip for itself."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive = archive
+        self._zip: zipfile.ZipFile | None = None
+
+    def __call__(self, path: str) -> bytes:
+        return self.opened().read(path.removeprefix(f"{self.archive}{os.sep}"))
+
+    def opened(self) -> zipfile.ZipFile:
+        if self._zip is None:
+            self._zip = zipfile.ZipFile(self.archive)
+        return self._zip
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"archive": self.archive, "_zip": None}
+
+
 def _tiny_parts(
-    top: Path, files: list[ImageFile], read: Callable[[str], bytes]
-) -> tuple[dict[str, list[ImageFile]], tuple[str, ...]]:
+    top: Path, files: Iterable[ImageFile], read: Callable[[str], bytes]
+) -> tuple[dict[str, FileList], tuple[str, ...]]:
     """Files of train/<wnid>/images and, as test set, of val/images with the classes in val/val_annotations.txt."""
     wnids = sorted(_text(top / "wnids.txt", read).split())
     number = {wnid: k for k, wnid in enumerate(wnids)}
-    train = [file for file in files if file.name.startswith("train/")]
-    folders = {file.name.split("/")[1] for file in train}
+    train, folders, test_files = FileList(), set[str](), dict[str, ImageFile]()
+    for file in files:
+        part, _, rest = file.name.partition("/")
+        if part == "train":
+            wnid = rest.split("/")[0]
+            folders.add(wnid)
+            train.append(file._replace(label=number.get(wnid, -1)))
+        elif file.name.startswith("val/images/"):
+            test_files[file.name] = file
     if folders != number.keys():
         wnid = min(folders ^ number.keys())
         problem = "is not listed in wnids.txt" if wnid in folders else "has no images, but is listed in wnids.txt"
         raise InputError(f"{top / 'train' / wnid}: {problem}; the copy of tiny_imagenet is not complete")
-    by_name = {file.name: file for file in files}
     test = []
     for line, row in enumerate(_text(top / "val/val_annotations.txt", read).splitlines(), 1):
         name, wnid = [*row.split("\t"), ""][:2]
-        file = by_name.get(f"val/images/{name}")
-        if file is None or wnid not in number:
-            problem = f"unknown class {wnid!r}" if file else f"val/images/{name} is missing"
+        found = test_files.get(f"val/images/{name}")
+        if found is None or wnid not in number:
+            problem = f"unknown class {wnid!r}" if found else f"val/images/{name} is missing"
             raise InputError(f"{top / 'val/val_annotations.txt'}, line {line}: {problem}")
-        test.append(file._replace(label=number[wnid]))
+        test.append(found._replace(label=number[wnid]))
     if not test:
         raise InputError(f"{top / 'val/val_annotations.txt'}: lists no images")
-    parts = {"train": [file._replace(label=number[file.name.split("/")[1]]) for file in train], "test": sorted(test)}
-    return parts, tuple(wnids)
+    return {"train": train, "test": FileList(sorted(test))}, tuple(wnids)
 
 
 def _text(path: Path, read: Callable[[str], bytes]) -> str:

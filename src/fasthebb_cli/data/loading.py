@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles, ImageSource
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.signals import stops_held
@@ -42,7 +43,7 @@ def batches(
         indices: int64 (N,) of the images to read.
         order_seed: of their permutation; None: as given.
         start: batches to skip, of which nothing is decoded.
-        workers: processes that decode ahead, if the source is files.
+        workers: processes that read ahead, if the source is files or packed.
         part_of: which images of a batch of so many to read; all of them unless given. There may be none.
 
     Raises:
@@ -55,7 +56,7 @@ def batches(
     chunks = [
         chunk[part_of(len(chunk))] for chunk in torch.split(indices, batch_lengths(len(indices), batch_size))[start:]
     ]
-    if workers > 0 and chunks and isinstance(source, ImageFiles):
+    if workers > 0 and chunks and isinstance(source, ImageFiles | PackedPixels):
         stream = read_ahead(source, chunks, min(workers, len(chunks)), pin=device.type == "cuda")
     else:
         stream = map(source.read, chunks)
@@ -106,7 +107,7 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
         context.set_forkserver_preload([name for name in sys.modules if name.startswith("fasthebb_cli")])
     loader = DataLoader(
         _Chunks(source),
-        sampler=[chunk.tolist() for chunk in chunks],
+        sampler=map(Tensor.tolist, chunks),  # one at a time: numbers of all would be 40 bytes an image
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,

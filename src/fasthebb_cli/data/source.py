@@ -8,7 +8,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fasthebb_cli.data.files import Listing
 from fasthebb_cli.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of pixels up to which a data set is kept in memory unless told otherwise
@@ -65,13 +66,21 @@ class InMemory:
         return InMemory(self.pixels.to(device))
 
 
+def read_bytes(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 class ImageFiles:
-    """Image files, decoded by as many threads as torch may use (one in a DataLoader's worker)."""
+    """Image files, decoded by as many threads as torch may use (one in a DataLoader's worker).
+
+    Args:
+        read_bytes: gives the content of a path, where it is in no file of its own.
+    """
 
     channels = 3
 
-    def __init__(self, paths: Sequence[str], size: int) -> None:
-        self.paths, self.size = paths, size
+    def __init__(self, paths: Listing[str], size: int, read_bytes: Callable[[str], bytes] = read_bytes) -> None:
+        self.paths, self.size, self.read_bytes = paths, size, read_bytes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,15 +91,19 @@ class ImageFiles:
         Raises:
             InputError: a file is missing or no image; names its path.
         """
-        return decode_all([self.paths[i] for i in indices.tolist()], self.size)
+        return decode_all([self.paths[i] for i in indices.tolist()], self.size, self.read_bytes)
 
 
-def _read_bytes(path: str) -> bytes:
-    return Path(path).read_bytes()
-
-
-def decode_all(paths: Sequence[str], size: int, read: Callable[[str], bytes] = _read_bytes) -> Tensor:
+def decode_all(
+    paths: Listing[str],
+    size: int,
+    read: Callable[[str], bytes] = read_bytes,
+    damaged: dict[int, str] | None = None,
+) -> Tensor:
     """Images as uint8 (N, 3, S, S) in the order of the paths; `read` gives a path's bytes.
+
+    Args:
+        damaged: takes the number and the error of each that can't be read, whose pixels mean nothing; None: raise it.
 
     Raises:
         InputError: as `decode`, for the first of the paths that can't be read.
@@ -100,7 +113,12 @@ def decode_all(paths: Sequence[str], size: int, read: Callable[[str], bytes] = _
 
     def fill(start: int) -> None:
         for i in range(start, min(start + PART, len(paths))):
-            array[i] = decode(paths[i], size, read)
+            try:
+                array[i] = decode(paths[i], size, read)
+            except InputError as error:
+                if damaged is None:
+                    raise
+                damaged[i] = str(error)
 
     parts = range(0, len(paths), PART)
     threads = min(8, torch.get_num_threads(), len(parts))
@@ -114,8 +132,16 @@ def decode_all(paths: Sequence[str], size: int, read: Callable[[str], bytes] = _
     return pixels
 
 
+def find_damaged(source: ImageFiles, damaged: dict[int, str]) -> None:
+    """Decodes every image once and adds the number and the error of each that can't be."""
+    for chunk in torch.split(torch.arange(len(source)), 64 * PART):
+        found: dict[int, str] = {}
+        decode_all([source.paths[i] for i in chunk.tolist()], source.size, source.read_bytes, found)
+        damaged.update({int(chunk[i]): problem for i, problem in found.items()})
+
+
 def decode(
-    path: str, size: int, read: Callable[[str], bytes] = _read_bytes
+    path: str, size: int, read: Callable[[str], bytes] = read_bytes
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """One image as uint8 (3, S, S).
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from math import ceil
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,8 +66,11 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     grouped = shuffled[labels[shuffled].argsort(stable=True)]
     sizes = [size for size in torch.bincount(labels).tolist() if size]
     ties = torch.randperm(len(sizes), generator=generator).tolist()
-    members = [iter(group.tolist()) for group in torch.split(grouped, sizes)]
-    return torch.tensor([next(members[ties[k]]) for k in _proportional([sizes[k] for k in ties])], dtype=torch.int64)
+    members = torch.split(grouped, sizes)
+    turns = np.fromiter(_proportional([sizes[k] for k in ties]), np.int64, len(labels))  # no list: 36 bytes each
+    order = torch.empty_like(grouped)
+    order[torch.from_numpy(turns).argsort(stable=True)] = torch.cat([members[k] for k in ties])
+    return order
 
 
 def _proportional(sizes: list[int]) -> Iterator[int]:

@@ -81,6 +81,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     if config.dataset.download:  # by one, for all
         processes.from_first(lambda: load_dataset(config.dataset, config.seed) and None)
     dataset = load_dataset(config.dataset, config.seed)
+    view.left_out(dataset.left_out)
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)

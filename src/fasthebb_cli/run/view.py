@@ -21,6 +21,8 @@ from fasthebb_cli.stages import Task
 
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
 
+LINES_LEFT_OUT = 10
+
 
 class View:
     """Lines, progress and tables on a console; lines also go to the log of the stage that is running."""
@@ -36,6 +38,13 @@ class View:
 
     def warn(self, text: str) -> None:
         self.note(f"warning: {text}", "yellow")
+
+    def left_out(self, lines: Sequence[str]) -> None:
+        """Damaged images that a run goes without: the first by their errors, and how many there are."""
+        for line in lines[:LINES_LEFT_OUT]:
+            self.warn(line)
+        if lines:
+            self.warn(f"{len(lines):,} images can't be read and are left out")
 
     def differs(self, stage: PlannedStage, nearest: Path, difference: Mapping[str, tuple[Any, Any]]) -> None:
         changes = ", ".join(f"{key} {there} -> {here}" for key, (there, here) in difference.items())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasthebb_cli.data.collection import ImageFile
+from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, list_images
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.source import decode_all
@@ -52,7 +52,7 @@ class Photographs:
         return Decoded(torch.cat(images), kept, problems)
 
 
-def find_images(place: Path) -> list[ImageFile]:
+def find_images(place: Path) -> FileList:
     """All images below a folder in sorted order, or the one file.
 
     Raises:
@@ -60,7 +60,7 @@ def find_images(place: Path) -> list[ImageFile]:
     """
     place = place.expanduser()
     if os.path.isfile(place):
-        return [ImageFile(place.name, str(place), place.stat().st_size)]
+        return FileList([ImageFile(place.name, str(place), place.stat().st_size)])
     if not os.path.isdir(place):  # unlike Path.is_dir, no error for a name that is too long
         raise InputError(f"{place}: there is no such folder or image file")
     files = list_images(place)

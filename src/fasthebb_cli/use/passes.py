@@ -19,7 +19,7 @@ from fasthebb_cli.checks import at_least
 from fasthebb_cli.compute import Compute
 from fasthebb_cli.compute import prepare as prepare_compute
 from fasthebb_cli.config import GpuConfig
-from fasthebb_cli.data.collection import ImageFile
+from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.view import View

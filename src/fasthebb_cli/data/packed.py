@@ -1,0 +1,220 @@
+"""Packed data sets: what `fasthebb data prepare out=FOLDER` writes and `dataset.root=FOLDER` reads.
+
+images.bin    pixels, uint8 (N, C, S, S), or the images' files one after the other as they were ("encoded")
+index.npz     labels (N,), and the numbers of the images of each part
+listing       of encoded images: name, length and label of each file, from which the digest for any size follows
+packed.json   what it is; written last, so that a folder without it is not a packed data set
+
+The images are mapped into memory: processes on a machine share one copy, and it is read only where it is needed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data.collection import Collection, Table, files_digest, in_memory, source_of
+from fasthebb_cli.data.source import ImageSource, InMemory
+from fasthebb_cli.errors import InputError
+
+VERSION = 1
+IMAGES_FILE, INDEX_FILE, LISTING_FILE, PACKED_FILE = "images.bin", "index.npz", "listing", "packed.json"
+JOURNAL_FILE = "packing.jsonl"  # of a packing that isn't finished
+FORMATS = ("uint8", "encoded")
+PARTS = ("train", "test", "validation", "unlabelled")
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a folder is packed from; another packing must agree in all of it to go on.
+
+    Args:
+        images: found, before damaged ones are left out.
+        digest: of all that were found.
+    """
+
+    name: str
+    format: str
+    size: int
+    channels: int
+    images: int
+    digest: str
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Content of packed.json.
+
+    Args:
+        images, length: how many and how many bytes they take.
+        digest: see `Dataset.digest`; for encoded images at the plan's size.
+        counts: of each part, in order.
+        blocks: end and blake2b of each stretch of images.bin, to tell whether it is damaged.
+        left_out: a line for each file that could not be decoded.
+    """
+
+    plan: Plan
+    images: int
+    length: int
+    digest: str
+    counts: dict[str, int]
+    classes: tuple[str, ...]
+    table: Table | None
+    blocks: list[tuple[int, str]]
+    left_out: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def packed_root(config: DatasetConfig) -> Path | None:
+    """dataset.root if it is a packed data set.
+
+    Raises:
+        InputError: it is one that isn't finished.
+    """
+    if config.root is None:
+        return None
+    root = Path(config.root).expanduser()
+    if (root / PACKED_FILE).is_file():
+        return root
+    if (root / JOURNAL_FILE).is_file():
+        raise InputError(f"{root}: is only partly packed; the `fasthebb data prepare` that began it goes on")
+    return None
+
+
+def read_packed(root: Path) -> Packed:
+    """Raises:
+    InputError: packed.json or images.bin is damaged.
+    """
+    try:
+        content = json.loads((root / PACKED_FILE).read_text())
+        content["plan"] = Plan(**content["plan"])
+        content["table"] = None if content["table"] is None else Table(*content["table"])
+        for key in ("classes", "left_out"):
+            content[key] = tuple(content[key])
+        packed = Packed(**content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{root / PACKED_FILE}: is damaged ({error}); pack again into another folder") from error
+    if packed.plan.version != VERSION:
+        raise InputError(f"{root}: is packed in version {packed.plan.version}, not {VERSION}; pack it again")
+    file = root / IMAGES_FILE
+    length = file.stat().st_size if file.is_file() else 0
+    if length != packed.length:
+        raise InputError(f"{file}: has {length:,} bytes instead of {packed.length:,}; pack again into another folder")
+    return packed
+
+
+def open_packed(root: Path, config: DatasetConfig) -> Collection:
+    """The same collection as of the images that were packed, except that damaged ones are left out.
+
+    Raises:
+        InputError: it is another data set, of another size, or damaged.
+    """
+    packed = read_packed(root)
+    plan = packed.plan
+    if plan.name != config.name:
+        raise InputError(f"dataset.root={root} holds packed {plan.name}; use dataset={plan.name}, or another root")
+    if plan.format == "uint8" and plan.size != config.size:
+        raise InputError(f"dataset.size={config.size}: {root} is packed at {plan.size}; use that, or pack it again")
+    for key in ("labels", "unlabelled", "options"):
+        if getattr(config, key):
+            raise InputError(f"dataset.{key}: {root} is packed; set it when it is prepared")
+    index = _read_index(root)
+    file = root / IMAGES_FILE
+    digest = packed.digest
+    source: ImageSource
+    if plan.format == "encoded":
+        digest = files_digest(packed.counts, config.size, packed.classes, _lines(root))
+        images = EncodedImages(file, index["ends"])
+        source = source_of(images, config, images.content)
+    elif in_memory(config, packed.images, plan.channels):
+        shape = (-1, plan.channels, plan.size, plan.size)
+        source = InMemory(torch.from_numpy(np.memmap(file, np.uint8, "c").reshape(shape)))  # still mapped, not read
+    else:
+        source = PackedPixels(file, plan.channels, plan.size)
+    parts: dict[str, Any] = {part: torch.from_numpy(index[part]) for part in PARTS if part in index}
+    return Collection(
+        source,
+        torch.from_numpy(index["labels"]),
+        packed.classes,
+        digest=digest,
+        table=packed.table,
+        left_out=packed.left_out,
+        **parts,
+    )
+
+
+class PackedPixels:
+    """Pixels of a packed set, read from where they are mapped; a worker process maps them for itself."""
+
+    def __init__(self, file: Path, channels: int, size: int) -> None:
+        self.file, self.channels, self.size = file, channels, size
+        self._pixels: Bytes = np.memmap(file, np.uint8, "r").reshape(-1, channels, size, size)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """uint8 (B, C, S, S)."""
+        return torch.from_numpy(self._pixels[indices.numpy()])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedPixels, (self.file, self.channels, self.size)
+
+
+class EncodedImages:
+    """Images that are packed as their files were, named by their number; see `data.files.Listing`.
+
+    Args:
+        ends: int64 (N,), where each ends in the file.
+    """
+
+    def __init__(self, file: Path, ends: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        self.file, self.ends = file, ends
+        self._bytes: Bytes = np.memmap(file, np.uint8, "r")
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int, /) -> str:
+        return f"{self.file}, image {range(len(self))[index]}"
+
+    def content(self, name: str) -> bytes:
+        """The file of an image of that name."""
+        index = int(name.rpartition(" ")[2])
+        return self._bytes[self.ends[index - 1] if index else 0 : self.ends[index]].tobytes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EncodedImages, (self.file, self.ends)
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    try:
+        with np.load(root / INDEX_FILE, allow_pickle=False) as index:
+            return dict(index)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise InputError(f"{root / INDEX_FILE}: is damaged ({error}); pack again into another folder") from error
+
+
+def _lines(root: Path) -> Iterator[bytes]:
+    """Lines of the listing, each as `data.collection.listed` gives it."""
+    try:
+        with (root / LISTING_FILE).open("rb") as file:
+            line = b""
+            for piece in file:
+                line += piece
+                if line.count(b"\0") == 2:  # else a file's name goes on in the next line
+                    yield line
+                    line = b""
+    except OSError as error:
+        raise InputError(f"{root / LISTING_FILE}: can't be read: {error.strerror}") from error

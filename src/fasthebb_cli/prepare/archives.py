@@ -1,0 +1,102 @@
+"""Unpacks a tar or zip file so that nothing is ever written outside of the folder that it is unpacked into.
+
+All members are looked at before the first is written. Each file is whole or not there, and one that is there already
+with its size is left, so that the same command goes on after a kill.
+"""
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.files import replacing
+
+
+class Member(NamedTuple):
+    """A file inside an archive; `problem` says why it may not be unpacked."""
+
+    name: str
+    length: int
+    open: Callable[[], IO[bytes] | None]
+    problem: str | None
+
+
+def unpack(archive: Path, folder: Path, advance: Callable[[int], None]) -> int:
+    """Unpacks all files of an archive below a folder.
+
+    Args:
+        advance: called after each with how many members it was.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        InputError: it is no tar or zip file, is damaged, or a member is a link, a device or lies outside of the folder.
+        RunError: a file can't be written.
+    """
+    written = 0
+    with members_of(archive) as members:
+        for member in members:
+            problem = member.problem or _outside(member.name)
+            if problem:
+                raise InputError(f"{archive}: member {member.name!r} {problem}; nothing was unpacked")
+        for member in members:
+            path = folder / member.name
+            if not (path.is_file() and path.stat().st_size == member.length):
+                with replacing(path) as file:
+                    content = member.open()
+                    if content is None:
+                        raise InputError(f"{archive}: member {member.name!r} can't be read")
+                    with content:
+                        shutil.copyfileobj(content, file)
+                written += 1
+            advance(1)
+    return written
+
+
+@contextmanager
+def members_of(archive: Path) -> Iterator[list[Member]]:
+    """Files and what else is no folder in a tar or zip file.
+
+    Raises:
+        InputError: it is neither, or damaged.
+    """
+    if not archive.is_file():
+        raise InputError(f"archive={archive}: there is no such file")
+    with _reading(archive):
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as packed_tar:
+                yield [_tarred(packed_tar, info) for info in packed_tar if not info.isdir()]
+        else:
+            raise InputError(f"archive={archive}: is no tar or zip file")
+
+
+def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+    kind = info.external_attr >> 28  # of a file made on Unix: 8 a regular file, 10 a link
+    return Member(info.filename, info.file_size, lambda: packed.open(info), None if kind in (0, 8) else "is no file")
+
+
+def _tarred(packed: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
+    return Member(info.name, info.size, lambda: packed.extractfile(info), None if info.isreg() else "is no file")
+
+
+def _outside(name: str) -> str | None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    inside = path.parts and not path.is_absolute() and ".." not in path.parts
+    return None if inside else "lies outside of the folder"
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise InputError(f"{archive}: is damaged: {' '.join(str(error).split())}") from error

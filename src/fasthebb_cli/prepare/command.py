@@ -1,0 +1,208 @@
+"""`fasthebb data prepare` checks the images of a data set and packs them; conf/data.yaml has the settings."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fasthebb_cli.config import DataConfig
+from fasthebb_cli.data.collection import Collection
+from fasthebb_cli.data.dataset import EMBEDDED, collection_of
+from fasthebb_cli.data.loading import read_ahead
+from fasthebb_cli.data.packed import Plan, packed_root, read_packed
+from fasthebb_cli.data.source import ImageFiles
+from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.prepare.archives import members_of, unpack
+from fasthebb_cli.prepare.checking import Checked, Checker, Traits, add_traits, misnamed
+from fasthebb_cli.prepare.info import tell
+from fasthebb_cli.prepare.packing import Packing, damaged_block, finished
+from fasthebb_cli.run.locks import locked
+from fasthebb_cli.run.view import View
+from fasthebb_cli.use.progress import FolderProgress
+
+CHUNK = 64  # images that are read at a time
+OFFICIAL = {  # training and test images, classes
+    "mnist": (60_000, 10_000, 10), "fashion_mnist": (60_000, 10_000, 10), "cifar10": (50_000, 10_000, 10),
+    "cifar100": (50_000, 10_000, 100), "stl10": (5_000, 8_000, 10), "tiny_imagenet": (100_000, 10_000, 200),
+    "imagenet": (1_281_167, 50_000, 1_000),
+}  # fmt: skip
+
+
+def run_data(config: DataConfig, console: Console) -> None:
+    """Does what is asked.
+
+    Raises:
+        InputError: images that can't be read, unless they shall be left out; and as `load_dataset`.
+        RunError: the packed set can't be written.
+    """
+    {"prepare": prepare, "info": tell}[config.what](config, View(console))
+
+
+def prepare(config: DataConfig, view: View) -> None:
+    if config.archive is not None:
+        _unpack(Path(config.archive).expanduser(), config, view)
+    embedded = config.dataset.name in EMBEDDED
+    if embedded and config.out is not None:
+        raise InputError(
+            f"out: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
+        )
+    if not embedded and (root := packed_root(config.dataset)) is not None:
+        _verify_packed(root, config, view)
+        return
+    collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
+    view.note(_counts(config.dataset.name, collection), "none")
+    if config.out is None:
+        damaged, traits = _check(config, collection, view, None)
+        _report(config, collection, damaged, traits, view)
+        return
+    folder = Path(config.out).expanduser().absolute()
+    plan = _plan(config, collection)
+    with locked(folder):
+        packed = finished(folder, plan)
+        if packed is None:
+            with Packing(folder, plan) as packing:
+                _say_size(folder, plan, collection, packing.done, view)
+                damaged, traits = _check(config, collection, view, packing)
+                _report(config, collection, damaged, traits, view)
+                packed = packing.finish(collection)
+            view.note(f"packed {packed.images:,} images, {_bytes(packed.length)}", "bold")
+        else:
+            view.note("packed before", "bold")
+    view.note(f"use it with dataset={plan.name} dataset.root={folder}", "none")
+
+
+def _unpack(archive: Path, config: DataConfig, view: View) -> None:
+    if config.dataset.root is None:
+        raise InputError("dataset.root has no value: set it to the folder that the archive is to be unpacked into")
+    folder = Path(config.dataset.root).expanduser().absolute()
+    with members_of(archive) as members:
+        total = len(members)
+    with FolderProgress(view, f"unpacking {archive.name}", total) as progress:
+        written = unpack(archive, folder, progress.advance)
+    there = f"; {total - written:,} were there" if written < total else ""
+    view.note(f"unpacked {written:,} of {total:,} files into {folder}{there}", "none")
+
+
+def _plan(config: DataConfig, collection: Collection) -> Plan:
+    if config.format == "encoded" and collection.files is None:
+        raise InputError(f"format=encoded: dataset {config.dataset.name} has no image files; use format=uint8")
+    source = collection.source
+    return Plan(config.dataset.name, config.format, source.size, source.channels, len(source), collection.digest)
+
+
+def _say_size(folder: Path, plan: Plan, collection: Collection, done: int, view: View) -> None:
+    """Says how large the packed set will be, before it is made.
+
+    Raises:
+        RunError: there is no room for it.
+    """
+    image = plan.channels * plan.size**2
+    total = plan.images * image
+    if plan.format == "encoded" and collection.files is not None:
+        total = sum(file.length for file in collection.files)
+        image = total // max(1, plan.images)
+    free = shutil.disk_usage(folder).free
+    how = f"{plan.size} x {plan.size}, {_bytes(image)} an image" if plan.format == "uint8" else "as they are"
+    view.note(f"{plan.images:,} images {how}: {_bytes(total)} in {folder}, where {_bytes(free)} are free", "none")
+    if total - done > free:
+        raise RunError(f"out={folder}: {_bytes(total - done)} are needed, {_bytes(free)} are free; choose another disk")
+
+
+def _check(
+    config: DataConfig, collection: Collection, view: View, packing: Packing | None
+) -> tuple[dict[int, str], Traits]:
+    """Decodes all images that are not packed yet, and packs them.
+
+    Returns:
+        Number and error of each damaged one, and what is unusual.
+    """
+    damaged = packing.damaged() if packing else {}
+    traits = packing.traits() if packing else {}
+    done = packing.images if packing else 0
+    if done:
+        view.note(f"goes on after {done:,} images", "none")
+    title = "checking" if packing is None else "packing"
+    with FolderProgress(view, title, len(collection.source)) as progress:
+        progress.advance(done)
+        for checked in _stream(config, collection, done):
+            damaged |= checked.damaged
+            add_traits(traits, checked.traits)
+            if packing is not None:
+                packing.add(checked)
+            progress.advance(checked.images)
+    return damaged, traits
+
+
+def _stream(config: DataConfig, collection: Collection, done: int) -> Iterator[Checked]:
+    source = collection.source
+    checker = Checker(source, encoded=config.format == "encoded")
+    chunks = list(torch.split(torch.arange(done, len(source)), CHUNK)) if done < len(source) else []
+    if config.workers and chunks and isinstance(source, ImageFiles):
+        return read_ahead(checker, chunks, min(config.workers, len(chunks)), pin=False)
+    return map(checker.read, chunks)
+
+
+def _report(config: DataConfig, collection: Collection, damaged: dict[int, str], traits: Traits, view: View) -> None:
+    """Says what is unusual, and names what is damaged.
+
+    Raises:
+        InputError: there are damaged images that shall not be left out.
+    """
+    for i in sorted(damaged):
+        view.warn(damaged[i])
+    for trait, (count, first) in sorted(traits.items()):
+        view.note(f"{count:,} {trait} (the first: {first}): read as RGB, upright", "none")
+    if collection.files is not None and config.dataset.root is not None and Path(config.dataset.root).is_dir():
+        for path in misnamed(Path(config.dataset.root)):
+            view.warn(f"{path}: is an image that is not used, since its name doesn't end as one's does")
+    total = len(collection.source)
+    if not damaged:
+        view.note(f"all {total:,} images can be read", "bold")
+    elif config.dataset.on_bad_image == "error":
+        raise InputError(
+            f"{len(damaged):,} of {total:,} images can't be read; mend or remove them, "
+            "or leave them out with dataset.on_bad_image=skip"
+        )
+    else:
+        view.warn(f"{len(damaged):,} of {total:,} images can't be read and are left out")
+
+
+def _verify_packed(root: Path, config: DataConfig, view: View) -> None:
+    """Compares a packed set with the checksums that it was written with.
+
+    Raises:
+        InputError: it is damaged, or shall be packed again.
+    """
+    if config.out is not None:
+        raise InputError(f"dataset.root={root} is packed already; give the folder of the images to pack them again")
+    packed = read_packed(root)
+    block = damaged_block(root, packed)
+    if block is not None:
+        raise InputError(f"{root}: block {block} of its images is not what was packed; pack it again")
+    collection_of(config.dataset)
+    parts = ", ".join(f"{count:,} {part}" for part, count in packed.counts.items())
+    view.note(f"{packed.plan.name}, packed ({packed.plan.format}): {parts}, {len(packed.classes):,} classes", "none")
+    view.left_out(packed.left_out)
+    view.note(f"all {len(packed.blocks):,} blocks are as they were written", "bold")
+
+
+def _counts(name: str, collection: Collection) -> str:
+    parts = {part: getattr(collection, part) for part in ("train", "validation", "test", "unlabelled")}
+    told = ", ".join(f"{len(chosen):,} {part}" for part, chosen in parts.items() if chosen is not None and len(chosen))
+    text = f"{name}: {told} images, {len(collection.classes):,} classes"
+    found = (len(collection.train), 0 if collection.test is None else len(collection.test), len(collection.classes))
+    if name in OFFICIAL and found != OFFICIAL[name]:
+        train, test, classes = OFFICIAL[name]
+        text += f"; a smaller copy: the whole set has {train:,} train, {test:,} test images, {classes:,} classes"
+    return text
+
+
+def _bytes(count: float) -> str:
+    """A number of bytes as people write it: 132 kB, 1.2 MB, 170 GB."""
+    unit = 0
+    while count >= 999.5 and unit < 4:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"

@@ -1,0 +1,86 @@
+"""`fasthebb data info`: what is in a data set, in numbers and as a picture of its images."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from rich.table import Table
+from torch import Tensor
+
+from fasthebb_cli.config import DataConfig
+from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std, statistics_of
+from fasthebb_cli.run.files import write_atomically
+from fasthebb_cli.run.view import View
+
+ROWS, COLUMNS = 20, 10  # of the picture: a class or a part a row
+TILE, MARGIN, CAPTION = 96, 4, 14  # pixels: most of an image's side, between images, of a line of text
+
+
+def tell(config: DataConfig, view: View) -> None:
+    """Prints images per class and split, mean and deviation, and writes the picture."""
+    dataset = load_dataset(config.dataset, config.seed)
+    view.left_out(dataset.left_out)
+    view.console.print(counts_table(dataset))
+    mean, std = mean_and_std(dataset)
+    told = (
+        "all training images" if statistics_of(dataset) == "all" else statistics_of(dataset).replace(" ", " training ")
+    )
+    view.note(f"mean {_numbers(mean)}, deviation {_numbers(std)} of {told}, on a scale of 0 to 1", "none")
+    path = Path(config.out or f"{config.dataset.name.replace(':', '.')}.png").expanduser()
+    picture = contact_sheet(dataset)
+    write_atomically(path, lambda file: picture.save(file, "PNG"))
+    view.note(f"samples of {min(ROWS, max(1, len(dataset.classes)))} classes in {path}", "none")
+
+
+def counts_table(dataset: Dataset) -> Table:
+    """Images of each class in each split, and their sums."""
+    parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    if len(dataset.unlabelled):
+        parts["unlabelled"] = dataset.unlabelled
+    table = Table(
+        title=f"{dataset.name}, {dataset.source.size} x {dataset.source.size}",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("class")
+    for part in parts:
+        table.add_column(part, justify="right")
+    counts = [
+        torch.bincount(dataset.labels[chosen] + 1, minlength=len(dataset.classes) + 1) for chosen in parts.values()
+    ]
+    for k, name in enumerate(dataset.classes, 1):
+        table.add_row(name, *(f"{int(count[k]):,}" for count in counts))
+    if any(int(count[0]) for count in counts):
+        table.add_row("(no label)", *(f"{int(count[0]):,}" for count in counts))
+    table.add_row("all", *(f"{len(chosen):,}" for chosen in parts.values()), style="bold")
+    return table
+
+
+def contact_sheet(dataset: Dataset) -> Image.Image:
+    """The first training images of up to 20 classes, a row each below the class's name; without labels, row by row."""
+    labels = dataset.labels[dataset.train]
+    rows: list[tuple[str, Tensor]] = []
+    for k, name in enumerate(dataset.classes[:ROWS]):
+        rows.append((name, dataset.train[labels == k][:COLUMNS]))
+    if not rows:
+        rows = [("", chosen) for chosen in torch.split(dataset.train[: ROWS * COLUMNS], COLUMNS)]
+    side = min(TILE, max(32, dataset.source.size))
+    step, height = side + MARGIN, side + MARGIN + CAPTION
+    sheet = Image.new("RGB", (MARGIN + COLUMNS * step, len(rows) * height + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, chosen) in enumerate(rows):
+        draw.text((MARGIN, row * height), name, fill="black")
+        if not len(chosen):
+            continue
+        for column, pixels in enumerate(dataset.source.read(chosen).cpu()):
+            grey_or_rgb = pixels if len(pixels) == 3 else pixels[:1].expand(3, -1, -1)
+            tile = Image.fromarray(grey_or_rgb.permute(1, 2, 0).contiguous().numpy()).resize((side, side))
+            sheet.paste(tile, (MARGIN + column * step, row * height + CAPTION))
+    return sheet
+
+
+def _numbers(values: Tensor) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values.tolist()) + ")"

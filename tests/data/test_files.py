@@ -1,0 +1,112 @@
+"""The compact list of image files: the list that it stands for, in the same order, in a fraction of the memory."""
+
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fasthebb_cli.data.files import FileList, ImageFile
+from fasthebb_cli.data.folders import list_images
+from tests.data.images import save
+
+BYTES = 64  # an image may take in all indices together
+
+
+def imagenet_files(count: int) -> Iterator[ImageFile]:
+    """Names as long as ImageNet's."""
+    for i in range(count):
+        wnid = f"n{10_000_000 + i % 1000}"
+        name = f"train/{wnid}/{wnid}_{10_000 + i // 1000}.JPEG"
+        yield ImageFile(name, f"/data/imagenet/{name}", 110_000 + i, i % 1000)
+
+
+def test_it_is_the_list_that_it_stands_for() -> None:
+    files = [
+        ImageFile("b/x.png", "/data/b/x.png", 3, 1),
+        ImageFile("a/x.png", "/data/a/x.png", 2**33, 0),
+        ImageFile("unlabelled/x.png", "/more/x.png", 0),
+        ImageFile("ü\udc80 ö.png", "/data/ü\udc80 ö.png", 5, 7),
+        ImageFile("a/y\n.png", "/data/a/y\n.png", 5, 7),
+    ]
+    compact = FileList(files)
+    for kept in (compact, pickle.loads(pickle.dumps(compact))):
+        assert list(kept) == files
+        assert [kept.paths[i] for i in range(len(kept.paths))] == [file.path for file in files]
+        assert kept.labels().tolist() == [1, 0, -1, 7, 7]
+    assert compact[-1] == files[-1]
+    assert list(compact[1:3]) == files[1:3]
+    with pytest.raises(IndexError):
+        compact[5]
+    assert FileList().labels().tolist() == []
+
+
+def test_an_image_takes_at_most_64_bytes_also_while_it_is_listed() -> None:
+    count = 50_000
+    tracemalloc.start()
+    files = FileList(imagenet_files(count))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(files) == count
+    split = 8  # an int64 index in train
+    assert held / count + split <= BYTES
+    assert peak / count + split <= BYTES
+    files.labels()[3] = 77
+    assert files[3].label == 77, "labels are a copy, of 8 more bytes an image"
+
+
+def test_files_are_in_the_order_of_their_whole_names(tmp_path: Path) -> None:
+    names = ["a.png", "a/b.png", "a-b/c.png", "a/b/c.png", "a/b-c.png", "B.png", "a b/c.png", "aa/é.png", "aa/z.png"]
+    for i, name in enumerate(names):
+        save(tmp_path / name, i)
+    assert [file.name for file in list_images(tmp_path)] == sorted(names)
+
+
+WHOLE = """
+import os, resource, sys
+import torch
+from fasthebb_cli.data.collection import consecutive, files_digest, listed
+from fasthebb_cli.data.files import FileList
+from fasthebb_cli.data.loading import batches
+from fasthebb_cli.data.splits import stratified_order
+from tests.data.test_files import imagenet_files
+
+class Nothing:
+    channels = size = 1
+    def read(self, indices):
+        return torch.zeros(len(indices), 1, 1, 1, dtype=torch.uint8)
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+count = 1_280_000
+list(batches(Nothing(), torch.arange(10), batch_size=4, device=torch.device("cpu"), order_seed=0))
+stratified_order(torch.arange(10), 0)
+before = peak()
+files = FileList(imagenet_files(count))
+files_digest({"train": count}, 210, ("a",), map(listed, files))
+listed_peak = peak()
+train = stratified_order(files.labels(), 0).sort().values
+stream = batches(Nothing(), train, batch_size=256, device=torch.device("cpu"), order_seed=1)
+seen = torch.zeros(count, dtype=torch.uint8)
+for _, chosen in stream:
+    seen[chosen] += 1
+assert bool((seen == 1).all())
+print((listed_peak - before) / count, (peak() - before) / count)
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_imagenet_is_listed_split_and_shuffled_in_bounded_memory() -> None:
+    """Peaks of the process, in bytes an image: of listing, and of all with the split, two orders and the batches."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", WHOLE], env=environment, capture_output=True, text=True, check=True, timeout=250
+    )
+    listing, everything = map(float, ran.stdout.split())
+    assert listing <= BYTES
+    assert everything <= 160

@@ -1,0 +1,118 @@
+"""Unpacking: whole files below the folder, and nothing at all of an archive that reaches beyond it."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.prepare.archives import unpack
+from tests.data.images import class_folders, picture
+from tests.prepare.conftest import Data
+
+
+def tarred(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt"])
+def test_no_path_outside_of_the_folder(tmp_path: Path, kind: str, name: str) -> None:
+    content = {"good.txt": b"good", name: b"evil"}
+    if kind == "tar":
+        archive = tarred(tmp_path / "a.tar", [(tarfile.TarInfo(key), value) for key, value in content.items()])
+    else:
+        archive = zipped(tmp_path / "a.zip", content)
+    with pytest.raises(InputError, match=r"member .*evil.* lies outside of the folder; nothing was unpacked"):
+        unpack(archive, tmp_path / "there", lambda count: None)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [archive.name]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [link("a", "/etc"), link("a", "../b"), link("a", "good.txt", tarfile.LNKTYPE), link("a", "", tarfile.CHRTYPE)],
+)
+def test_no_links_or_devices(tmp_path: Path, info: tarfile.TarInfo) -> None:
+    archive = tarred(tmp_path / "a.tar", [(tarfile.TarInfo("good.txt"), b"good"), (info, b"")])
+    with pytest.raises(InputError, match=r"member 'a' is no file; nothing was unpacked"):
+        unpack(archive, tmp_path / "there", lambda count: None)
+    assert not (tmp_path / "there").exists()
+
+
+def test_no_links_in_a_zip(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("a")
+    info.create_system, info.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(InputError, match=r"member 'a' is no file"):
+        unpack(tmp_path / "a.zip", tmp_path / "there", lambda count: None)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_files_are_unpacked_once_and_a_half_one_again(tmp_path: Path, kind: str) -> None:
+    content = {"a/one.txt": b"one", "a/b/two.txt": b"two" * 1000}
+    archive = tmp_path / f"x.{kind}"
+    if kind == "zip":
+        zipped(archive, content)
+    else:
+        with tarfile.open(archive, "w:gz" if kind.endswith("gz") else "w") as tar:
+            for name, value in content.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(value)
+                tar.addfile(info, io.BytesIO(value))
+    there, counted = tmp_path / "there", list[int]()
+    assert unpack(archive, there, counted.append) == 2
+    assert sum(counted) == 2
+    assert {str(p.relative_to(there)): p.read_bytes() for p in there.rglob("*") if p.is_file()} == content
+    (there / "a/b/two.txt").write_bytes(b"tw")
+    assert unpack(archive, there, counted.append) == 1
+    assert (there / "a/b/two.txt").read_bytes() == content["a/b/two.txt"]
+
+
+def test_what_is_no_whole_archive(tmp_path: Path) -> None:
+    whole = zipped(tmp_path / "a.zip", {"a.txt": bytes(range(256)) * 100})
+    (tmp_path / "b.zip").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"b.zip: is no tar or zip file"):
+        unpack(tmp_path / "b.zip", tmp_path / "there", lambda count: None)
+    content = bytearray(whole.read_bytes())
+    content[100] ^= 255
+    whole.write_bytes(content)
+    with pytest.raises(InputError, match=r"a.zip: is damaged: Bad CRC-32"):
+        unpack(whole, tmp_path / "there", lambda count: None)
+    assert not list((tmp_path / "there").iterdir()), "half a file was left"
+
+
+def test_an_archive_is_unpacked_checked_and_packed_by_one_command(data: Data, tmp_path: Path) -> None:
+    class_folders(tmp_path / "made/imagenet/train", {"n1": 5, "n2": 5})
+    class_folders(tmp_path / "made/imagenet/val", {"n1": 1, "n2": 1}, first=20)
+    picture(0)
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.add(tmp_path / "made/imagenet", "imagenet")
+    given = [
+        "prepare", "dataset=imagenet", f"dataset.root={tmp_path / 'root'}", f"archive={tmp_path / 'in.tar'}",
+        "dataset.size=8", f"out={tmp_path / 'packed'}",
+    ]  # fmt: skip
+    code, out, err = data(*given)
+    assert code == 0, err
+    assert "unpacked 12 of 12 files" in out
+    assert "packed 12 images" in out
+    assert "unpacked 0 of 12 files" in data(*given)[1]

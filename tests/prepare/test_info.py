@@ -1,0 +1,43 @@
+"""`fasthebb data info`: its counts, mean and deviation, and its picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.images import class_folders, save
+from tests.prepare.conftest import Data
+
+
+def test_counts_statistics_and_samples(data: Data, tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"cat": 10, "dog": 5})
+    class_folders(tmp_path / "photos/test", {"cat": 2, "dog": 3}, first=20)
+    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=32"]
+    code, out, err = data(*given, f"out={tmp_path / 'there/samples.png'}")
+    assert code == 0, err
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("cat", "dog", "all"))}
+    assert rows == {"cat": ["8", "2", "2"], "dog": ["4", "1", "3"], "all": ["12", "3", "5"]}
+    sheet = np.asarray(Image.open(tmp_path / "there/samples.png"))
+    assert sheet.shape == (2 * (32 + 4 + 14) + 4, 4 + 10 * 36, 3)
+    filled = [(sheet[14 : 14 + 32, 4 + 36 * k : 36 * (k + 1)] != 255).any() for k in range(10)]
+    assert filled == [True] * 8 + [False] * 2
+
+
+def test_mean_and_deviation_are_those_of_the_training_images(data: Data, tmp_path: Path) -> None:
+    for k, value in enumerate((0, 51, 102)):  # a fifth of the scale apart
+        path = save(tmp_path / f"photos/{k}.png", k)
+        Image.new("RGB", (8, 8), (value, 0, 255)).save(path)
+    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
+    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
+    assert code == 0, err
+    assert "mean (0.2000, 0.0000, 1.0000), deviation (0.1633, 0.0039, 0.0039) of all training images" in out
+    assert "(no label)" in out
+
+
+def test_it_says_what_is_wrong(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = data("info", "dataset=image_folder", "dataset.root=gone")
+    assert code == 2
+    assert "there is no folder" in err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,72 @@
+"""From image files to a fine-tuned conv10 at 210 x 210, through a packed set; and how fast that is read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from fasthebb_cli import cli
+from tests.conftest import Ran
+from tests.prepare.conftest import Data
+
+FASTER = 5  # packed images are read so many times as fast as JPEG files are decoded, on the same cores
+WAITING = 0.05  # of a step's time at most
+
+
+def photographs(root: Path, counts: dict[str, int]) -> None:
+    """JPEG files of 500 x 375, smooth with some noise, so that they take about as much as photographs do."""
+    random = np.random.default_rng(0)
+    for k, (folder, count) in enumerate(counts.items()):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            smooth = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)).astype(int)
+            noisy = smooth + random.integers(-12, 13, smooth.shape) + 10 * k
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / folder / f"{i:03}.jpg", quality=90)
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    root = tmp_path / "imagenet"
+    photographs(root, {"train/n01": 24, "train/n02": 24, "val/n01": 2, "val/n02": 2})
+    return root
+
+
+@pytest.mark.slow
+def test_prepare_pretrain_and_finetune(imagenet: Path, command: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
+    (imagenet / "train/n01/000.jpg").write_bytes(b"")
+    given = ("prepare", "dataset=imagenet", f"dataset.root={imagenet}", f"out={tmp_path / 'packed'}", "workers=2")
+    code, out, err = data(*given, "dataset.on_bad_image=skip")
+    assert code == 0, err
+    assert "52 images 210 x 210, 132 kB an image: 6.88 MB" in out
+    assert "packed 51 images, 6.75 MB" in out
+    shared = (
+        *("dataset=imagenet", f"dataset.root={tmp_path / 'packed'}", "dataset.in_memory=false", "model.width=0.125"),
+        *("gpu=cpu", "gpu.workers=1", "pretrain.epochs=1", "pretrain.batch_size=8"),
+        *("finetune.epochs=1", "finetune.batch_size=8"),
+    )
+    ran = command("pretrain", *shared, small=False)
+    assert ran.code == 0, ran.err
+    assert "000.jpg: can't be read as an image" in ran.out
+    ran = command("finetune", *shared, small=False)
+    assert ran.code == 0, ran.err
+    assert ran.results("finetune")["labels_train"] == 44  # 1,200,000 of 1,281,167 of 47
+
+
+@pytest.mark.slow
+def test_packed_images_are_read_fast_enough(imagenet: Path, data: Data, tmp_path: Path) -> None:
+    assert data("prepare", "dataset=imagenet", f"dataset.root={imagenet}", f"out={tmp_path / 'packed'}")[0] == 0
+    results = {}
+    for name, root in (("files", imagenet), ("packed", tmp_path / "packed")):
+        GlobalHydra.instance().clear()
+        words = ["dataset=imagenet", f"dataset.root={root}", "dataset.in_memory=false", "batch_size=16", "repeats=3"]
+        assert cli.run(["bench", "data", *words, "gpu=cpu", f"json={tmp_path / name}.json"]) == 0
+        results[name] = json.loads((tmp_path / f"{name}.json").read_text())["workers"]
+    assert list(results["packed"]) == list(results["files"])
+    files, packed = results["files"]["0"], results["packed"]["0"]
+    assert packed["images_per_second"] >= FASTER * files["images_per_second"]
+    assert packed["waiting"] <= WAITING
