@@ -41,7 +41,8 @@ case $code in
   130 | 138 | 140 | 143) # stopped and saved, or stopped by a signal before it could have begun anything
     # SLURM itself requeues a preempted job only if it has not ended by then; scancel ends this script, too
     echo "requeued: $(date)"
-    scontrol requeue "$SLURM_JOB_ID"
+    # not SLURM_JOB_ID, which is the whole array's in its last task
+    scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     ;;
 esac
 exit $code

@@ -56,8 +56,10 @@ def is_submitits(thing: object) -> bool:
 
 def _is_cancelled() -> bool:
     """Whether SLURM is ending the job for good: a preempted one still counts as running while it may save."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
+    job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array is not None:  # whose last task has the number of the whole
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     state = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True)
     return state.returncode == 0 and state.stdout.strip() != "RUNNING"

@@ -63,6 +63,11 @@ class Cluster:
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         return self.wait(job, lambda state: state["JobState"] in ended, seconds)
 
+    def queued(self) -> list[str]:
+        """Own jobs that have not come to their end."""
+        words = ("squeue", "--noheader", "--format=%A %T", f"--jobs={','.join(self.jobs)}")
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True).stdout.splitlines()
+
     def epochs(self) -> int:
         """How many are done below `runs`, by all stages."""
         return sum(len(path.read_text().splitlines()) for path in self.folder.glob("runs/*/metrics.jsonl"))
@@ -93,6 +98,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cluster = Cluster(tmp_path, dict(os.environ))
     yield cluster
-    for job in cluster.jobs:
-        subprocess.run(["scancel", job], env=cluster.environment)
-    wait_for(lambda: not cluster.call("squeue", "--noheader"), 60, lambda: cluster.call("squeue"))
+    if cluster.jobs:
+        subprocess.run(["scancel", *cluster.jobs], env=cluster.environment)
+        wait_for(lambda: not cluster.queued(), 60, lambda: str(cluster.queued()))

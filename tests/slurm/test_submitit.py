@@ -115,26 +115,26 @@ def test_help_lists_the_launchers(command: Callable[..., Ran]) -> None:
 @pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.xdist_group("slurm")
-def test_a_preempted_job_of_a_sweep_is_requeued_and_the_sweep_ends_in_its_table(cluster: Cluster) -> None:
-    slurm = (
-        "hydra/launcher=slurm_cpu",
-        "hydra.launcher.partition=low",
-        f"hydra.launcher.cpus_per_task={os.cpu_count()}",
-    )
-    launcher = sweep(cluster.folder, *slurm, "seed=0", *LONG, environment=cluster.environment)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
-    (job,) = cluster.call("squeue", "--noheader", "--format=%i").split()
-    cluster.jobs.append(job)
+def test_preempted_jobs_of_a_sweep_are_requeued_and_it_ends_in_its_table(cluster: Cluster) -> None:
+    slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=1")
+    launcher = sweep(cluster.folder, *slurm, "seed=0,1", *LONG, environment=cluster.environment)
+    wait_for(lambda: len(list(cluster.folder.glob("runs/*/metrics.jsonl"))) == 2, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 1, 120, cluster.logs)
+    jobs = cluster.call("squeue", "--noheader", "--array", "--format=%i").split()
+    assert len(jobs) == 2
+    cluster.jobs += jobs
     urgent = cluster.submit("--partition=high", "--exclusive", "--wrap=true")
     assert cluster.finish(urgent)["JobState"] == "COMPLETED"
-    assert cluster.state(job)["Restarts"] == "1"
-    assert "stopped and saved at epoch" in cluster.logs()
-    assert cluster.finish(job)["JobState"] == "COMPLETED"
+    assert [cluster.state(job)["Restarts"] for job in jobs] == ["1", "1"]
+    assert cluster.logs().count("stopped and saved at epoch") == 2
+    for job in jobs:
+        assert cluster.finish(job)["JobState"] == "COMPLETED"
     text = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 0, text
-    assert "resumed at epoch" in cluster.logs()
-    assert re.search(r"where, or what went wrong *\n(digits|0) .* runs/digits-", text), text
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG)
+    assert cluster.logs().count("resumed at epoch") == 2
+    assert re.search(r"where, or what went wrong *\n0 .* runs/digits-", text), text
+    undisturbed(cluster.folder / "alone", "seed=1", *LONG)
+    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", "seed=0", *LONG)
 
 
 @pytest.mark.slow
