@@ -18,6 +18,7 @@ from fasthebb_cli import cli
 from tests.conftest import SMALL
 
 FASTHEBB = (sys.executable, "-m", "fasthebb_cli")
+TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fasthebb_cli")  # processes
 TIMES = ("seconds", "images_per_second", "finished")
 MARK = "FASTHEBB_TEST_RUN"  # in the environment of every process of a run
 

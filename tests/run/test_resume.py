@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.images import class_folders
-from tests.disturbed import Started, kill_at_random_moments, outcome, start, undisturbed
+from tests.disturbed import TWO, Started, kill_at_random_moments, outcome, start, undisturbed
 
 # Stages of several hundred steps, so that a run that saves after each can be killed many times in every one
 STEPS = (
@@ -27,6 +27,15 @@ def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Pat
     kills = {"start": 5, "pretrain": 15, "finetune": 15, "probe": 7, "evaluate": 8}
     assert kill_at_random_moments(tmp_path / "killed", kills, *STEPS) == kills
     assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_9_of_two_processes_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+    kills = {"start": 2, "pretrain": 5, "finetune": 4, "probe": 2, "evaluate": 2}
+    hit = kill_at_random_moments(tmp_path / "killed", kills, *STEPS, command=TWO)
+    assert hit.total() >= 10
+    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS, command=TWO)
 
 
 @pytest.mark.slow
