@@ -120,7 +120,8 @@ def test_a_signal_outside_of_a_stage_ends_the_run_at_once(tmp_path: Path) -> Non
         assert process.returncode in (0, 130, -signal.SIGUSR1), text  # the last before there is any Python to ask
         kills += process.returncode != 0
     assert kills > 5
-    assert outcome(tmp_path / "stopped") == undisturbed(tmp_path / "once", "pretrain.epochs=1", "finetune.epochs=1")
+    short = ("pretrain.epochs=1", "finetune.epochs=1")
+    assert undisturbed(tmp_path / "stopped", *short) == undisturbed(tmp_path / "once", *short)
 
 
 @pytest.mark.slow
