@@ -44,7 +44,6 @@ def test_a_variable_that_is_no_number_is_named() -> None:
         ("node[003-005,009]", "node003"),
         ("node[7,9-11],other", "node7"),
         ("login,node[1-2]", "login"),
-        ("rack[1-2].site", "rack1.site"),
     ],
 )
 def test_first_host(nodes: str, host: str) -> None:

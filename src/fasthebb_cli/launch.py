@@ -4,6 +4,7 @@ In this order: torchrun, submitit, a bare srun; else the process is alone.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -56,8 +57,7 @@ def first_host(nodes: str) -> str:
     name, bracket, rest = nodes.partition("[")
     if not bracket or "," in name:
         return nodes.split(",")[0]
-    numbers, _, suffix = rest.partition("]")
-    return name + numbers.split(",")[0].split("-")[0] + suffix.split(",")[0]
+    return name + re.split("[-,\\]]", rest)[0]
 
 
 def _of_submitit() -> Launch:

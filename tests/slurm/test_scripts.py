@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fasthebb_cli.explain import VERB_LINES
 from tests.conftest import SMALL
 from tests.data.images import class_folders
 from tests.disturbed import outcome, undisturbed
@@ -148,8 +147,6 @@ def test_torchrun_is_requeued_on_a_signal_and_goes_on_to_the_same_bits(cluster: 
 @pytest.mark.slurm
 @pytest.mark.xdist_group("slurm")
 def test_data_are_prepared_in_a_job_without_gpus(cluster: Cluster) -> None:
-    if "data" not in VERB_LINES:
-        pytest.skip("`fasthebb data` is not there")
     class_folders(cluster.folder / "photos", {"cats": 5, "dogs": 5})
     words = ("--partition=low", "--cpus-per-task=1", "--parsable", "dataset=image_folder", "dataset.root=photos")
     job = cluster.call(str(SCRIPTS / "prepare_data.sh"), *words, "out=packed", "dataset.size=8").strip()
