@@ -14,7 +14,6 @@ Knows nothing of data, schedules or files.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,69 +21,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb.layer import LayerStatistics, LearningLayer, alive
 from fasthebb_cli.hebb.parts import in_parts, layers
 from fasthebb_cli.hebb.patterns import first_match, matches
-from fasthebb_cli.hebb.responses import RESPONSES, UNITS, WITH_LENGTHS, Moments, PreActivation, Response
+from fasthebb_cli.hebb.responses import RESPONSES, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
 from fasthebb_cli.hebb.settings import MOMENTUM, RuleSetting, StepSetting, setting_of
 
 PLAIN_STEP = StepSetting()
-WATCH = 8  # statistics are taken from the first of so many steps
-
-
-@dataclass
-class LayerStatistics:
-    """What a layer did since the last call of `HebbianLearner.statistics`; there is no loss to watch.
-
-    Args:
-        update: mean of |lr dW| / |W| (Frobenius norms), over every WATCH-th step.
-        dead: units that in these steps never responded, or under a competitive rule never won a patch.
-        units: number of units.
-        norm_minimum, norm_maximum: range of the weight vectors' lengths now.
-        steps: that it took.
-    """
-
-    update: float
-    dead: int
-    units: int
-    norm_minimum: float
-    norm_maximum: float
-    steps: int
-
-
-class _LearningLayer:
-    """One layer's sums since the last step and its statistics since the last report."""
-
-    def __init__(self, name: str, module: engine.Layer, options: Mapping[str, Any]) -> None:
-        self.name, self.module, self.options = name, module, options
-        self.sums: engine.Sums | None = None
-        self.sent: list[Callable[[], engine.Sums]] = []  # and not yet received, from all processes
-        self.spare: Tensor | None = None  # memory of the last step's numerator, for the next
-        self.moments: Moments | None = None
-        self.learns = True
-        self.reset_statistics()
-
-    def reset_statistics(self) -> None:
-        weight = self.module.weight
-        self.alive = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
-        self.update_total = torch.zeros((), dtype=weight.dtype, device=weight.device)
-        self.steps = 0
-
-    @property
-    def is_watched(self) -> bool:
-        """Statistics read all weights and responses once more, so they are taken from some of the steps."""
-        return self.steps % WATCH == 0
-
-    def statistics(self) -> LayerStatistics:
-        norm = self.module.weight.detach().flatten(1).norm(dim=1)
-        return LayerStatistics(
-            update=float(self.update_total) / max(-(-self.steps // WATCH), 1),
-            dead=int((~self.alive).sum()),
-            units=len(norm),
-            norm_minimum=float(norm.min()),
-            norm_maximum=float(norm.max()),
-            steps=self.steps,
-        )
 
 
 class HebbianLearner:
@@ -144,7 +88,7 @@ class HebbianLearner:
         self.processes, self.micro_batch = processes, micro_batch
         self._last_part = True
         self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
-        self.layers: list[_LearningLayer] = []
+        self.layers: list[LearningLayer] = []
         self.unserved: dict[str, str] = {}
         include, exclude = list(include), list(exclude)
         for name, module in network.named_modules():
@@ -155,7 +99,7 @@ class HebbianLearner:
             if reason is not None:
                 self.unserved[name] = reason
             elif isinstance(module, nn.Linear | nn.Conv2d):
-                self.layers.append(_LearningLayer(name, module, chosen))
+                self.layers.append(LearningLayer(name, module, chosen))
         if not self.layers:
             found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
             raise ValueError(
@@ -217,7 +161,7 @@ class HebbianLearner:
         for layer, group in zip(self.layers, self.optimizer.param_groups, strict=True):
             weight = layer.module.weight
             for receive in layer.sent:
-                layer.sums = _added(layer.sums, receive())
+                layer.add(receive())
             layer.sent = []
             if layer.sums is None:
                 weight.grad = None
@@ -289,12 +233,12 @@ class HebbianLearner:
                 dist.all_reduce(alive, dist.ReduceOp.MAX, group=self.processes)
                 layer.alive = alive.bool()
 
-    def _factor(self, layer: _LearningLayer, layer_lr: Mapping[str, float]) -> float:
+    def _factor(self, layer: LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = first_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
         return factor / math.sqrt(inputs) if self.step_setting.per_input else factor
 
-    def _hook(self, layer: _LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    def _hook(self, layer: LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
             if layer.learns and not self.paused:
@@ -307,7 +251,7 @@ class HebbianLearner:
 
         return hook
 
-    def _learn(self, layer: _LearningLayer, x: Tensor, output: Tensor) -> None:
+    def _learn(self, layer: LearningLayer, x: Tensor, output: Tensor) -> None:
         """Adds what one batch says to the layer's sums, chunk by chunk."""
         module, lengths = layer.module, self.response in WITH_LENGTHS
         if self.running:  # the gates need the whole batch's moments
@@ -323,14 +267,14 @@ class HebbianLearner:
             seen = engine.sums(module, x_part, terms, layer.spare if layer.sums is None else None)
             layer.spare = None
             if layer.is_watched:
-                layer.alive |= _alive(terms)
-            layer.sums = _added(layer.sums, seen)
+                layer.alive |= alive(terms)
+            layer.add(seen)
         if self.processes is not None and self._last_part:
             seen = layer.sums or engine.nothing(module, self.setting.tried(layer.options))
             layer.sent.append(seen.send(self.processes))
             layer.sums = None
 
-    def _teacher(self, layer: _LearningLayer, dot_NGK: Tensor, images: slice) -> Tensor | None:
+    def _teacher(self, layer: LearningLayer, dot_NGK: Tensor, images: slice) -> Tensor | None:
         if self.labels is None or self.classes is None:
             return None
         labels = self.labels[images]
@@ -366,25 +310,8 @@ def _unserved(module: nn.Module, competitive: bool) -> str | None:
     return f"a {type(module).__name__}, and rules are for Conv2d and Linear" if own else None
 
 
-def _learns_in(layer: _LearningLayer, module: nn.Module) -> bool:
+def _learns_in(layer: LearningLayer, module: nn.Module) -> bool:
     return layer.learns and any(part is layer.module for part in module.modules())
-
-
-def _added(sums: engine.Sums | None, more: engine.Sums) -> engine.Sums:
-    if sums is None:
-        return more
-    sums.add_(more)
-    return sums
-
-
-def _alive(terms: Terms) -> Tensor:
-    """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
-    gate = terms.gate
-    if terms.competitive:
-        low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
-        lost_by = torch.where(high > low, high - gate, 1)
-        return (lost_by.amin(0) == 0).flatten()
-    return ((gate.amax(0) > 0) | (gate.amin(0) < 0)).flatten()
 
 
 def _normalise(weight: Tensor) -> None:
