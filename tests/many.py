@@ -1,8 +1,8 @@
 """Runs a function in several processes that know of each other, as torchrun would start them.
 
-    result = together("tests.hebb.test_many:train", 2)
+    results = together("tests.hebb.test_many:train", 2)
 
-It returns what the first process's call returned.
+It returns what each process's call returned; they may differ only where that is meant.
 """
 
 import os
@@ -19,18 +19,15 @@ import torch
 from fasthebb_cli import processes
 
 
-def together(name: str, size: int) -> Any:
-    """The result of `module:function` without arguments, called by `size` processes at once."""
-    if size == 1:
-        return called(name)
+def together(name: str, size: int) -> list[Any]:
+    """The results of `module:function` without arguments, called by `size` processes at once."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.pt"
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.many", name, str(path)],
+                [sys.executable, "-m", "tests.many", name, folder],
                 env=os.environ | environment(rank, size, port),
                 stderr=subprocess.PIPE,
                 text=True,
@@ -39,7 +36,7 @@ def together(name: str, size: int) -> Any:
         ]
         errors = [process.communicate(timeout=240)[1] for process in started]
         assert not any(process.returncode for process in started), "\n".join(errors)
-        return torch.load(path)
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(size)]
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
@@ -58,6 +55,5 @@ def called(name: str) -> Any:
 if __name__ == "__main__":
     processes.join()
     result = called(sys.argv[1])
-    if processes.is_first():
-        torch.save(result, sys.argv[2])
+    torch.save(result, Path(sys.argv[2]) / f"{processes.rank()}.pt")
     processes.leave()

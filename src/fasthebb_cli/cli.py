@@ -71,6 +71,8 @@ def run(arguments: list[str]) -> int:
         Console().print(help_page(conf_directory()), highlight=False)
         return 0
     verb, *rest = arguments
+    if verb not in VERBS and not launch().first:  # the rest is done by one process
+        return 0
     try:
         if verb == "bench":
             return _run_hydra(_for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench", run_bench)

@@ -6,6 +6,7 @@ decision starts with the same short exchange, so that a process that failed meet
 
 import atexit
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
@@ -141,7 +142,9 @@ def tell_failure() -> bool:
         PeerLost: nobody listens, because they wait for numbers that will not come. They notice that this process ends.
     """
     if count() == 1:
-        return launch().first  # it failed before it met the others, and so will they
+        if not launch().first:  # it failed before it met the others, and so will they; the first one speaks, if it can
+            time.sleep(LAST_WORD.total_seconds() / 2)
+        return True
     failed = int(_exchange([0, 0, count() - rank()], LAST_WORD)[2])
     return failed == count() - rank()
 

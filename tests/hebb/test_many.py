@@ -23,7 +23,8 @@ def network(dtype: torch.dtype) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(2, 6, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(6),
         nn.Conv2d(6, 8, 2, stride=2, padding=1, groups=2, bias=False), nn.ReLU(), RelativeBatchNorm2d(8), nn.Flatten(),
-        nn.Linear(32, 40, bias=False), nn.ReLU(), RelativeBatchNorm1d(40),
+        nn.Linear(32, 40, bias=False), nn.ReLU(), RelativeBatchNorm1d(40), nn.Unflatten(1, (10, 2, 2)),
+        nn.Conv2d(10, 6, 2, bias=False),  # covers its input
     ]  # fmt: skip
     return nn.Sequential(*layers).to(dtype).to(memory_format=torch.channels_last)
 
@@ -74,10 +75,11 @@ def shared(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> None:
-    same(shared[rule]["short"], alone[rule]["short"], 1e-5)
-    same(shared[rule]["long"], alone[rule]["long"], 1e-8)
-    same(shared[rule]["taught"], alone[rule]["taught"], 1e-8)
-    same(shared[rule]["micro"], alone[rule]["micro"], 1e-8)
+    for found in shared:
+        same(found[rule]["short"], alone[rule]["short"], 1e-5)
+        same(found[rule]["long"], alone[rule]["long"], 1e-8)
+        same(found[rule]["taught"], alone[rule]["taught"], 1e-8)
+        same(found[rule]["micro"], alone[rule]["micro"], 1e-8)
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -97,6 +99,6 @@ def test_images_matter() -> None:
 def same(found: State, wanted: State, tolerance: float) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        scale = float(value.double().abs().max()) or 1.0
+        scale = max(float(value.double().abs().max()), 0.01)  # the mean of what is normalised is rounding alone
         difference = float((found[name].double() - value.double()).abs().max())
         assert difference <= tolerance * scale, f"{name}: {difference / scale:.1e}"

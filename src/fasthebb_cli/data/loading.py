@@ -91,7 +91,7 @@ class _Chunks(TorchDataset[T_co | InputError | RunError], Generic[T_co]):
 
     def __getitem__(self, chunk: list[int]) -> T_co | InputError | RunError:
         try:
-            return self.source.read(torch.tensor(chunk))
+            return self.source.read(torch.tensor(chunk, dtype=torch.int64))
         except (InputError, RunError) as error:
             return type(error)(str(error))
 

@@ -49,14 +49,14 @@ class Sums:
 
     def send(self, processes: dist.ProcessGroup) -> Callable[[], "Sums"]:
         """Starts to add up everyone's sums, in one flat buffer; what it returns waits for the result."""
-        flat = torch.cat([_in_memory_order(self.numerator).reshape(-1), self.denominator.reshape(-1)])
+        flat = torch.cat([_inputs_last(self.numerator).reshape(-1), self.denominator.reshape(-1)])
         work = dist.all_reduce(flat, group=processes, async_op=True)
         assert work is not None
 
         def received() -> Sums:
             work.wait()
             numerator, denominator = flat.split([self.numerator.numel(), self.denominator.numel()])
-            ordered = _in_memory_order(self.numerator)
+            ordered = _inputs_last(self.numerator)
             ordered.copy_(numerator.view_as(ordered))
             self.denominator = denominator.view_as(self.denominator)
             return self
@@ -226,9 +226,9 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
     return numerator, power_GK
 
 
-def _in_memory_order(weight: Tensor) -> Tensor:
-    """A view with its last dimension contiguous."""
-    return weight.movedim(1, -1) if weight.dim() == 4 and not weight.is_contiguous() else weight
+def _inputs_last(weight: Tensor) -> Tensor:
+    """A view in which channels_last memory is contiguous; the same order in every process, whatever its memory."""
+    return weight.movedim(1, -1) if weight.dim() == 4 else weight
 
 
 def _patch_norm(layer: Layer, x: Tensor) -> Tensor:

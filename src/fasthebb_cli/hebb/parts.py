@@ -78,8 +78,9 @@ def in_parts(
 
 def _layers(name: str, module: nn.Module) -> Iterator[nn.Module]:
     if type(module) is nn.Sequential:
-        for child_name, child in module.named_children():
-            yield from _layers(child_name, child)
+        for child_name, child in module._modules.items():  # named_children leaves out one that stands twice
+            if child is not None:
+                yield from _layers(child_name, child)
     elif not isinstance(module, _BatchNorm) and any(isinstance(inner, _BatchNorm) for inner in module.modules()):
         raise ValueError(f"{name} is no plain sequence of layers and has batch norm inside: it needs the whole batch")
     else:

@@ -85,14 +85,14 @@ class VariationalAutoencoder(nn.Module):
 
 
 def loss_terms(images: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error and divergence from a standard normal code, summed within an image and over images.
+    """Squared error and divergence from a standard normal code, summed within an image, means over images; 0 of none.
 
     (x - x')^2 and 0.5 (mean^2 + variance - log variance - 1); their sum is the negative evidence bound.
     """
-    error = (reconstruction.float() - images.float()).square().sum()
+    error = (reconstruction.float() - images.float()).square().flatten(1).sum(1)
     mean, log_variance = mean.float(), log_variance.float()
-    divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()
-    return error, divergence
+    divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1)
+    return (error.mean(), divergence.mean()) if len(images) else (error.sum(), divergence.sum())
 
 
 def _mirror(layer: nn.Module) -> nn.Module:

@@ -4,6 +4,8 @@ All members are looked at before the first is written. Each file is whole or not
 with its size is left, so that the same command goes on after a kill.
 """
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -15,6 +17,10 @@ from typing import IO, NamedTuple
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import replacing
+
+DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError
+)  # fmt: skip
 
 
 class Member(NamedTuple):
@@ -74,14 +80,28 @@ def members_of(archive: Path) -> Iterator[list[Member]]:
                 yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed_tar:
-                yield [_tarred(packed_tar, info) for info in packed_tar if not info.isdir()]
+                members = [_tarred(packed_tar, info) for info in packed_tar if not info.isdir()]
+                _ends_well(packed_tar)
+                yield members
         else:
             raise InputError(f"archive={archive}: is no tar or zip file")
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     kind = info.external_attr >> 28  # of a file made on Unix: 8 a regular file, 10 a link
-    return Member(info.filename, info.file_size, lambda: packed.open(info), None if kind in (0, 8) else "is no file")
+    problem = "is encrypted" if info.flag_bits & 1 else None if kind in (0, 8) else "is no file"
+    return Member(info.filename, info.file_size, lambda: packed.open(info), problem)
+
+
+def _ends_well(packed: tarfile.TarFile) -> None:
+    """Python takes a damaged header for the end, and never reads as far as a compressor's checksum."""
+    stream = packed.fileobj
+    assert stream is not None
+    stream.seek(packed.offset)
+    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"no header where one should be, at byte {packed.offset:,}")
+    while stream.read(1 << 20):
+        pass
 
 
 def _tarred(packed: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
@@ -98,5 +118,5 @@ def _outside(name: str) -> str | None:
 def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise InputError(f"{archive}: is damaged: {' '.join(str(error).split())}") from error

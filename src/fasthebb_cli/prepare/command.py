@@ -179,7 +179,7 @@ def _verify_packed(root: Path, config: DataConfig, view: View) -> None:
     if config.out is not None:
         raise InputError(f"dataset.root={root} is packed already; give the folder of the images to pack them again")
     packed = read_packed(root)
-    block = damaged_block(root, packed)
+    block = damaged_block(root, packed.blocks)
     if block is not None:
         raise InputError(f"{root}: block {block} of its images is not what was packed; pack it again")
     collection_of(config.dataset)

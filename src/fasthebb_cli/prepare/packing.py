@@ -6,7 +6,7 @@ What lies behind the last block of the journal is cut off on the next start. pac
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from hashlib import blake2b
@@ -56,6 +56,9 @@ class Packing:
                 self.journal = files.enter_context(path.open("ab+"))
                 self.data = files.enter_context((folder / IMAGES_FILE).open("ab"))
                 self._read_journal()
+                blocks = [(block["end"], block["digest"]) for block in self.blocks]
+                if damaged_block(folder, blocks) is not None:
+                    raise ValueError(f"{IMAGES_FILE} is not what was written")
                 self.data.truncate(self.done)
             except OSError as error:
                 raise RunError(f"can't write {folder}: {error.strerror}") from error
@@ -186,11 +189,11 @@ def finished(folder: Path, plan: Plan) -> Packed | None:
     return packed
 
 
-def damaged_block(folder: Path, packed: Packed) -> int | None:
-    """Number of the first block of images.bin that is not what was written, None if all are."""
+def damaged_block(folder: Path, blocks: Sequence[tuple[int, str]]) -> int | None:
+    """Number of the first block (end, digest) of images.bin that is not what was written, None if all are."""
     start = 0
     with (folder / IMAGES_FILE).open("rb") as file:
-        for number, (end, digest) in enumerate(packed.blocks):
+        for number, (end, digest) in enumerate(blocks):
             hashed, left = blake2b(digest_size=16), end - start
             while left and (piece := file.read(min(left, 1 << 20))):
                 hashed.update(piece)

@@ -85,6 +85,8 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
+    if processes.from_first(lambda: [stage.fingerprint for stage in stages]) != [stage.fingerprint for stage in stages]:
+        raise InputError("has other settings or images than the first process; a search runs in one process a trial")
     _check(config, dataset, stages)
     cell = Cell(config, yaml, dataset, compute, view)
     outcomes = []

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasthebb_cli import processes
 from fasthebb_cli.config import Config, FinetuneConfig
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
@@ -33,7 +32,7 @@ from fasthebb_cli.stages.learner import (
     ready,
     unserved_notes,
 )
-from fasthebb_cli.stages.parallel import in_parts, parallel
+from fasthebb_cli.stages.parallel import in_parts, share_gradients
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.selection import Best, Patience
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
@@ -65,7 +64,6 @@ def finetune(context: Context) -> Task:
     best = Best(network)
     patience = Patience(settings.patience) if settings.patience is not None else None
     whole = in_parts(network, context.config.gpu.micro_batch)
-    runs: dict[int, nn.Module] = {}  # by the first epoch of the phase, in which the same parameters learn
     if context.begins:
         fit_whitening(context)
         if frozen:
@@ -86,24 +84,22 @@ def finetune(context: Context) -> Task:
             set_rate(learner.optimizer, settings.schedule, step, steps, epoch - first, length)
         if means is not None:
             means.listen()
-        if first not in runs:
-            runs.clear()
-            runs[first] = parallel(whole) if means is None else whole
         with compute.autocast():
-            scores = runs[first](batch.images)
-        loss = F.cross_entropy(scores.float(), batch.labels, reduction="sum") * (processes.count() / batch.total)
+            scores = whole(batch.images)
+        count = len(batch.labels)
+        loss = F.cross_entropy(scores.float(), batch.labels) if count else scores.sum()
         if means is None:
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss * (count / batch.total)).backward()
+            share_gradients(optimizer)
             optimizer.step()
         else:
             means.learn(batch.labels)
         if learner is not None:
             learner.step()
             learner.paused = True  # validation images teach nothing
-        count = len(batch.labels)
         hits = (scores.argmax(1) == batch.labels).sum()
-        totals.add(train_loss=loss.detach() * (batch.total / processes.count()), train_top1=hits, samples=count)
+        totals.add(train_loss=loss.detach() * count, train_top1=hits, samples=count)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
         metrics: dict[str, Any] = totals.means()

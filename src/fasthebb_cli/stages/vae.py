@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fasthebb_cli import processes
 from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.nets.whitening import Whitening
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
-from fasthebb_cli.stages.parallel import parallel
+from fasthebb_cli.stages.parallel import share_gradients
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
@@ -35,7 +34,6 @@ def vae(context: Context) -> Task:
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
     autoencoder = share_batch_norm(compute.place(_autoencoder(context)))
-    run = parallel(autoencoder)
     optimizer = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)(
         autoencoder.parameters(), lr=learning_rate(settings)
     )
@@ -50,16 +48,19 @@ def vae(context: Context) -> Task:
         with torch.no_grad():
             images = batch.images if whitening is None else whitening(batch.images)
         with compute.autocast():
-            reconstruction, mean, log_variance = run(images)
+            reconstruction, mean, log_variance = autoencoder(images)
         error, divergence = loss_terms(images, reconstruction, mean, log_variance)
         optimizer.zero_grad(set_to_none=True)
-        ((error + divergence) * (processes.count() / batch.total)).backward()
+        count = len(images)
+        ((error + divergence) * (count / batch.total)).backward()
+        share_gradients(optimizer)
         optimizer.step()
+        per_pixel = error.detach() / images.shape[1:].numel()
         totals.add(
-            loss=(error + divergence).detach(),
-            squared_error=error.detach() / images.shape[1:].numel(),
-            divergence=divergence.detach(),
-            samples=len(images),
+            loss=(error + divergence).detach() * count,
+            squared_error=per_pixel * count,
+            divergence=divergence.detach() * count,
+            samples=count,
         )
 
     def end_epoch(epoch: int) -> dict[str, Any]:
