@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fasthebb_cli.data.loading import batches, step_count
+from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles, ImageSource, InMemory
 from fasthebb_cli.errors import InputError, RunError
 from tests.data.images import save
@@ -116,3 +117,13 @@ def test_a_worker_that_dies_is_one_line() -> None:
     stream = batches(Dying(["x"], 8), torch.arange(1), batch_size=1, device=CPU, order_seed=None, workers=1)
     with pytest.raises(RunError, match=r"a decoding process failed; lower workers .*exited unexpectedly"):
         next(stream)
+
+
+def test_workers_take_a_part_without_images(tmp_path: Path) -> None:
+    """As a process has of a batch that is smaller than the number of processes."""
+    (tmp_path / "images.bin").write_bytes(bytes(range(36)))
+    source = PackedPixels(tmp_path / "images.bin", 3, 2)
+    stream = batches(
+        source, torch.arange(3), batch_size=3, device=CPU, order_seed=None, workers=1, part_of=lambda _: slice(3, None)
+    )
+    assert [images.shape for images, _ in stream] == [(0, 3, 2, 2)]

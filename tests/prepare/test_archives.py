@@ -1,8 +1,13 @@
 """Unpacking: whole files below the folder, and nothing at all of an archive that reaches beyond it."""
 
+import bz2
+import gzip
 import io
+import lzma
+import random
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,3 +121,37 @@ def test_an_archive_is_unpacked_checked_and_packed_by_one_command(data: Data, tm
     assert "unpacked 12 of 12 files" in out
     assert "packed 12 images" in out
     assert "unpacked 0 of 12 files" in data(*given)[1]
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    members = [(tarfile.TarInfo(f"{k}.bin"), bytes(600)) for k in range(4)]
+    archive = tarred(tmp_path / "a.tar", members)
+    whole = archive.read_bytes()
+    assert unpack(archive, tmp_path / "whole", lambda done: None) == 4
+    third = whole.index(b"2.bin")
+    archive.write_bytes(whole[:third] + b"X" + whole[third + 1 :])
+    with pytest.raises(InputError, match="is damaged: no header where one should be"):
+        unpack(archive, tmp_path / "damaged", lambda done: None)
+    assert not (tmp_path / "damaged").exists()
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_flipped_bit_in_a_compressed_tar_is_found(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    content = random.Random(0).randbytes(200_000)
+    info = tarfile.TarInfo("noise.bin")
+    packed = bytearray(compress(tarred(tmp_path / "a.tar", [(info, content)]).read_bytes()))
+    packed[100_000] ^= 4
+    archive = tmp_path / "a.tar.z"
+    archive.write_bytes(packed)
+    with pytest.raises(InputError, match=r"is damaged|is no tar"):
+        unpack(archive, tmp_path / "damaged", lambda done: None)
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"a.txt": b"secret"})
+    packed = bytearray(archive.read_bytes())
+    packed[packed.index(b"PK\x01\x02") + 8] |= 1  # the directory's flag
+    archive.write_bytes(packed)
+    with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing was unpacked"):
+        unpack(archive, tmp_path / "out", lambda done: None)

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from PIL import Image
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.loading import batches
-from fasthebb_cli.data.packed import PACKED_FILE, PackedPixels
+from fasthebb_cli.data.packed import PACKED_FILE, PackedPixels, Plan
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.prepare.packing import Packing
 from tests.conftest import Ran
 from tests.data.images import class_folders, picture, save, tiny_imagenet
 from tests.prepare.conftest import Data
@@ -334,3 +336,18 @@ def test_a_torn_line_of_the_journal_is_done_again(data: Data, photos: Path, tmp_
     assert len(json.loads((tmp_path / "packed" / PACKED_FILE).read_text())["blocks"]) == 1
     expected = replace(DatasetConfig(name="image_folder", root=str(photos), size=8), on_bad_image="skip")
     assert_same(load(tmp_path / "packed"), load_dataset(expected, 0))
+
+
+def test_a_packing_goes_on_only_from_what_it_wrote(tmp_path: Path) -> None:
+    plan = Plan("image_folder", "uint8", 8, 3, 2, "0")
+    digest = blake2b(bytes(192), digest_size=16).hexdigest()
+    block = {"images": 1, "lengths": [], "damaged": {}, "traits": {}, "end": 192, "digest": digest}
+    (tmp_path / "packing.jsonl").write_text(f"{json.dumps(asdict(plan))}\n{json.dumps(block)}\n")
+    (tmp_path / "images.bin").write_bytes(bytes(200))
+    with Packing(tmp_path, plan) as packing:
+        assert packing.images == 1
+    for content in (b"", bytes(191), bytes(191) + b"x"):
+        (tmp_path / "images.bin").write_bytes(content)
+        with pytest.raises(InputError, match=r"images.bin is not what was written"):
+            Packing(tmp_path, plan)
+        assert (tmp_path / "images.bin").read_bytes() == content

@@ -124,3 +124,10 @@ def test_bad_micro_batches(command: Callable[..., Ran], words: list[str], expect
     ran = command("train", *words)
     assert ran.code == 2
     assert expected in ran.err
+
+
+def test_a_module_may_stand_twice() -> None:
+    activation = nn.Tanh()
+    twice = nn.Sequential(nn.Linear(4, 4), activation, nn.Linear(4, 4), activation)
+    images = torch.randn(6, 4)
+    torch.testing.assert_close(InParts(twice, 2)(images), twice(images))
