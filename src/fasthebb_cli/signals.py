@@ -11,12 +11,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from fasthebb_cli.launch import launch
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 STOPPED = 130  # the exit code of a stopped run; the same command goes on
 
 
 def stop_at_once(*_: object) -> None:
-    os.write(2, b"stopped; the same command goes on\n")
+    alone = launch().size == 1  # of several processes it may be another's error that ends this one
+    os.write(2, b"stopped; the same command goes on\n" if alone else b"stopped\n")
     os._exit(STOPPED)
 
 
