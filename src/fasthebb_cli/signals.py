@@ -5,6 +5,7 @@ new start would not redo, so the process may end at once. SLURM sends SIGTERM wh
 what `--signal` names, here SIGUSR1 or SIGUSR2, before its time is up.
 """
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ STOPPED = 130  # the exit code of a stopped run; the same command goes on
 def stop_at_once(*_: object) -> None:
     alone = launch().size == 1  # of several processes it may be another's error that ends this one
     os.write(2, b"stopped; the same command goes on\n" if alone else b"stopped\n")
+    for child in multiprocessing.active_children():  # workers take no signal that asks for a stop
+        child.kill()
     os._exit(STOPPED)
 
 
