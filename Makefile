@@ -25,7 +25,7 @@ train: install  ## the main job: Hebbian pre-training against none, 5 % of the l
 	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
 
 test: install  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m ''
 
 check: install  ## ruff, mypy (strict) and the fast tests
 	$(BIN)/ruff check .

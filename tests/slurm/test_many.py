@@ -11,7 +11,7 @@ from tests.disturbed import TWO, outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 from tests.slurm.test_submitit import sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 LONG = ("pretrain.epochs=15", "finetune.epochs=2", "model.dropout=0")
 
