@@ -22,7 +22,8 @@ EOF
 }
 
 case ${1:-} in
-  "" | -h | --help | help) usage; exit ;;
+  "") usage >&2; exit 2 ;;
+  -h | --help | help) usage; exit ;;
 esac
 if [ -z "${SLURM_JOB_ID:-}" ]; then
   echo "error: not a job of SLURM; submit it: sbatch $0 $*" >&2

@@ -22,7 +22,8 @@ while [[ ${1:-} == -* ]]; do
   options+=("$1")
   shift
 done
-[ $# -gt 0 ] || { usage; exit 2; }
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+[[ $1 == *=* ]] || { echo "error: can't read '$1': write options as --key=value, and settings as key=value" >&2; exit 2; }
 
 # shellcheck disable=SC2054  # the commas are Hydra's
 sweep=(rule=hpca,none label_fraction=0.01,0.02,0.03,0.04,0.05,0.1,0.25,1 'seed=range(0,5)')

@@ -21,6 +21,7 @@ while [[ ${1:-} == -* ]]; do
   options+=("$1")
   shift
 done
-[ $# -gt 0 ] || { usage; exit 2; }
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+[[ $1 == *=* ]] || { echo "error: can't read '$1': write options as --key=value, and settings as key=value" >&2; exit 2; }
 
 exec sbatch --job-name=prepare --cpus-per-task=8 "${options[@]}" "$(dirname "$0")/job.sh" data prepare "$@"

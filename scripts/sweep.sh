@@ -25,7 +25,7 @@ while [[ ${1:-} == -* ]]; do
   options+=("$1")
   shift
 done
-[ $# -gt 0 ] || { usage; exit 2; }
+[ $# -gt 0 ] || { usage >&2; exit 2; }
 
 out=runs
 for word in "$@"; do

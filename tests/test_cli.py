@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 import fasthebb_cli
 from fasthebb_cli import cli
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.run.wording import printable
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
 
@@ -379,3 +380,20 @@ def test_a_folder_of_ones_own_adds_choices(command: Command, tmp_path: Path, mon
 def test_a_rule_brings_its_activation(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", "rule=hpca_tanh", "--cfg", "job", "--resolve"]) == 0
     assert "  activation: tanh\n" in capsys.readouterr().out.split("model:")[1]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a:fire:b", "a:fire:b"), ("a\x1b[31mb", r"a\x1b[31mb")])
+def test_names_are_shown_as_they_are_and_do_nothing(command: Callable[..., Ran], name: str, shown: str) -> None:
+    ran = command("pretrain", "dataset=image_folder", f"dataset.root='{name}'")
+    assert ran.code == 2
+    assert shown in ran.err
+    assert ran.err.count("\n") == 1
+    assert printable("two\nlines\x7f") == r"two\nlines\x7f"
+
+
+@pytest.mark.parametrize(("verb", "key"), [("data", "archive=null"), ("bench", "repeats=")])
+def test_help_of_a_verb_with_keys_of_its_own(command: Callable[..., Ran], verb: str, key: str) -> None:
+    page = command(verb, "--help", small=False)
+    assert page.code == 0
+    assert key in page.out
+    assert "examples" not in page.out

@@ -29,12 +29,12 @@ from fasthebb_cli.commands import COMMANDS, run_command
 from fasthebb_cli.compose import load, load_bench, load_data
 from fasthebb_cli.config import VERBS, DataConfig
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.explain import FLAGS, explain, explain_job, help_page
+from fasthebb_cli.explain import FLAGS, explain, explain_job, help_page, tool_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.launch import launch
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
-from fasthebb_cli.run.wording import make_console
+from fasthebb_cli.run.wording import make_console, printable
 from fasthebb_cli.signals import STOP_SIGNALS, STOPPED, is_submitits, requeue, stop_at_once
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def run(arguments: list[str]) -> int:
         Console().print(f"fasthebb {fasthebb_cli.__version__}", highlight=False)
         return 0
     if not arguments or {"-h", "--help", "help"} & set(arguments):
-        Console().print(help_page(conf_directory()), highlight=False)
+        tool = next((word for word in arguments[:1] if word in ("bench", "data")), None)
+        Console().print(tool_page(conf_directory(), tool) if tool else help_page(conf_directory()), highlight=False)
         return 0
     verb, *rest = arguments
     if verb not in VERBS and not launch().first:  # the rest is done by one process
@@ -79,7 +80,9 @@ def run(arguments: list[str]) -> int:
         if verb == "cells":
             if not rest or rest[0] not in VERBS:
                 raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
-            words = ["-m", *_for_hydra(f"verb={rest[0]}", rest[1:]), "hydra/launcher=basic"]
+            if any(word.startswith("hydra/sweeper=") for word in rest):
+                raise InputError("hydra/sweeper: a search makes its cells as it goes, so that they can't be listed")
+            words = [*_for_hydra(f"verb={rest[0]}", ["-m", *rest[1:]]), "hydra/launcher=basic"]
             return _run_hydra(words, task=list_cell)
         if verb == "data":
             if not rest or rest[0] not in DataConfig.ACTIONS:
@@ -147,7 +150,10 @@ def run_data(cfg: DictConfig) -> None:
     from fasthebb_cli.prepare.command import run_data as do
 
     try:
-        do(load_data(cfg), make_console())
+        config = load_data(cfg)
+        if not any(word.startswith("dataset=") for word in HydraConfig.get().overrides.task):
+            raise InputError("dataset has no value: say which, as in dataset=image_folder dataset.root=photos")
+        do(config, make_console())
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(_fail(problem))
 
@@ -259,7 +265,7 @@ def _call_hydra(words: list[str], config: str, task: Callable[[DictConfig], obje
 
 def _fail(error: Exception, words: Sequence[str] = ()) -> int:
     """Prints one line and gives the exit code; a traceback only when asked for or when the fault is ours."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if isinstance(error, Interrupted):
         console.print(
             f"stopped and saved at {error}; the same command goes on from there", style="yellow", soft_wrap=True
@@ -269,7 +275,7 @@ def _fail(error: Exception, words: Sequence[str] = ()) -> int:
         traceback.print_exception(error)
     text = explain(error, words, conf_directory())
     who = "" if launch().first else f"process {launch().rank}: "
-    console.print(f"[bold red]error:[/] {who}{escape(text)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {who}{escape(printable(text))}", highlight=False, soft_wrap=True)
     return _code(error)
 
 

@@ -62,12 +62,21 @@ def help_page(conf: Path) -> Group:
     parts += _section("verbs", VERB_LINES.items())
     for group in (*GROUPS, "experiment", "hydra/launcher"):
         parts += _section(f"{group}=", group_choices(conf, group).items())
-    parts += _section("keys", [(f"{key}={value}", text) for key, value, text in _keys(conf)])
+    parts += _section("keys", _keys(conf / "config.yaml"))
     parts += _section("flags", FLAGS)
     parts += ["", "[bold]examples[/]"]
     for command, text in EXAMPLES:
         parts.append(Padding(Text(f"$ {command}"), (0, 0, 0, 2)))
         parts.append(Padding(Text(text, style="dim"), (0, 0, 0, 6)))
+    return Group(*parts)
+
+
+def tool_page(conf: Path, verb: str) -> Group:
+    """Of a verb with a configuration of its own, `bench` or `data`: what it does, and its keys."""
+    path = conf / f"{verb}.yaml"
+    parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/] WHAT key=value ...", "", Text(VERB_LINES[verb])]
+    parts += _section("keys", _keys(path))
+    parts += ["", Text("and the groups and flags of fasthebb --help", style="dim")]
     return Group(*parts)
 
 
@@ -157,11 +166,10 @@ def _unknown_key(key: str, conf: Path, top: str) -> str:
     return f"unknown key {key}; {hint}accepted here: {', '.join(known)}"
 
 
-def _keys(conf: Path) -> list[tuple[str, str, str]]:
-    """Top-level keys of config.yaml with their defaults and comments."""
-    lines = (conf / "config.yaml").read_text().split("\n")
-    found = [re.match(r"^(\w+): (\S+)\s+# (.*)$", line) for line in lines]
-    return [match.groups() for match in found if match and match.group(1) not in ("verb", "dry_run")]  # type: ignore[misc]
+def _keys(path: Path) -> list[tuple[str, str]]:
+    """Top-level keys of a configuration, as key=default, with their comments."""
+    found = re.findall(r"^(\w+): (\S+)\s+# (.*)$", path.read_text(), re.MULTILINE)
+    return [(f"{key}={value}", text) for key, value, text in found if key not in ("verb", "dry_run", "what")]
 
 
 def _load(path: Path) -> dict[str, object]:

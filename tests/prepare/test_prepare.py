@@ -215,9 +215,28 @@ def test_a_packed_set_is_checked_against_its_checksums(data: Data, photos: Path,
     images.write_bytes(content[:-1])
     with pytest.raises(InputError, match=r"images.bin: has 4,799 bytes instead of 4,800"):
         load(packed, in_memory=False)
-    (packed / PACKED_FILE).write_text("{}")
-    with pytest.raises(InputError, match=r"packed.json: is damaged"):
-        load(packed, in_memory=False)
+    images.write_bytes(content)
+    described = json.loads((packed / PACKED_FILE).read_text())
+    damages: list[dict[str, Any]] = [{}, described | {"images": 24}, described | {"blocks": ["x"]}]
+    for changed in damages:
+        (packed / PACKED_FILE).write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=r"packed.json: is damaged"):
+            load(packed, in_memory=False)
+
+
+@pytest.mark.parametrize("name", ["index.npz", "listing"])
+def test_every_file_of_a_packed_set_has_a_checksum(data: Data, photos: Path, tmp_path: Path, name: str) -> None:
+    packed = tmp_path / "packed"
+    assert data(*words(photos, packed), "format=encoded")[0] == 0
+    content = bytearray((packed / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (packed / name).write_bytes(content)
+    code, _, err = data(*words(packed))
+    assert code == 2
+    assert f"{name}: is not what was packed" in err
+    (packed / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: is not what was packed"):
+        load(packed)
 
 
 def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +256,7 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "format must be one of uint8, encoded" in refused(*words(photos), "format=png")
     for wrong in ([], ["stop"], ["dataset=digits"]):
         assert "fasthebb data prepare or fasthebb data info" in refused(*wrong)
+    assert "dataset has no value: say which" in refused("prepare")
     assert "did you mean format" in refused("prepare", "formt=uint8")
     assert "there is no such file" in refused(*words(photos), "archive=gone.tar")
     with pytest.raises(InputError, match=r"dataset.size=9: .* is packed at 8"):
@@ -351,3 +371,7 @@ def test_a_packing_goes_on_only_from_what_it_wrote(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"images.bin is not what was written"):
             Packing(tmp_path, plan)
         assert (tmp_path / "images.bin").read_bytes() == content
+    for line in ('{"images": 3}', "[]", "nonsense"):
+        (tmp_path / "packing.jsonl").write_text(f"{json.dumps(asdict(plan))}\n{line}\n")
+        with pytest.raises(InputError, match=r"packing.jsonl: is damaged"):
+            Packing(tmp_path, plan)

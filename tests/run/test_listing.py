@@ -51,3 +51,21 @@ def test_a_mistake_in_one_cell_is_an_error_of_the_whole(command: Callable[..., R
     ran = command("cells dance", small=False)
     assert ran.code == 2
     assert "the verb is one of train, pretrain" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["finetune.layer=conv9,conv1"], "finetune.layer=conv9"),
+        (["finetune.by_rule=[conv9]"], "finetune.by_rule"),
+        (["out=a,b"], "out can't be swept"),
+        (["hydra/sweeper=optuna", "pretrain.lr=interval(0.01,0.3)"], "hydra/sweeper"),
+    ],
+)
+def test_a_mistake_in_one_of_the_cells_is_found_now(
+    command: Callable[..., Ran], words: list[str], expected: str
+) -> None:
+    ran = command("cells train", *SMALL, *words, small=False)
+    assert ran.code == 2
+    assert expected in ran.err
+    assert ran.err.count("\n") == 1

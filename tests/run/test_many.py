@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fasthebb_cli import processes
+from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.errors import RunError
 from fasthebb_cli.hebb.rules import Terms, hpca
 from tests.conftest import SMALL
@@ -82,18 +84,26 @@ def test_classifiers_and_layers_by_rule_learn_as_one(tmp_path: Path, words: tupl
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
 
 
-def test_a_signal_to_one_stops_all_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
-    settings = ("pretrain", "rule=hpca_adaptive", "pretrain.epochs=40")
-    finished(start(tmp_path / "once", *settings))
-    process = start(tmp_path / "stopped", *settings)
+@pytest.mark.parametrize(
+    ("size", "stage", "settings"),
+    [
+        (2, "pretrain", ("pretrain", "rule=hpca_adaptive", "pretrain.epochs=40")),
+        (3, "finetune", ("train", "rule=none", "stages=[finetune]", "label_fraction=0.2", "finetune.epochs=40")),
+    ],
+)
+def test_a_signal_to_one_stops_all_and_they_go_on_to_the_same_bits(
+    tmp_path: Path, size: int, stage: str, settings: tuple[str, ...]
+) -> None:
+    finished(start(tmp_path / "once", *settings, size=size))
+    process = start(tmp_path / "stopped", *settings, size=size)
     worker = second_process(process, tmp_path / "stopped")
     os.kill(worker, signal.SIGTERM)
     text = process.communicate(timeout=60)[0]
     assert process.returncode != 0
     assert text.count("stopped and saved at epoch") == 1, text
     assert list((tmp_path / "stopped").glob("*/checkpoint*"))
-    assert "resumed at epoch" in finished(start(tmp_path / "stopped", *settings))
-    once, again = weights(tmp_path / "once", "pretrain"), weights(tmp_path / "stopped", "pretrain")
+    assert "resumed at epoch" in finished(start(tmp_path / "stopped", *settings, size=size))
+    once, again = weights(tmp_path / "once", stage), weights(tmp_path / "stopped", stage)
     assert all(torch.equal(again[name], value) for name, value in once.items())
 
 
@@ -116,11 +126,25 @@ def test_a_process_that_fails_alone_says_why_and_ends_the_run(tmp_path: Path) ->
     assert "error: process 1: the second process alone can't" in text
 
 
+def test_processes_that_see_other_images_are_an_error_before_anything_runs(tmp_path: Path) -> None:
+    process = start(tmp_path, "pretrain", "dataset=own", "dataset.name=tests.run.test_many:uneven", "dataset.size=32")
+    text = process.communicate(timeout=100)[0]
+    assert process.returncode != 0
+    assert "error: process 1: has other settings or images than the first process" in text
+    assert not list(tmp_path.glob("*/config.yaml"))
+
+
 def test_a_sweep_goes_on_after_a_cell_that_fails_everywhere(tmp_path: Path) -> None:
     text = finished(start(tmp_path, "pretrain", "-m", "pretrain.lr=1e9,0.1"), code=1)
     assert "1 of 2 cells failed" in text
     assert text.count("error:") == 1
     assert len(list(tmp_path.glob("*-pretrain-*/model.safetensors"))) == 1
+
+
+def uneven(config: DatasetConfig) -> Collection:
+    """Images that are others in the second process."""
+    images = torch.full((40, 3, config.size, config.size), processes.rank(), dtype=torch.uint8)
+    return from_arrays({"train": (images, torch.arange(40) % 2)}, ("a", "b"), config.size)
 
 
 def faulty(y_NGK: Tensor) -> Terms:

@@ -39,6 +39,20 @@ def test_a_job_called_by_hand_says_how_to_submit_it(script: str) -> None:
     assert "submit it: sbatch" in done.stderr
 
 
+@pytest.mark.parametrize("script", ALL, ids=lambda path: path.name)
+def test_without_arguments_it_says_how_it_is_called(script: Path) -> None:
+    done = subprocess.run([script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"scripts/{script.name} " in done.stderr
+
+
+@pytest.mark.parametrize("script", ["label_fractions.sh", "prepare_data.sh"])
+def test_an_option_with_a_space_is_named(script: str) -> None:
+    done = subprocess.run([SCRIPTS / script, "--partition", "gpu", "dataset=digits"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: can't read 'gpu': write options as --key=value, and settings as key=value\n"
+
+
 def submitted(cluster: Cluster, script: str, *words: str) -> list[tuple[str, str]]:
     """What a script that submits several jobs says of each: its number and what it does."""
     lines = [line for line in cluster.call(str(SCRIPTS / script), *words).splitlines() if line.startswith("job ")]

@@ -109,7 +109,7 @@ def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callab
         (["rule=none", "finetune.by_rule=[conv1]"], "rule=none is no Hebbian rule"),
         (["rule.lr=null", "pretrain.lr=0.1", "finetune.by_rule=[conv1]"], "rule.lr has no value"),
         (["finetune.by_rule=[conv1,conv9]"], "is called 'conv9'; there are: conv1.0, conv2.0"),
-        (["finetune.by_rule=[classifier]"], "finetune.by_rule"),
+        (["finetune.by_rule=[classifier]"], "is called 'classifier'; there are: conv1.0, conv2.0"),
         (["finetune.by_rule=[conv1]", "gpu.micro_batch=8"], "leave out gpu.micro_batch"),
         (["finetune.by_rule=[conv1]", "finetune.layer_lr={conv*: 0}"], "finetune.layer_lr keeps conv1.0 still"),
     ],
@@ -119,6 +119,7 @@ def test_what_does_not_go_together(command: Callable[..., Ran], words: list[str]
     assert ran.code == 2
     assert expected in ran.err
     assert ran.err.count("\n") == 1
+    assert not list(ran.runs.glob("*-pretrain-*")), "it was found only after pre-training"
 
 
 def hybrid_context(*words: str) -> Context:

@@ -11,6 +11,7 @@ The images are mapped into memory: processes on a machine share one copy, and it
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -59,6 +60,7 @@ class Packed:
         digest: see `Dataset.digest`; for encoded images at the plan's size.
         counts: of each part, in order.
         blocks: end and blake2b of each stretch of images.bin, to tell whether it is damaged.
+        digests: blake2b of the other files.
         left_out: a line for each file that could not be decoded.
     """
 
@@ -70,6 +72,7 @@ class Packed:
     classes: tuple[str, ...]
     table: Table | None
     blocks: list[tuple[int, str]]
+    digests: dict[str, str]
     left_out: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -98,11 +101,15 @@ def read_packed(root: Path) -> Packed:
     """
     try:
         content = json.loads((root / PACKED_FILE).read_text())
-        content["plan"] = Plan(**content["plan"])
+        content["plan"] = plan = Plan(**content["plan"])
         content["table"] = None if content["table"] is None else Table(*content["table"])
+        content["blocks"] = [(int(end), str(digest)) for end, digest in content["blocks"]]
         for key in ("classes", "left_out"):
             content[key] = tuple(content[key])
         packed = Packed(**content)
+        pixels = packed.images * plan.channels * plan.size**2
+        if plan.format == "uint8" and packed.length != pixels:
+            raise ValueError(f"{packed.images:,} images have {pixels:,} bytes, not {packed.length:,}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{root / PACKED_FILE}: is damaged ({error}); pack again into another folder") from error
     if packed.plan.version != VERSION:
@@ -111,7 +118,20 @@ def read_packed(root: Path) -> Packed:
     length = file.stat().st_size if file.is_file() else 0
     if length != packed.length:
         raise InputError(f"{file}: has {length:,} bytes instead of {packed.length:,}; pack again into another folder")
+    for name, digest in packed.digests.items():
+        if digest_of_file(root / name) != digest:
+            raise InputError(f"{root / name}: is not what was packed; pack again into another folder")
     return packed
+
+
+def digest_of_file(path: Path) -> str:
+    """blake2b of a file, and of nothing if it is not there."""
+    hashed = blake2b(digest_size=16)
+    if path.is_file():
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                hashed.update(piece)
+    return hashed.hexdigest()
 
 
 def open_packed(root: Path, config: DatasetConfig) -> Collection:

@@ -27,6 +27,7 @@ from fasthebb_cli.data.packed import (
     PARTS,
     Packed,
     Plan,
+    digest_of_file,
     read_packed,
 )
 from fasthebb_cli.errors import InputError, RunError
@@ -62,7 +63,7 @@ class Packing:
                 self.data.truncate(self.done)
             except OSError as error:
                 raise RunError(f"can't write {folder}: {error.strerror}") from error
-            except ValueError as error:
+            except (ValueError, KeyError, TypeError) as error:  # a line that is no JSON, or not of ours
                 raise InputError(f"{path}: is damaged ({error}); delete {folder} to start over") from error
             self._files = files.pop_all()
         self._begin_block()
@@ -166,9 +167,10 @@ class Packing:
         write_atomically(self.folder / INDEX_FILE, lambda file: np.savez(file, **arrays))
         blocks = [(block["end"], block["digest"]) for block in self.blocks]
         left_out = tuple(damaged[i] for i in sorted(damaged))
+        written = [name for name in (INDEX_FILE, LISTING_FILE) if (self.folder / name).exists()]
         packed = Packed(
             self.plan, int(readable.sum()), blocks[-1][0], digest, counts, collection.classes, collection.table, blocks,
-            left_out,
+            {name: digest_of_file(self.folder / name) for name in written}, left_out,
         )  # fmt: skip
         write_json(self.folder / PACKED_FILE, packed.to_json())
         (self.folder / JOURNAL_FILE).unlink()

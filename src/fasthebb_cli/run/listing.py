@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, load_dataset
+from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.plan import plan
 
 # Data sets by their settings and seed: cells of a sweep share most of them
@@ -20,11 +21,15 @@ def cell_line(config: Config, overrides: Sequence[str]) -> str:
 
     Args:
         overrides: the words that the cell was composed of, `verb=` among them.
+
+    Raises:
+        InputError: it can't be run; see `check`.
     """
     key = (repr(config.dataset), config.seed)
     if key not in _datasets:
         _datasets[key] = load_dataset(config.dataset, config.seed)
     stages = plan(config, _datasets[key])
+    check(config, _datasets[key], stages)
     needed = [stage for stage in stages if stage.kind == "pretrain" and stage.wanted and not stage.finished]
     words = [word for word in overrides if not word.startswith("verb=")]
     return f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"

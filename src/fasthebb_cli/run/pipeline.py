@@ -14,13 +14,14 @@ import torch
 
 from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import MEASURING, Config, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from fasthebb_cli.config import MEASURING, Config, FinetuneConfig, PretrainConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.processes import PeerFailed, PeerLost
 from fasthebb_cli.randomness import derived_seed
+from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints
 from fasthebb_cli.run.files import (
@@ -38,12 +39,10 @@ from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
 from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
 from fasthebb_cli.run.record import Record, open_log, save_filters
-from fasthebb_cli.run.start import Start, new_network, start_of
+from fasthebb_cli.run.start import Start, start_of
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, save_model
 from fasthebb_cli.stages import STAGES, Context, Task
-from fasthebb_cli.stages.evaluate import images_of
-from fasthebb_cli.stages.finetune import labelled
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     stages = plan(config, dataset)
     if processes.from_first(lambda: [stage.fingerprint for stage in stages]) != [stage.fingerprint for stage in stages]:
         raise InputError("has other settings or images than the first process; a search runs in one process a trial")
-    _check(config, dataset, stages)
+    check(config, dataset, stages)
     cell = Cell(config, yaml, dataset, compute, view)
     outcomes = []
     with ExitStack() as locks:
@@ -105,23 +104,10 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     return outcomes
 
 
-def _check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
-    """Finds before anything runs what would stop a later stage: labels, splits, or layers that are not there."""
-    for stage in stages:
-        settings = stage.settings
-        if isinstance(settings, EvaluateConfig | ProbeConfig):
-            images_of(dataset, settings)
-        if isinstance(settings, FinetuneConfig | ProbeConfig) or (
-            isinstance(settings, PretrainConfig) and settings.teacher
-        ):
-            labelled(dataset, config)
-    with torch.device("meta"):
-        for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
-            new_network(config, dataset, layer, hidden)
-
-
 def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
-    """The stage's outcome. Of several processes the first alone looks at and writes into the directory."""
+    """The stage's outcome. Of several processes the first alone looks at the directory and writes into it, but for the
+    checkpoint, which all read, and the message of one that fails.
+    """
     config, directory = cell.config, stage.directory
     finished = processes.from_first(lambda: _opened(cell, stage))
     if finished is not None:

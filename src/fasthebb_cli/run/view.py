@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fasthebb_cli.run.loop import Position
 from fasthebb_cli.run.plan import PlannedStage
-from fasthebb_cli.run.wording import clock, labels, percent
+from fasthebb_cli.run.wording import clock, labels, percent, printable
 from fasthebb_cli.stages import Task
 
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
@@ -32,6 +32,7 @@ class View:
         self.log: logging.Logger | None = None
 
     def note(self, text: str, style: str = "dim") -> None:
+        text = printable(text)
         self.console.print(escape(text), style=style, soft_wrap=True, highlight=False)
         if self.log is not None:
             self.log.info(text)

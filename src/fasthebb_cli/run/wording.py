@@ -35,11 +35,16 @@ def clock(seconds: float) -> str:
 def make_console(*, stderr: bool = False) -> Console:
     """As wide as the terminal; where there is none, wide enough for a table's row to stay on one line."""
     columns = os.environ.get("COLUMNS", "")
-    console = _Console(stderr=stderr)
+    console = _Console(stderr=stderr, emoji=False)
     if not console.is_terminal and not (columns.isdigit() and int(columns) > 0):
-        console = _Console(stderr=stderr, width=PLAIN_WIDTH)
-    console.quiet = not launch().first
+        console = _Console(stderr=stderr, emoji=False, width=PLAIN_WIDTH)
+    console.quiet = not stderr and not launch().first
     return console
+
+
+def printable(text: str) -> str:
+    """Text in which control characters, as names of files may have them, are written out."""
+    return "".join(letter if letter >= " " and letter != "\x7f" else repr(letter)[1:-1] for letter in text)
 
 
 class _Console(Console):

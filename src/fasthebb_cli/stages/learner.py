@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fasthebb_cli import processes
-from fasthebb_cli.config import FinetuneConfig, RuleConfig
+from fasthebb_cli.config import Config, FinetuneConfig, RuleConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.patterns import first_match, matches
@@ -50,33 +50,43 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
     """The rule on the layers that `by_rule` names, at its own rate times `factor` and finetune.layer_lr.
 
     Raises:
-        InputError: a name that no layer has, one that is kept still, or a rule without a rate.
+        InputError: as `check_by_rule`.
     """
-    rule, network = context.config.rule, context.network
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    factors = {name: first_match(name, settings.layer_lr, 1.0) for name in names}
-    rule_setting(rule)  # of rule=none says that it is no rule, rather than that it has no rate
-    if rule.lr is None:
-        raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
-    if context.config.gpu.micro_batch is not None:
-        raise InputError("finetune.by_rule sees its batches whole; leave out gpu.micro_batch")
-    learner = learner_of(
+    rule = context.config.rule
+    factors = check_by_rule(context.config, settings, context.network)
+    assert rule.lr is not None
+    return learner_of(
         context,
         "finetune.by_rule",
         lr=rule.lr * factor,
         include=settings.by_rule,
         exclude=["classifier"],
-        layer_lr={name: first_match(name, rule.layer_lr, 1.0) * factors[name] for name in names},
+        layer_lr={name: first_match(name, rule.layer_lr, 1.0) * factors[name] for name in factors},
         optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
     )
-    learning = [layer.name for layer in learner.layers]
+
+
+def check_by_rule(config: Config, settings: FinetuneConfig, network: nn.Module) -> dict[str, float]:
+    """Each layer's factor on the rate, by finetune.layer_lr, if `by_rule` can be.
+
+    Raises:
+        InputError: a name that no layer has, one that is kept still, or a rule without a rate.
+    """
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    factors = {name: first_match(name, settings.layer_lr, 1.0) for name in names}
+    rule_setting(config.rule)  # of rule=none says that it is no rule, rather than that it has no rate
+    if config.rule.lr is None:
+        raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")
+    if config.gpu.micro_batch is not None:
+        raise InputError("finetune.by_rule sees its batches whole; leave out gpu.micro_batch")
+    learning = [name for name in names if not matches(name, ["classifier"])]
     for pattern in settings.by_rule:
         if not any(matches(name, [pattern]) for name in learning):
-            choices = ", ".join(name for name in names if not matches(name, ["classifier"]))
+            choices = ", ".join(learning)
             raise InputError(f"finetune.by_rule: no layer that could learn is called {pattern!r}; there are: {choices}")
-    if halted := [name for name in learning if factors[name] == 0]:
+    if halted := [name for name in learning if matches(name, settings.by_rule) and factors[name] == 0]:
         raise InputError(f"finetune.by_rule: finetune.layer_lr keeps {halted[0]} still; leave it out of one of them")
-    return learner
+    return factors
 
 
 def ready(learner: HebbianLearner, *, paused: bool) -> None:
