@@ -244,9 +244,11 @@ def test_factors_on_the_rate_by_layer() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_compiled_networks_learn_the_same(command: Callable[..., Ran]) -> None:
+    torch._dynamo.reset()  # other tests in this process may have compiled something
+    counters = torch._dynamo.utils.counters
+    counters.clear()
     plain = command("train", "rule=none", "label_fraction=0.2", "model.dropout=0")
     loss = plain.results("finetune")["loss"]
-    counters = torch._dynamo.utils.counters
     assert not counters["stats"]["unique_graphs"]
     compiled = command("train", "rule=none", "label_fraction=0.2", "model.dropout=0", "gpu.compile=true", "force=true")
     assert compiled.code == 0, compiled.err
