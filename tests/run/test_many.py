@@ -23,10 +23,10 @@ from tests.conftest import SMALL
 pytestmark = pytest.mark.slow
 
 
-def start(out: Path, *arguments: str, size: int = 2) -> "subprocess.Popen[str]":
+def start(out: Path, verb: str, *arguments: str, size: int = 2) -> "subprocess.Popen[str]":
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
     return subprocess.Popen(
-        [*torchrun, "-m", "fasthebb_cli", *arguments, *SMALL, "model.dropout=0", f"out={out}"],
+        [*torchrun, "-m", "fasthebb_cli", verb, *SMALL, "model.dropout=0", f"out={out}", *arguments],
         env=os.environ | {"FASTHEBB_SAVE_SECONDS": "1000", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

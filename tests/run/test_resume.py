@@ -24,9 +24,9 @@ STEPS = (
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Path) -> None:
-    kills = {"start": 7, "pretrain": 17, "finetune": 17, "probe": 9, "evaluate": 10}
+    kills = {"start": 7, "pretrain": 22, "finetune": 22, "probe": 9, "evaluate": 12}
     hit = kill_at_random_moments(tmp_path / "killed", kills, *STEPS)
-    assert hit.total() >= 50  # the last of a stage may come too late for it
+    assert hit.total() >= 50  # the last of a stage may come too late for it, most of all of the probe's
     assert hit.keys() == kills.keys()
     assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS)
 
