@@ -87,6 +87,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     if processes.from_first(lambda: [stage.fingerprint for stage in stages]) != [stage.fingerprint for stage in stages]:
         raise InputError("has other settings or images than the first process; a search runs in one process a trial")
     check(config, dataset, stages)
+    processes.meet()  # nobody begins before all agree
     cell = Cell(config, yaml, dataset, compute, view)
     outcomes = []
     with ExitStack() as locks:
