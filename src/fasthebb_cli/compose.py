@@ -8,22 +8,17 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from fasthebb_cli.config import (
     GROUPS,
-    KINDS,
-    VERBS,
     BenchConfig,
     Config,
     DataConfig,
     DatasetConfig,
-    EvaluateConfig,
-    FinetuneConfig,
     GpuConfig,
     ModelConfig,
-    PretrainConfig,
-    ProbeConfig,
     RuleConfig,
     TopLevel,
 )
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.stage_config import KINDS, VERBS, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fasthebb_cli.compute import prepare
-from fasthebb_cli.config import FinetuneConfig
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.run.weights import load_model
+from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages import Context
 from fasthebb_cli.stages.finetune import _groups, finetune
 from tests.conftest import Ran, loaded

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fasthebb_cli.config import ProbeConfig
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.networks import conv6
+from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.heads import HEADS, Samples
 from fasthebb_cli.stages.probe import Features, probed_layers
 from fasthebb_cli.stages.task import Batch

@@ -2,10 +2,11 @@
 
 import torch
 
-from fasthebb_cli.config import Config, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
+from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import check_by_rule

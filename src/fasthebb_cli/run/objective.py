@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fasthebb_cli.config import Config, EvaluateConfig, FinetuneConfig, ProbeConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, ProbeConfig
 
 EXAMPLE = "as in objective=evaluate.top1 evaluate.split=validation"
 

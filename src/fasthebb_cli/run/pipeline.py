@@ -14,7 +14,7 @@ import torch
 
 from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import MEASURING, Config, FinetuneConfig, PretrainConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
@@ -42,6 +42,7 @@ from fasthebb_cli.run.record import Record, open_log, save_filters
 from fasthebb_cli.run.start import Start, start_of
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, save_model
+from fasthebb_cli.stage_config import MEASURING, FinetuneConfig, PretrainConfig
 from fasthebb_cli.stages import STAGES, Context, Task
 
 

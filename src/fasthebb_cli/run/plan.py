@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb_cli.config import (
+from fasthebb_cli.config import Config
+from fasthebb_cli.data.dataset import Dataset, statistics_of
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
+from fasthebb_cli.stage_config import (
     MEASURING,
     VERBS,
-    Config,
     EvaluateConfig,
     FinetuneConfig,
     PretrainConfig,
     ProbeConfig,
     StageConfig,
 )
-from fasthebb_cli.data.dataset import Dataset, statistics_of
-from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
 
 # Settings that are younger than some directories: at these values the fingerprint is as it was without them
 YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}

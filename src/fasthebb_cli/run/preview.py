@@ -8,13 +8,14 @@ import torch
 from rich.table import Table
 
 from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig, ProbeConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.files import CHECKPOINT_FILE
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import clock
+from fasthebb_cli.stage_config import FinetuneConfig, PretrainConfig, ProbeConfig
 from fasthebb_cli.stages import STAGES, Context
 from fasthebb_cli.stages.finetune import labelled
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.config import Config, FinetuneConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.build import add_hidden_layer, build_network, cut_network
@@ -14,6 +14,7 @@ from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.weights import adopt_weights, read_model
+from fasthebb_cli.stage_config import FinetuneConfig
 
 
 @dataclass(frozen=True)

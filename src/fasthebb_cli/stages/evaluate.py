@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasthebb_cli import processes
-from fasthebb_cli.config import EvaluateConfig, ProbeConfig
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.stage_config import EvaluateConfig, ProbeConfig
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 
 LARGEST_CONFUSION = 200  # classes: more would make results.json megabytes

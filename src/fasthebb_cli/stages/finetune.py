@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasthebb_cli.config import Config, FinetuneConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.patterns import first_match
+from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.heads import ClassMeans
 from fasthebb_cli.stages.learner import (

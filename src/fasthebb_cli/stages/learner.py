@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from fasthebb_cli import processes
-from fasthebb_cli.config import Config, FinetuneConfig, RuleConfig
+from fasthebb_cli.config import Config, RuleConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.patterns import first_match, matches
 from fasthebb_cli.hebb.responses import RESPONSES
 from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli.imports import imported
+from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.task import Context
 

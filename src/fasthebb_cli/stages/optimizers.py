@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.stage_config import PretrainConfig
 
 
 def optimizer_of(key: str, name: str, options: Mapping[str, Any]) -> Callable[..., torch.optim.Optimizer]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasthebb_cli import processes
-from fasthebb_cli.config import ProbeConfig
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.heads import HEADS, NEEDS, Samples

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute
-from fasthebb_cli.config import Config, FinetuneConfig, PretrainConfig, StageConfig
+from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths, batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
 from fasthebb_cli.randomness import derived_seed
+from fasthebb_cli.stage_config import FinetuneConfig, PretrainConfig, StageConfig
 
 
 class Stateful(Protocol):

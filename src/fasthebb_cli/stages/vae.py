@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fasthebb_cli.config import PretrainConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.nets.whitening import Whitening
+from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
 from fasthebb_cli.stages.parallel import share_gradients
 from fasthebb_cli.stages.schedules import set_rate

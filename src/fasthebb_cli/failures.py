@@ -1,0 +1,68 @@
+"""What becomes of an error: one line on the terminal, an exit code, and the other processes of the run told of it."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
+
+from fasthebb_cli.errors import InputError, Interrupted, RunError
+from fasthebb_cli.explain import conf_directory, explain
+from fasthebb_cli.launch import launch
+from fasthebb_cli.run.wording import make_console, printable
+from fasthebb_cli.signals import STOPPED
+
+TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
+
+
+def fail(error: Exception, words: Sequence[str] = ()) -> int:
+    """Prints one line and gives the exit code; a traceback only when asked for or when the fault is ours."""
+    console = make_console(stderr=True)
+    if isinstance(error, Interrupted):
+        console.print(
+            f"stopped and saved at {error}; the same command goes on from there", style="yellow", soft_wrap=True
+        )
+        return STOPPED
+    if os.environ.get(TRACEBACK_VARIABLE) or not _is_known(error):
+        traceback.print_exception(error)
+    text = explain(error, words, conf_directory())
+    who = "" if launch().first else f"process {launch().rank}: "
+    console.print(f"[bold red]error:[/] {who}{escape(printable(text))}", highlight=False, soft_wrap=True)
+    return code_of(error)
+
+
+def code_of(error: Exception) -> int:
+    """2 for bad input, 1 for what went wrong on the way."""
+    return 2 if _is_known(error) and not isinstance(error, RunError) else 1
+
+
+def _is_known(error: Exception) -> bool:
+    """Bad input or a failure with words of its own; the rest are faults of ours."""
+    return isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
+
+
+def fail_together(error: Exception) -> int:
+    """As fail; of several processes that fail together one speaks, and one that fails alone takes the others down."""
+    if launch().size == 1:
+        return fail(error)
+    from fasthebb_cli.processes import PeerFailed, PeerLost, tell_failure
+
+    if isinstance(error, Interrupted):
+        return fail(error) if launch().first else STOPPED
+    try:
+        if isinstance(error, PeerLost):
+            raise error
+        return fail(error) if not isinstance(error, PeerFailed) and tell_failure() else code_of(error)
+    except PeerLost:
+        code = fail(error)
+        sys.stderr.flush()
+        os._exit(code)  # not even exit handlers: they would wait for the others
+
+
+def _is_hydras(error: Exception) -> bool:
+    """Hydra raises a bare ValueError for `group=null`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError) and bool(frames) and f"{os.sep}hydra{os.sep}" in frames[-1].filename
