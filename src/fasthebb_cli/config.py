@@ -228,6 +228,8 @@ class DataConfig:
         one_of("format", self.format, self.FORMATS)
         for name in ("out", "archive"):
             not_empty(name, getattr(self, name))
+        if self.archive is not None and self.what == "info":
+            raise ValueError("archive is for fasthebb data prepare, which unpacks it; leave it out")
         at_least("workers", self.workers, 0, 4096)
         in_range("seed", self.seed, 0, 2**63 - 1)
 

@@ -1,5 +1,6 @@
 """`fasthebb data info`: its counts, mean and deviation, and its picture."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,11 @@ def test_it_says_what_is_wrong(data: Data, tmp_path: Path, monkeypatch: pytest.M
     assert code == 2
     assert "there is no folder" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_only_a_file_is_replaced(data: Data, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = data("info", "dataset=digits", f"out={tmp_path / 'pipe'}")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "it is there and not a file" in err
+    assert (tmp_path / "pipe").is_fifo()

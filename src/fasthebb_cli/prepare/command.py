@@ -49,8 +49,8 @@ def prepare(config: DataConfig, view: View) -> None:
         raise InputError(
             f"out: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
         )
-    if not embedded and (root := packed_root(config.dataset)) is not None:
-        _verify_packed(root, config, view)
+    if not embedded and (packed_before := packed_root(config.dataset)) is not None:
+        _verify_packed(packed_before, config, view)
         return
     collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
     view.note(_counts(config.dataset.name, collection), "none")
@@ -59,6 +59,9 @@ def prepare(config: DataConfig, view: View) -> None:
         _report(config, collection, damaged, traits, view)
         return
     folder = Path(config.out).expanduser().absolute()
+    root = config.dataset.root if collection.files is not None else None
+    if root is not None and folder.resolve().is_relative_to(Path(root).expanduser().resolve()):
+        raise InputError(f"out={folder} lies in the folder of the images; choose one beside it")
     plan = _plan(config, collection)
     with locked(folder):
         packed = finished(folder, plan)

@@ -1,5 +1,6 @@
 """Files that are whole or not there: everything is written beside its place, synced and renamed into it."""
 
+import errno
 import json
 import os
 import tempfile
@@ -20,37 +21,17 @@ CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Runs `write` on a temporary file and renames it to `path`: a reader sees the old file or the new one.
-
-    Raises:
-        RunError: the disk is full or the directory can't be written; the old file is untouched.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise RunError(f"can't write {path}: {str(error).splitlines()[0]}") from error
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file to be filled over a longer time; it becomes `path` at the end, or goes if an error ends it.
+    """A temporary file, synced and renamed to `path` at the end: a reader sees the old file or the new one.
 
     Raises:
-        RunError: as `write_atomically`; a directory that can't be written is found at the start.
+        RunError: the disk is full, or at the start the directory can't be written or the path is no file's. What was
+            there stays.
     """
     temporary = None
     try:
+        _check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
@@ -64,6 +45,25 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Runs `write` on a file that replaces `path`.
+
+    Raises:
+        RunError: as `replacing`.
+    """
+    try:
+        with replacing(path) as file:
+            write(file)
+    except RuntimeError as error:  # as torch.save reports a full disk
+        raise RunError(f"can't write {path}: {str(error).splitlines()[0]}") from error
+
+
+def _check_file(path: Path) -> None:
+    """A folder, a device or a pipe is not to be replaced by a file."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is there and not a file")
 
 
 def write_text(path: Path, text: str) -> None:
