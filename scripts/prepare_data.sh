@@ -3,11 +3,12 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Submits a job that checks a data set and makes it ready for training, on CPU cores only: `fasthebb data prepare`.
+Submits a job, on CPU cores only, that checks every image of a data set and, with out=FOLDER, packs them for training:
+`fasthebb data prepare`.
 
-  scripts/prepare_data.sh [SBATCH OPTIONS] dataset=NAME key=value ...
+  scripts/prepare_data.sh [SBATCH OPTIONS] dataset=NAME [out=FOLDER] key=value ...
 
-  scripts/prepare_data.sh --partition=cpu --time=8:00:00 dataset=imagenet dataset.root=/data/imagenet
+  scripts/prepare_data.sh --partition=cpu --time=8:00:00 dataset=imagenet dataset.root=/data/imagenet out=/fast/in210
 
 The job is that of scripts/job.sh: stopped, it goes back into the queue and goes on where it was.
 EOF

@@ -187,6 +187,17 @@ def test_dry_run_writes_nothing(command: Command) -> None:
     assert "100" in ran.out
 
 
+def test_a_dry_run_submits_nothing_and_leaves_searches_alone(command: Command) -> None:
+    launcher = ("hydra/launcher=slurm_gpu", "hydra.launcher.partition=none")
+    ran = command("train", "-m", *launcher, "seed=0,1", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert ran.out.count("new") >= 6
+    assert not ran.runs.exists()
+    ran = command("train", "-m", "hydra/sweeper=optuna", "pretrain.lr=interval(0.01,0.3)", "--dry-run")
+    assert ran.code == 2
+    assert ran.err == "error: hydra/sweeper: a search makes its cells as it goes; --dry-run needs a sweep without one\n"
+
+
 def test_a_dry_run_times_every_layers_turn_and_counts_a_probes_labels(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

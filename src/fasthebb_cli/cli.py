@@ -23,7 +23,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.explain import FLAGS, help_page, tool_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.failures import TRACEBACK_VARIABLE, fail, fail_together
-from fasthebb_cli.hydra_call import for_hydra, run_hydra
+from fasthebb_cli.hydra_call import for_hydra, here_and_now, run_hydra
 from fasthebb_cli.launch import launch
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
@@ -67,9 +67,7 @@ def run(arguments: list[str]) -> int:
         if verb == "cells":
             if not rest or rest[0] not in VERBS:
                 raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
-            if any(word.startswith("hydra/sweeper=") for word in rest):
-                raise InputError("hydra/sweeper: a search makes its cells as it goes, so that they can't be listed")
-            words = [*for_hydra(f"verb={rest[0]}", ["-m", *rest[1:]]), "hydra/launcher=basic"]
+            words = here_and_now(for_hydra(f"verb={rest[0]}", ["-m", *rest[1:]]), "fasthebb cells")
             return run_hydra(list_cell, words)
         if verb == "data":
             if not rest or rest[0] not in DataConfig.ACTIONS:

@@ -6,19 +6,9 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from fasthebb_cli.config import (
-    GROUPS,
-    BenchConfig,
-    Config,
-    DataConfig,
-    DatasetConfig,
-    GpuConfig,
-    ModelConfig,
-    RuleConfig,
-    TopLevel,
-)
+from fasthebb_cli.config import GROUPS, SHARED, BenchConfig, Config, DataConfig, DatasetConfig, TopLevel
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stage_config import KINDS, VERBS, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from fasthebb_cli.stage_config import KINDS, VERBS
 
 T = TypeVar("T")
 
@@ -30,8 +20,7 @@ def load_bench(cfg: DictConfig) -> BenchConfig:
         InputError: as `load`.
     """
     cfg = _resolved(cfg)
-    groups: dict[str, type] = {"dataset": DatasetConfig, "rule": RuleConfig, "model": ModelConfig, "gpu": GpuConfig}
-    for group, cls in groups.items():  # by themselves first, so that their errors name the whole key
+    for group, cls in SHARED.items():  # by themselves first, so that their errors name the whole key
         _typed(cls, cfg[group], group)
     return _typed(BenchConfig, cfg, "")
 
@@ -79,16 +68,8 @@ def load(cfg: DictConfig) -> Config:
         if not isinstance(name, str) or (name not in KINDS and name not in extra):
             raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
     return Config(
-        dataset=_typed(DatasetConfig, cfg.dataset, "dataset"),
-        rule=_typed(RuleConfig, cfg.rule, "rule"),
-        model=_typed(ModelConfig, cfg.model, "model"),
-        gpu=_typed(GpuConfig, cfg.gpu, "gpu"),
-        extra=extra,
-        pretrain=_typed(PretrainConfig, cfg.pretrain, "pretrain"),
-        finetune=_typed(FinetuneConfig, cfg.finetune, "finetune"),
-        probe=_typed(ProbeConfig, cfg.probe, "probe"),
-        evaluate=_typed(EvaluateConfig, cfg.evaluate, "evaluate"),
-        **(vars(top) | {"stages": list(names)}),
+        **{group: _typed(cls, cfg[group], group) for group, cls in GROUPS.items()},
+        **(vars(top) | {"stages": list(names), "extra": extra}),
     )
 
 

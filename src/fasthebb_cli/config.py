@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from fasthebb_cli.checks import above, at_least, in_range, not_empty, one_of
-from fasthebb_cli.stage_config import VERBS, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig, StageConfig
+from fasthebb_cli.stage_config import (
+    KINDS,
+    VERBS,
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+    StageConfig,
+)
 
 
 @dataclass
@@ -234,4 +242,5 @@ class DataConfig:
         in_range("seed", self.seed, 0, 2**63 - 1)
 
 
-GROUPS = ("dataset", "rule", "model", "gpu", "pretrain", "finetune", "probe", "evaluate")
+SHARED: dict[str, type] = {"dataset": DatasetConfig, "rule": RuleConfig, "model": ModelConfig, "gpu": GpuConfig}
+GROUPS: dict[str, type] = SHARED | KINDS  # what `conf/` has folders of, and what is accepted there

@@ -57,6 +57,17 @@ def for_hydra(first: str, words: Sequence[str]) -> list[str]:
     return [*flags, *overrides]
 
 
+def here_and_now(words: Sequence[str], what: str) -> list[str]:
+    """The words with every cell in this process, one after the other, whatever launcher they ask for.
+
+    Raises:
+        InputError: they ask for a search; `what` names what can't be done with one.
+    """
+    if any(word.startswith("hydra/sweeper=") for word in words):
+        raise InputError(f"hydra/sweeper: a search makes its cells as it goes; {what} needs a sweep without one")
+    return [word for word in words if not word.startswith(("hydra/launcher=", "hydra.launcher."))]
+
+
 def run_hydra(task: Callable[[DictConfig], object], words: list[str], config: str = "config") -> int:
     """Composes `config` with the words, calls the task with each cell's configuration and returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises what it would otherwise print over several lines
@@ -64,6 +75,8 @@ def run_hydra(task: Callable[[DictConfig], object], words: list[str], config: st
     if site and Path(site).is_dir():
         words = [*words, f"hydra.searchpath=[file://{Path(site).resolve()}]"]
     cells.begin()
+    if "dry_run=true" in words:
+        words = here_and_now(words, "--dry-run")
     if "dry_run=true" in words or not launch().first:  # Hydra makes its folder; these leave nothing behind
         with tempfile.TemporaryDirectory() as folder:
             words = [*words, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
