@@ -56,6 +56,23 @@ BAD_INPUT = {
     "extra is no mapping": (["train", "extra=5"], "extra holds stages by name"),
     "unknown rule option value": (["train", "rule.options.denominator=patchs"], "denominator must be patches or power"),
     "no temperature": (["train", "rule=swta", "rule.options.temperature=0"], "temperature must be above 0"),
+    "damping is a word": (["train", "rule.options.damping=high"], "rule hpca or pretrain"),
+    "damping below 0": (["train", "rule.options.damping=-1"], "damping must be at least 0"),
+    "images that are too small": (["train", "model=torchvision:alexnet"], "can't take images of 3 x 32 x 32"),
+    "excludes what is not there": (
+        ["train", "pretrain.exclude=[cnov1]"],
+        "pretrain.exclude: no layer is called 'cnov1'",
+    ),
+    "a factor of no layer": (
+        ["train", "finetune.layer_lr={conv9: 0}"],
+        "no layer is called 'conv9'; the network has",
+    ),
+    "units of no layer": (["train", "pretrain.teacher=true", "pretrain.teacher_units={conv9: 10}"], "teacher_units"),
+    "vae of a part": (["train", "rule=vae", "pretrain.exclude=[conv1]"], "trains all layers at once"),
+    "another optimizer's option": (
+        ["train", "rule=vae", "pretrain.optimizer_options={momentum: 0.9}"],
+        "pretrain.optimizer_options: ",
+    ),
     "no winners": (["train", "rule=kwta", "rule.options.k=0"], "k must be at least 1"),
     "batch of one": (["train", "pretrain.batch_size=1"], "pretrain.batch_size must be at least 2"),
     "no such launcher": (["train", "-m", "hydra/launcher=nope"], "hydra/launcher=nope: no such choice"),
@@ -185,6 +202,12 @@ def test_dry_run_writes_nothing(command: Command) -> None:
     assert not list(ran.runs.glob("*seed*"))
     assert "about" in ran.out
     assert "100" in ran.out
+
+
+def test_a_dry_run_of_no_epoch(command: Command) -> None:
+    for rule in ("hpca", "vae"):
+        ran = command("train", f"rule={rule}", "pretrain.epochs=0", "--dry-run")
+        assert ran.code == 0, ran.err
 
 
 def test_a_dry_run_submits_nothing_and_leaves_searches_alone(command: Command) -> None:

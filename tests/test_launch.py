@@ -18,7 +18,8 @@ def test_torchrun_comes_first() -> None:
 
 
 def test_srun() -> None:
-    assert launch(SRUN) == Launch(3, 4, 1, ("gpu07", 20_041))
+    assert launch(SRUN) == Launch(3, 4, 1, ("gpu07", 24_141))
+    assert launch(SRUN | {"SLURM_STEP_ID": "2"}).address == ("gpu07", 24_143), "two steps of a job are two runs"
 
 
 @pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "41", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from fasthebb_cli.errors import InputError
 
-FIRST_PORT, PORTS = 20_000, 20_000  # a job's own port, where nobody names one
+FIRST_PORT, PORTS = 20_000, 12_000  # a job's own port, where nobody names one; below those that systems give out
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     if "SUBMITIT_EXECUTOR" in environment:
         return _of_submitit()
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        job = _number(environment, "SLURM_JOB_ID")
-        address = first_host(environment["SLURM_STEP_NODELIST"]), FIRST_PORT + job % PORTS
+        step = 101 * _number(environment, "SLURM_JOB_ID") + int(environment.get("SLURM_STEP_ID", "0"))
+        address = first_host(environment["SLURM_STEP_NODELIST"]), FIRST_PORT + step % PORTS
         numbered = _numbered(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         return replace(numbered, address=address)
     return Launch()

@@ -331,6 +331,18 @@ def test_a_data_set_of_ones_own() -> None:
         load_dataset(DatasetConfig(name=name, size=4, options={"cuont": 20}), 0)
 
 
+def validated(config: DatasetConfig) -> Collection:
+    """Images with a validation part and no test images."""
+    images = torch.zeros(100, 3, config.size, config.size, dtype=torch.uint8)
+    return from_arrays({"train": (images, torch.arange(100) % 2), "validation": (images[:10], torch.arange(10) % 2)},
+                       ("a", "b"), config.size)  # fmt: skip
+
+
+def test_validation_images_without_test_images() -> None:
+    dataset = load_dataset(DatasetConfig(name="tests.data.test_dataset:validated", size=4), 0)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (80, 10, 20)
+
+
 @pytest.mark.parametrize("name", ["no_such_module:f", f"{__name__}:gone", f"{__name__}:CONF"])
 def test_a_data_set_of_ones_own_that_is_not_there(name: str) -> None:
     with pytest.raises(InputError, match=f"dataset.name={name}: "):

@@ -316,3 +316,12 @@ def test_an_empty_patch_has_no_direction() -> None:
     layer = nn.Linear(3, 2, bias=False, dtype=torch.float64)
     update = sums(layer, torch.zeros(1, 3, dtype=torch.float64), "swta", {}).gradient_(layer.weight).neg()
     assert_close(update, -layer.weight.detach() / 2)
+
+
+def test_lengths_of_no_image() -> None:
+    """A process may have nothing of the last batch."""
+    layer = nn.Conv2d(4, 6, 3, groups=2)
+    x = torch.zeros(0, 4, 8, 8)
+    pre = engine.pre_activation(layer, x, layer(x))
+    assert pre.dot_NGK.shape == (0, 2, 3)
+    assert pre.patch_norm_NG1 is not None

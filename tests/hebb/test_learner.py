@@ -122,9 +122,9 @@ def test_include_and_exclude(include: list[str], exclude: list[str], learnt: set
     assert set(learner.statistics()) == learnt
 
 
-def test_layer_lr_scales_the_first_match() -> None:
+def test_layer_lr_scales_the_last_match() -> None:
     changes = []
-    for layer_lr in (None, {"conv1*": 0.5, "conv*": 0.25, "fc3.1": 0.0}):
+    for layer_lr in (None, {"conv*": 0.25, "conv1*": 0.5, "fc3.1": 0.0}):
         model = network()
         start = weights(model)
         learner = HebbianLearner(model, "hpca", lr=0.1, layer_lr=layer_lr)

@@ -69,3 +69,10 @@ def test_the_loss_is_zero_for_a_perfect_image_and_a_standard_code() -> None:
 def test_a_layer_without_mirror_image_is_named() -> None:
     with pytest.raises(ValueError, match="AvgPool2d has no mirror image"):
         VariationalAutoencoder(nn.Sequential(nn.AvgPool2d(2)), channels=1, size=4, latents=1)
+
+
+def test_it_is_made_where_the_network_is() -> None:
+    with torch.device("meta"):
+        network = conv6(channels=3, size=32, classes=10, width=0.1)
+        made = VariationalAutoencoder(network, channels=3, size=32, latents=4)
+    assert {value.device.type for value in made.parameters()} == {"meta"}

@@ -1,13 +1,15 @@
 """Model files: `load_model`, `init_from` and what is said of files that do not fit."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from fasthebb_cli.run.weights import load_model
+from fasthebb_cli.run.weights import ModelCard, load_model, read_model, save_model
 from tests.conftest import Ran
 
 Command = Callable[..., Ran]
@@ -63,3 +65,12 @@ def test_weights_of_another_network_are_refused_by_layer(command: Command) -> No
     ran = command("finetune", f"init_from={origin}", "model.width=0.05")
     assert ran.code == 2
     assert "conv1.0.weight has shape" in ran.err
+
+
+def test_a_module_that_stands_twice_is_saved(tmp_path: Path) -> None:
+    shared = nn.Linear(4, 4)
+    network = nn.Sequential(OrderedDict(a=shared, act=nn.ReLU(), b=shared))
+    save_model(tmp_path / "model.safetensors", network, ModelCard("own", {}, 1, 2, [], [0.0], [1.0]))
+    weights, _ = read_model(tmp_path / "model.safetensors")
+    assert torch.equal(weights["a.weight"], shared.weight)
+    assert torch.equal(weights["b.weight"], shared.weight)

@@ -1,5 +1,6 @@
 """Fine-tuning: what is frozen stays to the bit, and few labels still get enough steps."""
 
+import copy
 import dataclasses
 import json
 from collections import OrderedDict
@@ -170,6 +171,40 @@ def test_the_rule_and_backprop_learn_in_the_same_steps(projection: bool, select:
     assert bool(((lengths - 1).abs() < 1e-5).all()) is projection
 
 
+def test_a_factor_of_0_for_all_but_some_leaves_those_learning(command: Callable[..., Ran]) -> None:
+    ran = command("train", "finetune.layer_lr={'*': 0, conv4: 1}", "label_fraction=0.2")
+    assert ran.code == 0, ran.err
+    before, after = (load_file(ran.directories(name)[0] / "model.safetensors") for name in ("pretrain", "finetune"))
+    learnt = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert learnt == {"conv4", "classifier"}
+
+
+def test_the_order_of_patterns_is_a_setting_where_it_counts(command: Callable[..., Ran]) -> None:
+    for patterns in ("{conv*: 0.5, conv1*: 0.1}", "{conv1*: 0.1, conv*: 0.5}", "{conv1*: 0.1, fc5: 0.5}"):
+        ran = command("train", f"finetune.layer_lr={patterns}", "label_fraction=0.2", "finetune.epochs=1")
+        assert ran.code == 0, ran.err
+    contents = [json.loads((path / "fingerprint.json").read_text()) for path in ran.directories("finetune")]
+    assert len(contents) == 3
+    assert sum("finetune.layer_lr.order" in content for content in contents) == 2
+
+
+def test_an_epoch_resumed_after_its_last_step_teaches_the_rule_nothing_more() -> None:
+    """It still looks at the validation images, which pass the layers that learn by the rule."""
+    once, resumed = hybrid_context("finetune.select=best"), hybrid_context("finetune.select=best")
+    task = finetune(once)
+    for step, batch in enumerate(task.batches(0, 0)):
+        task.step(0, step, batch)
+    again = finetune(resumed)
+    resumed.network.load_state_dict({name: value.clone() for name, value in once.network.state_dict().items()})
+    for name, part in task.state.items():
+        again.state[name].load_state_dict(copy.deepcopy(part.state_dict()))
+    for one in (task, again):
+        one.end_epoch(0)
+        one.step(1, 0, next(one.batches(1, 0)))
+    for name, value in once.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
 def test_layers_by_rule_stand_still_while_the_classifier_learns_alone() -> None:
     context = hybrid_context("finetune.classifier_epochs=1")
     context.untrained = False
@@ -237,7 +272,7 @@ def test_factors_on_the_rate_by_layer() -> None:
     )
     rates = {id(p): group["lr"] for group in _groups(network, settings, 0.5) for p in group["params"]}
     found = [rates[id(network[name].weight)] for name in network]
-    assert found == [0.05, 0.05, 0.5]  # the first pattern that matches counts
+    assert found == [0.05, 2.5, 0.5]  # the last pattern that matches counts
     assert len(_groups(network, dataclasses.replace(settings, layer_lr={}), 0.5)) == 1
 
 

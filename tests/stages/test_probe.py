@@ -86,6 +86,14 @@ def test_features_are_what_the_layers_hand_on_and_nothing_moves() -> None:
         assert torch.equal(value, before[name]), name
 
 
+def test_what_follows_in_place_changes_no_feature() -> None:
+    network = nn.Sequential(nn.Linear(3, 5), nn.ReLU(inplace=True))
+    kept = Features({"0": network[0]}, pool=4)
+    images = torch.randn(7, 3)
+    kept.collect(network, Batch(images, torch.zeros(7, dtype=torch.int64), total=7))
+    assert torch.equal(kept.parts["0"][0], network[0](images))
+
+
 def test_layers_are_chosen_by_pattern() -> None:
     network = conv6(channels=3, size=32, classes=10, width=0.02)
     assert list(probed_layers(network, ["conv[12]", "fc5.1"])) == ["conv1", "conv2", "fc5.1"]

@@ -20,6 +20,7 @@ from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.settings import StepSetting
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
@@ -59,11 +60,8 @@ def subject_of(
         return compute.place(made).train()
 
     def learner(network: nn.Module) -> HebbianLearner:
-        factors = bench.rule.layer_lr
-        return HebbianLearner(
-            network, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options, layer_lr=factors,
-            exclude=["classifier*"], compile=compute.compile, micro_batch=bench.gpu.micro_batch,
-        )  # fmt: skip
+        more = {"layer_lr": bench.rule.layer_lr, "exclude": ["classifier*"], "micro_batch": bench.gpu.micro_batch}
+        return _learner(bench, compute, network, **more)
 
     torch.manual_seed(0)
     images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
@@ -97,11 +95,7 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     layers = layer_inputs(subject)
     contenders = {}
     for name, (layer, x) in layers.items():
-        alone = nn.Sequential(layer)
-        learner = HebbianLearner(
-            alone, rule_setting(bench.rule), lr=1e-3, options=bench.rule.options, compile=compute.compile
-        )
-        contenders[f"{name} step"] = _observe_and_step(learner, x)
+        contenders[f"{name} step"] = _observe_and_step(_learner(bench, compute, nn.Sequential(layer)), x, compute)
         contenders[f"{name} minimum"] = layer_minimum(layer, x)
     times = median_ms(contenders, bench.repeats, compute.device)
     table = _table(f"layers, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
@@ -117,9 +111,18 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     return {"layers": result}
 
 
-def _observe_and_step(learner: HebbianLearner, x: torch.Tensor) -> Any:
+def _learner(bench: BenchConfig, compute: Compute, network: nn.Module, **arguments: Any) -> HebbianLearner:
+    rule = bench.rule
+    return HebbianLearner(
+        network, rule_setting(rule), lr=1e-3, options=rule.options, layer_options=rule.layer_options,
+        step=StepSetting(rule.normalise, rule.per_input, rule.norm_power), compile=compute.compile, **arguments,
+    )  # fmt: skip
+
+
+def _observe_and_step(learner: HebbianLearner, x: torch.Tensor, compute: Compute) -> Any:
     def work() -> None:
-        learner.observe(x)
+        with compute.autocast():
+            learner.observe(x)
         learner.step()
 
     return work
@@ -132,7 +135,7 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
         "width": {str(w): hebbian_step(subject_of(bench, compute, width=w)) for w in (0.25, 0.5, 1.0, 1.5)},
         "size": {str(s): hebbian_step(subject_of(bench, compute, size=s)) for s in _sizes(bench)},
         "threads": {str(t): _on_threads(bench, compute, t) for t in _threads(compute)},
-        "units": {str(u): _wide_layer(bench, u) for u in (256, 1024, 4096, 16384)},
+        "units": {str(u): _wide_layer(bench, compute, u) for u in (256, 1024, 4096, 16384)},
     }
     result: dict[str, Any] = {}
     for axis, contenders in points.items():
@@ -206,12 +209,12 @@ def _on_threads(bench: BenchConfig, compute: Compute, threads: int) -> Any:
     return work
 
 
-def _wide_layer(bench: BenchConfig, units: int) -> Any:
+def _wide_layer(bench: BenchConfig, compute: Compute, units: int) -> Any:
     """A fully connected layer of the given units on 2,304 inputs, as conv6 has it."""
     torch.manual_seed(0)
-    layer = nn.Linear(2304, units, bias=False)
-    learner = HebbianLearner(nn.Sequential(layer), rule_setting(bench.rule), lr=1e-3, options=bench.rule.options)
-    return _observe_and_step(learner, torch.randn(bench.batch, 2304))
+    layer = nn.Linear(2304, units, bias=False).to(compute.device)
+    learner = _learner(bench, compute, nn.Sequential(layer))
+    return _observe_and_step(learner, torch.randn(bench.batch, 2304).to(compute.device), compute)
 
 
 def _table(title: str) -> Table:

@@ -110,11 +110,12 @@ def split_sizes(total: int, train: int | None, validation: int | None, test: int
         least = 1
     else:
         least = min(test, 1)
+    least_validation = 1 if validation is None else min(validation, 1)
     if validation is None:
         validation = fifth if train is None else total - train - test
     if train is None:
         train = total - validation - test
-    if train < 1 or validation < 1 or test < least or train + validation + test > total:
+    if train < 1 or validation < least_validation or test < least or train + validation + test > total:
         parts = "training and validation" if least == 0 else "training, validation and test"
         raise InputError(
             f"{' '.join(asked) or 'dataset.train_samples'}: there are {total} images for {parts}, "

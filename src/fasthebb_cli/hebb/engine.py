@@ -240,7 +240,7 @@ def _patch_norm(layer: Layer, x: Tensor) -> Tensor:
     ones = energy_BGHW.new_ones(1, 1, *layer.kernel_size)
     flat = energy_BGHW.reshape(-1, 1, *x.shape[2:])
     energy = F.conv2d(flat, ones, None, layer.stride, padding, layer.dilation)
-    energy = energy.reshape(len(x), layer.groups, -1).clamp_(min=0).sqrt_()
+    energy = energy.reshape(len(x), layer.groups, energy.shape[-2] * energy.shape[-1]).clamp_(min=0).sqrt_()
     return energy.transpose(1, 2).reshape(-1, layer.groups, 1)
 
 

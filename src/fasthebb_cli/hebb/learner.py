@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fasthebb_cli.hebb import engine
 from fasthebb_cli.hebb.layer import LayerStatistics, LearningLayer, alive
 from fasthebb_cli.hebb.parts import in_parts, layers
-from fasthebb_cli.hebb.patterns import first_match, matches
+from fasthebb_cli.hebb.patterns import last_match, matches
 from fasthebb_cli.hebb.responses import RESPONSES, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
 from fasthebb_cli.hebb.settings import MOMENTUM, RuleSetting, StepSetting, setting_of
@@ -40,7 +40,7 @@ class HebbianLearner:
         lr: learning rate, > 0.
         options: keyword arguments of the rule.
         include, exclude: patterns of layer names (`conv*`, `features.0`); exclusion wins.
-        layer_lr: factors on lr for layers whose name matches a pattern; the first match counts.
+        layer_lr: factors on lr for layers whose name matches a pattern; the last match counts.
         layer_options: options of the rule for layers whose name matches a pattern, besides `options`.
         step: how an update becomes a step.
         classes: of the labels that `observe` is then given: a teacher signal assigns units to classes in all learning
@@ -94,7 +94,7 @@ class HebbianLearner:
         for name, module in network.named_modules():
             if not matches(name, include) or matches(name, exclude):
                 continue
-            chosen = dict(options or {}) | dict(first_match(name, layer_options or {}, {}))
+            chosen = dict(options or {}) | dict(last_match(name, layer_options or {}, {}))
             reason = _unserved(module, self.setting.tried(chosen).competitive)
             if reason is not None:
                 self.unserved[name] = reason
@@ -234,7 +234,7 @@ class HebbianLearner:
                 layer.alive = alive.bool()
 
     def _factor(self, layer: LearningLayer, layer_lr: Mapping[str, float]) -> float:
-        factor: float = first_match(layer.name, layer_lr, 1.0)
+        factor: float = last_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
         return factor / math.sqrt(inputs) if self.step_setting.per_input else factor
 
@@ -280,7 +280,7 @@ class HebbianLearner:
         labels = self.labels[images]
         patches, groups, units = dot_NGK.shape
         labels_N = labels.repeat_interleave(patches // len(labels))
-        assigned = 0 if layer is self.layers[0] else first_match(layer.name, self.assigned, units)
+        assigned = 0 if layer is self.layers[0] else last_match(layer.name, self.assigned, units)
         return teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned).to(dot_NGK.dtype)
 
 

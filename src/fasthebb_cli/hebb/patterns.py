@@ -15,6 +15,18 @@ def _covers(pattern: str, name: str) -> bool:
     return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
-def first_match(name: str, values: Mapping[str, Any], default: Any) -> Any:
-    """The value of the first pattern that matches the name."""
-    return next((value for pattern, value in values.items() if _covers(pattern, name)), default)
+def last_match(name: str, values: Mapping[str, Any], default: Any) -> Any:
+    """The value of the last pattern that matches the name: what is added to a mapping wins over what is there."""
+    return next((value for pattern, value in reversed(list(values.items())) if _covers(pattern, name)), default)
+
+
+def order_counts(patterns: Iterable[str]) -> bool:
+    """Whether some name may match several of them; patterns in sorted order that clearly don't overlap are left out."""
+    given = list(patterns)
+    return given != sorted(given) or any(_covers(one, other) for one in given for other in given if one is not other)
+
+
+def unmatched(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Patterns that match none of the names."""
+    names = list(names)
+    return [pattern for pattern in patterns if not any(_covers(pattern, name) for name in names)]

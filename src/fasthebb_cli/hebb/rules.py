@@ -71,6 +71,8 @@ def hpca(y_NGK: Tensor, *, denominator: Denominator = "power", damping: float = 
         return Terms(gate=y_NGK, recombination=y_NGK, mask="tril")
     if denominator != "power":
         raise ValueError(f"denominator must be patches or power, not {denominator!r}")
+    if damping < 0:
+        raise ValueError(f"damping must be at least 0, not {damping}")
     return Terms(gate=y_NGK, recombination=y_NGK, mask="tril", power=True, damping=damping)
 
 

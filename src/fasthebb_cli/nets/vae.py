@@ -35,7 +35,8 @@ class VariationalAutoencoder(nn.Module):
         if latents < 1:
             raise ValueError(f"latents must be at least 1, not {latents}")
         self.encoder = nn.ModuleList(_layers(encoder))
-        shapes = self._shapes(torch.zeros(1, channels, size, size))
+        device = next(encoder.parameters()).device
+        shapes = self._shapes(torch.zeros(1, channels, size, size, device=device))
         width = shapes[-1].numel()
         self.mean, self.log_variance = nn.Linear(width, latents), nn.Linear(width, latents)
         self.expand = nn.Sequential(nn.Linear(latents, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())

@@ -158,8 +158,9 @@ def _report(config: DataConfig, collection: Collection, damaged: dict[int, str],
         view.warn(damaged[i])
     for trait, (count, first) in sorted(traits.items()):
         view.note(f"{count:,} {trait} (the first: {first}): read as RGB, upright", "none")
-    if collection.files is not None and config.dataset.root is not None and Path(config.dataset.root).is_dir():
-        for path in misnamed(Path(config.dataset.root)):
+    root = Path(config.dataset.root or "").expanduser()
+    if collection.files is not None and config.dataset.root is not None and root.is_dir():
+        for path in misnamed(root):
             view.warn(f"{path}: is an image that is not used, since its name doesn't end as one's does")
     total = len(collection.source)
     if not damaged:

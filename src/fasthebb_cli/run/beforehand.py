@@ -1,22 +1,28 @@
 """Finds before anything runs what would stop a later stage, hours into a run or in one of a sweep's jobs."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import torch
+from torch import nn
 
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.hebb.patterns import unmatched
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
-from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig, StageConfig
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import check_by_rule
 
 
 def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
-    """Labels, splits, and layers that are named.
+    """Labels, splits, layers that are named, and the size of the images.
 
     Raises:
-        InputError: one of them is not there.
+        InputError: one of them is not there, or the network can't take such images.
     """
     for stage in stages:
         settings = stage.settings
@@ -27,8 +33,43 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
         ):
             labelled(dataset, config)
     with torch.device("meta"):
+        network = new_network(replace(config, rule=replace(config.rule, whitening=None)), dataset)
+        _check_images(config, dataset, network)
+        for stage in stages:
+            _check_patterns(stage.settings, network)
         for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
             new_network(config, dataset, layer, hidden)
         for stage in stages:
             if isinstance(stage.settings, FinetuneConfig) and stage.settings.by_rule:
                 check_by_rule(config, stage.settings, new_network(config, dataset, stage.layer, stage.hidden))
+
+
+def _check_images(config: Config, dataset: Dataset, network: nn.Module) -> None:
+    """Runs an image of no content through the network, without computing anything."""
+    source = dataset.source
+    shape = (1, source.channels, source.size, source.size)
+    try:
+        network.eval()(torch.empty(shape))
+    except NotImplementedError:  # what depends on values can't be known so
+        return
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model={config.model.name} can't take images of {source.channels} x {source.size} x {source.size} "
+            f"({reason}); see dataset.size"
+        ) from error
+
+
+def _check_patterns(settings: StageConfig, network: nn.Module) -> None:
+    """Whether patterns that a user must have given mean any layer of the whole network."""
+    given: dict[str, Iterable[str]] = {}
+    if isinstance(settings, PretrainConfig):
+        excluded = [pattern for pattern in settings.exclude if pattern != "classifier*"]  # the usual one
+        given = {"include": settings.include, "exclude": excluded, "teacher_units": settings.teacher_units}
+    elif isinstance(settings, FinetuneConfig):
+        given = {"layer_lr": settings.layer_lr}
+    names = [name for name, _ in network.named_modules() if name]
+    for key, patterns in given.items():
+        if wrong := unmatched(patterns, names):
+            choices = ", ".join(name for name, _ in network.named_children())
+            raise InputError(f"{settings.kind}.{key}: no layer is called {wrong[0]!r}; the network has: {choices}")

@@ -240,7 +240,6 @@ def _finish(
         save_model(directory / MODEL_FILE, start.network, card)
     write_json(directory / RESULTS_FILE, results)
     remove_checkpoints(directory)
-    (directory / ERROR_FILE).unlink(missing_ok=True)
     cell.view.finished(stage, results)
     return results
 
@@ -248,6 +247,7 @@ def _finish(
 def _open_directory(cell: Cell, stage: PlannedStage) -> None:
     """A stage's directory with what describes it; a new one says how it differs from the nearest there is."""
     directory = stage.directory
+    (directory / ERROR_FILE).unlink(missing_ok=True)  # of an earlier start
     if not (directory / FINGERPRINT_FILE).exists():
         nearest = nearest_difference(stage)
         if nearest is not None:

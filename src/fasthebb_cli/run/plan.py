@@ -18,6 +18,7 @@ from torch import Tensor
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.hebb.patterns import order_counts
 from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
 from fasthebb_cli.stage_config import (
     MEASURING,
@@ -32,6 +33,7 @@ from fasthebb_cli.stage_config import (
 # Settings that are younger than some directories: at these values the fingerprint is as it was without them
 YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}
 NUMBERS_VERSION = 3  # raise it when a change of the code changes results, so that old directories are not taken for new
+BY_PATTERN = ("layer_lr", "layer_options", "teacher_units")  # mappings of which the last match counts
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if key in BY_PATTERN and order_counts(value):
+            flat[f"{prefix}.{key}.order"] = list(value)
         flat |= _flat(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
     return flat
 

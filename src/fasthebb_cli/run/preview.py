@@ -53,7 +53,7 @@ def _state(stage: PlannedStage, config: Config) -> str:
         return "to be redone" if config.force and stage.wanted else "finished"
     if not stage.wanted:
         return "missing"
-    return "to be resumed" if (stage.directory / CHECKPOINT_FILE).exists() else "new"
+    return "to be resumed" if (stage.directory / CHECKPOINT_FILE).exists() and not config.force else "new"
 
 
 def _size(
@@ -81,7 +81,7 @@ def _size(
     labels = task.samples if supervised else 0
     if isinstance(settings, ProbeConfig):  # its pass is over the test images too
         labels = len(labelled(dataset, config))
-    if not measure:
+    if not measure or not task.epochs:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)
     key = (

@@ -22,7 +22,7 @@ from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.patterns import first_match
+from fasthebb_cli.hebb.patterns import last_match
 from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.heads import ClassMeans
@@ -57,9 +57,12 @@ def finetune(context: Context) -> Task:
         *_groups(features, settings, settings.lr * factor),
         {"params": list(classifier.parameters()), "lr": settings.lr},
     ]
-    still = [m for name, m in features.named_modules() if first_match(name, settings.layer_lr, 1.0) == 0]
+    leaves = [(name, module) for name, module in features.named_modules() if not any(module.children())]
+    still = [module for name, module in leaves if last_match(name, settings.layer_lr, 1.0) == 0]
     optimizer = _optimizer(settings, groups)
     learner = learner_beside_backprop(context, settings, factor) if settings.by_rule else None
+    if learner is not None:
+        learner.paused = True  # but in a step: a resumed epoch may have none left before it looks at validation images
     means = ClassMeans(network) if settings.classifier == "hebbian" else None
     totals = Totals(compute.device)
     best = Best(network)
@@ -155,7 +158,7 @@ def _groups(features: nn.Module, settings: FinetuneConfig, lr: float) -> list[di
     """Parameters by their layer's factor on the rate."""
     groups: dict[float, list[nn.Parameter]] = {} if settings.layer_lr else {1.0: []}
     for name, parameter in features.named_parameters():
-        factor = first_match(name.rpartition(".")[0], settings.layer_lr, 1.0)
+        factor = last_match(name.rpartition(".")[0], settings.layer_lr, 1.0)
         groups.setdefault(factor, []).append(parameter)
     return [{"params": parameters, "lr": lr * factor} for factor, parameters in groups.items()]
 

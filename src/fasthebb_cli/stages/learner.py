@@ -11,7 +11,7 @@ from fasthebb_cli import processes
 from fasthebb_cli.config import Config, RuleConfig
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.patterns import first_match, matches
+from fasthebb_cli.hebb.patterns import last_match, matches
 from fasthebb_cli.hebb.responses import RESPONSES
 from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli.imports import imported
@@ -62,7 +62,7 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
         lr=rule.lr * factor,
         include=settings.by_rule,
         exclude=["classifier"],
-        layer_lr={name: first_match(name, rule.layer_lr, 1.0) * factors[name] for name in factors},
+        layer_lr={name: last_match(name, rule.layer_lr, 1.0) * factors[name] for name in factors},
         optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
     )
 
@@ -74,7 +74,7 @@ def check_by_rule(config: Config, settings: FinetuneConfig, network: nn.Module) 
         InputError: a name that no layer has, one that is kept still, or a rule without a rate.
     """
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    factors = {name: first_match(name, settings.layer_lr, 1.0) for name in names}
+    factors = {name: last_match(name, settings.layer_lr, 1.0) for name in names}
     rule_setting(config.rule)  # of rule=none says that it is no rule, rather than that it has no rate
     if config.rule.lr is None:
         raise InputError("rule.lr has no value, and finetune.by_rule needs it; set it, as in rule.lr=0.1")

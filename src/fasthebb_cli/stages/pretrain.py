@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.patterns import unmatched
 from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
@@ -66,8 +68,14 @@ def pretrain(context: Context) -> Task:
         finish=finish,
         state={"learner": learner},
         warnings=lambda metrics: layer_warnings(metrics["layers"], "pretrain.lr"),
-        notes=unserved_notes(learner),
+        notes=unserved_notes(learner) + _unused(context.network, settings),
     )
+
+
+def _unused(network: nn.Module, settings: PretrainConfig) -> list[str]:
+    """Rates that no layer has, as those of a rule made for another network."""
+    names = [name for name, _ in network.named_modules() if name]
+    return [f"pretrain.layer_lr: no layer is called {pattern}" for pattern in unmatched(settings.layer_lr, names)]
 
 
 def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:

@@ -155,7 +155,7 @@ class Features:
     def _keep(self, name: str, output: Tensor) -> None:
         if output.dim() == 4 and self.pool:
             output = F.adaptive_avg_pool2d(output, min(self.pool, *output.shape[2:]))
-        self.parts[name].append(output.flatten(1).float().cpu())
+        self.parts[name].append(output.flatten(1).to("cpu", torch.float32, copy=True))  # what follows may be in place
 
 
 def _in_order(everyone: list[list[Tensor]]) -> list[Tensor]:

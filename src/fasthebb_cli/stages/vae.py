@@ -25,18 +25,20 @@ from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 def vae(context: Context) -> Task:
     settings, compute, network = context.settings, context.compute, context.network
     assert isinstance(settings, PretrainConfig)
-    if settings.teacher or settings.layer_by_layer or settings.layer_lr or settings.include != ["*"]:
+    if settings.teacher or settings.layer_by_layer or settings.layer_lr or not _takes_all(settings):
         raise InputError(
-            "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr and include"
+            "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr, include, exclude"
         )
     if context.config.gpu.micro_batch is not None:
         raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
     autoencoder = share_batch_norm(compute.place(_autoencoder(context)))
-    optimizer = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)(
-        autoencoder.parameters(), lr=learning_rate(settings)
-    )
+    made = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
+    try:
+        optimizer = made(autoencoder.parameters(), lr=learning_rate(settings))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"pretrain.optimizer or pretrain.optimizer_options: {error}") from error
     totals = Totals(compute.device)
     whitening = next((module for module in network.children() if isinstance(module, Whitening)), None)
     if context.begins:
@@ -84,6 +86,10 @@ def vae(context: Context) -> Task:
         state={"autoencoder": autoencoder, "optimizer": optimizer, "totals": totals},
     )
     return task
+
+
+def _takes_all(settings: PretrainConfig) -> bool:
+    return settings.include == ["*"] and settings.exclude == ["classifier*"]
 
 
 def _autoencoder(context: Context) -> nn.Module:
