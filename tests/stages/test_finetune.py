@@ -172,7 +172,7 @@ def test_the_rule_and_backprop_learn_in_the_same_steps(projection: bool, select:
 
 
 def test_a_factor_of_0_for_all_but_some_leaves_those_learning(command: Callable[..., Ran]) -> None:
-    ran = command("train", "finetune.layer_lr={'*': 0, conv4: 1}", "label_fraction=0.2")
+    ran = command("train", "finetune.layer_lr={*: 0, conv4: 1}", "label_fraction=0.2")
     assert ran.code == 0, ran.err
     before, after = (load_file(ran.directories(name)[0] / "model.safetensors") for name in ("pretrain", "finetune"))
     learnt = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
