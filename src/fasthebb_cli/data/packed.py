@@ -28,7 +28,6 @@ from fasthebb_cli.errors import InputError
 VERSION = 1
 IMAGES_FILE, INDEX_FILE, LISTING_FILE, PACKED_FILE = "images.bin", "index.npz", "listing", "packed.json"
 JOURNAL_FILE = "packing.jsonl"  # of a packing that isn't finished
-FORMATS = ("uint8", "encoded")
 PARTS = ("train", "test", "validation", "unlabelled")
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -11,9 +11,10 @@ from hashlib import blake2b
 from typing import Any
 
 from fasthebb_cli.report.directories import StageDirectory
+from fasthebb_cli.run.files import MODEL_FILE
 
-MODEL_FILE = "model.safetensors"  # as run.weights writes it, which needs torch
 Settings = dict[str, Any]
+SCRATCH = "none"  # the rule that learns nothing: what pre-training is measured against
 # What a method is not: the cell that it was run in, which split was measured, and what only says where a stage stands
 NOT_METHOD = ("seed", "label_fraction", "stage", "kind", "previous", "evaluate.split", "dataset.test",
               "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip

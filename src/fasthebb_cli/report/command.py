@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.report.chains import Index
+from fasthebb_cli.report.chains import SCRATCH, Index
 from fasthebb_cli.report.directories import StageDirectory, count_states, find_directories, read_directory
 from fasthebb_cli.run.files import FINGERPRINT_FILE
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fasthebb_cli.report.grid import Grid
     from fasthebb_cli.report.tables import Cell
 
-SCRATCH = "none"
 NARROW, MEAN_WIDTH = 80, 18  # characters of a terminal, and of a mean with its number of seeds
 NEEDED = ("jinja2", "matplotlib", "scipy")  # of the extra `report`
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fasthebb_cli.report.chains import Index, Settings, method_of, name_methods, settings_of
+from fasthebb_cli.report.chains import SCRATCH, Index, Settings, method_of, name_methods, settings_of
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.estimates import Difference, Estimate, estimate, paired_difference
 
-SCRATCH = "none"  # the rule that learns nothing: what pre-training is measured against
 METRICS = {"top1": "top-1", "top5": "top-5"}
 SPLITS = ("test", "validation")
 

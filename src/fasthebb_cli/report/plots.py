@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from fasthebb_cli.report.grid import SCRATCH, Grid, Method
+from fasthebb_cli.report.chains import SCRATCH
+from fasthebb_cli.report.grid import Grid, Method
 
 INK = "#010203"  # stands for the page's text colour, and is replaced by it
 # Okabe and Ito's colours, told apart by colour-blind readers too; then again with dashes

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fasthebb_cli.report.chains import SCRATCH
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estimate
-from fasthebb_cli.report.grid import METRICS, SCRATCH, Grid, Method
+from fasthebb_cli.report.grid import METRICS, Grid, Method
 from fasthebb_cli.run.wording import clock
 
 NOT_HEBBIAN = (SCRATCH, "vae")  # the second learns without labels too, but by backprop

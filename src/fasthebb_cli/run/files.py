@@ -13,6 +13,7 @@ from fasthebb_cli.errors import InputError, RunError
 
 # What a stage's directory holds: the last to be written is RESULTS_FILE, which says that the stage is finished
 RESULTS_FILE = "results.json"
+MODEL_FILE = "model.safetensors"
 FINGERPRINT_FILE = "fingerprint.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"

@@ -23,13 +23,14 @@ from fasthebb_cli.processes import PeerFailed, PeerLost
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.cells import is_older
-from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints
+from fasthebb_cli.run.checkpoint import REMEDY, find_checkpoint, load_checkpoint, remove_checkpoints
 from fasthebb_cli.run.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
     ERROR_FILE,
     FILTERS_FILE,
     FINGERPRINT_FILE,
+    MODEL_FILE,
     RESULTS_FILE,
     read_json,
     write_json,
@@ -41,7 +42,7 @@ from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
 from fasthebb_cli.run.record import Record, open_log, save_filters
 from fasthebb_cli.run.start import Start, start_of
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import MODEL_FILE, ModelCard, save_model
+from fasthebb_cli.run.weights import ModelCard, save_model
 from fasthebb_cli.stage_config import MEASURING, FinetuneConfig, PretrainConfig
 from fasthebb_cli.stages import STAGES, Context, Task
 
@@ -177,8 +178,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     try:
         position = restore(task, network, state) if state is not None else Position()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        remedy = "delete it or use force=true to start the stage over"
-        raise InputError(f"checkpoint {found} does not fit this stage; {remedy}") from error
+        raise InputError(f"checkpoint {found} does not fit this stage; {REMEDY}") from error
     session = Session(checkpoint, stage.fingerprint, {"yaml": cell.yaml}, compute)
     record = Record(directory if processes.is_first() else None, position.records)
     try:

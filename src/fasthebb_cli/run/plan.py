@@ -19,7 +19,7 @@ from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.hebb.patterns import order_counts
-from fasthebb_cli.run.files import FINGERPRINT_FILE, RESULTS_FILE
+from fasthebb_cli.run.files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
 from fasthebb_cli.stage_config import (
     MEASURING,
     VERBS,
@@ -196,13 +196,13 @@ def _readable(config: Config, name: str, kind: str) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / MODEL_FILE if path.is_dir() else path
     try:
         with path.open("rb") as file:
             digest = blake2b(digest_size=16)
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
-        wanted = "give a model.safetensors or the stage's directory"
+        wanted = f"give a {MODEL_FILE} or the stage's directory"
         raise InputError(f"init_from: can't read {path} ({error.strerror}); {wanted}") from error
     return digest.hexdigest()

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.build import build_network
-from fasthebb_cli.run.files import write_atomically
-
-MODEL_FILE = "model.safetensors"
+from fasthebb_cli.run.files import MODEL_FILE, write_atomically
 
 
 @dataclass(frozen=True)
