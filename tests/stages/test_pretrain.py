@@ -117,6 +117,29 @@ def test_layers_that_do_not_learn_are_said(command: Command, tmp_path: Path, mon
     assert "layer 0.0.3.0 learnt nothing: the network never called it" in ran.out
 
 
+def test_a_network_that_looks_at_values_is_tried_for_real(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_values.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Scaled(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x / (1 + x.abs().max().item()))\n"
+        "def net(*, channels, size, classes, units=None):\n"
+        "    units = units or [int(value.item()) for value in torch.linspace(4, 8, 2)]\n"
+        "    convolution = nn.Conv2d(channels, units[1], 9)\n"
+        "    return Scaled(convolution, nn.Flatten(), nn.Linear(units[1] * (size - 8) ** 2, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("model=my_values:net", "dataset=digits", "pretrain.exclude=['2']", "pretrain.epochs=1", "gpu=cpu")
+    ran = command("pretrain", *words, small=False)
+    assert ran.code == 0, ran.err
+    ran = command("pretrain", *words, "dataset.size=6", small=False)
+    assert ran.code == 2
+    assert "can't take images of 3 x 6 x 6" in ran.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "convnext_tiny"])
 def test_networks_of_torchvision_learn_and_are_fine_tuned(command: Command, name: str) -> None:

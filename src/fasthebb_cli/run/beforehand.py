@@ -32,11 +32,10 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
             isinstance(settings, PretrainConfig) and settings.teacher
         ):
             labelled(dataset, config)
+    network = _tried(config, dataset)
+    for stage in stages:
+        _check_patterns(stage.settings, network)
     with torch.device("meta"):
-        network = new_network(replace(config, rule=replace(config.rule, whitening=None)), dataset)
-        _check_images(config, dataset, network)
-        for stage in stages:
-            _check_patterns(stage.settings, network)
         for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
             new_network(config, dataset, layer, hidden)
         for stage in stages:
@@ -44,20 +43,34 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
                 check_by_rule(config, stage.settings, new_network(config, dataset, stage.layer, stage.hidden))
 
 
-def _check_images(config: Config, dataset: Dataset, network: nn.Module) -> None:
-    """Runs an image of no content through the network, without computing anything."""
+def _tried(config: Config, dataset: Dataset) -> nn.Module:
+    """The network, after an image without content has run through it: if it can be, without computing anything.
+
+    Raises:
+        InputError: it can't take images of this size.
+    """
+    plain = replace(config, rule=replace(config.rule, whitening=None))
     source = dataset.source
     shape = (1, source.channels, source.size, source.size)
     try:
-        network.eval()(torch.empty(shape))
-    except NotImplementedError:  # what depends on values can't be known so
-        return
+        with torch.device("meta"):
+            network = new_network(plain, dataset)
+            network.eval()(torch.empty(shape))
+            return network
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001  of a network that looks at values; for real it either works or says why not
+        network = new_network(plain, dataset)
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(shape))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
+        size = f"{source.channels} x {source.size} x {source.size}"
         raise InputError(
-            f"model={config.model.name} can't take images of {source.channels} x {source.size} x {source.size} "
-            f"({reason}); see dataset.size"
+            f"model={config.model.name} can't take images of {size} ({reason}); see dataset.size"
         ) from error
+    return network
 
 
 def _check_patterns(settings: StageConfig, network: nn.Module) -> None:
