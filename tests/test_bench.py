@@ -109,6 +109,7 @@ def test_the_step_is_taken_in_the_precision_asked_for() -> None:
         (["step", "repeets=3"], "did you mean repeats"),
         (["step", "batch_size=1"], "batch_size must be at least 2"),
         (["step", "rule=nope"], "rule can be: bcm"),
+        (["layer", "rule=swta", "rule.options.temperature=high"], "temperature must be a number, not 'high'"),
     ],
 )
 def test_bad_input(bench: Bench, words: list[str], expected: str) -> None:

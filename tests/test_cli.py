@@ -6,13 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import fasthebb_cli
 from fasthebb_cli import cli
+from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.run import pipeline
 from fasthebb_cli.run.wording import printable
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
@@ -56,7 +59,10 @@ BAD_INPUT = {
     "extra is no mapping": (["train", "extra=5"], "extra holds stages by name"),
     "unknown rule option value": (["train", "rule.options.denominator=patchs"], "denominator must be patches or power"),
     "no temperature": (["train", "rule=swta", "rule.options.temperature=0"], "temperature must be above 0"),
-    "damping is a word": (["train", "rule.options.damping=high"], "rule hpca or pretrain"),
+    "damping is a word": (
+        ["train", "rule.options.damping=high"],
+        "damping must be a number, not 'high'",
+    ),
     "damping below 0": (["train", "rule.options.damping=-1"], "damping must be at least 0"),
     "images that are too small": (["train", "model=torchvision:alexnet"], "can't take images of 3 x 32 x 32"),
     "excludes what is not there": (
@@ -119,6 +125,17 @@ def test_a_diverging_run_names_the_layer_and_exits_with_1(command: Command) -> N
     (directory,) = ran.directories("pretrain")
     assert "layer conv" in (directory / "error.txt").read_text()
     assert not (directory / "results.json").exists()
+
+
+def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for problem, code, failed in ((RunError("no room"), 1, True), (Interrupted("epoch 1"), 130, False)):
+        monkeypatch.setattr(pipeline, "run_task", Mock(side_effect=problem))
+        ran = command("pretrain")
+        assert ran.code == code
+        (directory,) = ran.directories("pretrain")
+        assert (directory / "error.txt").exists() is failed
 
 
 def test_a_loss_that_is_not_finite_exits_with_1(command: Command) -> None:
@@ -202,6 +219,14 @@ def test_dry_run_writes_nothing(command: Command) -> None:
     assert not list(ran.runs.glob("*seed*"))
     assert "about" in ran.out
     assert "100" in ran.out
+
+
+def test_a_dry_run_with_force_starts_over(command: Command) -> None:
+    (directory,) = command("pretrain").directories("pretrain")
+    (directory / "results.json").unlink()
+    (directory / "checkpoint.pt").touch()
+    assert "to be resumed" in command("pretrain", "--dry-run").out
+    assert "to be resumed" not in command("pretrain", "force=true", "--dry-run").out
 
 
 def test_a_dry_run_of_no_epoch(command: Command) -> None:

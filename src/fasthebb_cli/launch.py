@@ -45,8 +45,10 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     if "SUBMITIT_EXECUTOR" in environment:
         return _of_submitit()
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        step = 101 * _number(environment, "SLURM_JOB_ID") + int(environment.get("SLURM_STEP_ID", "0"))
-        address = first_host(environment["SLURM_STEP_NODELIST"]), FIRST_PORT + step % PORTS
+        job = _number(environment, "SLURM_JOB_ID")
+        step = _number({"SLURM_STEP_ID": "0", **environment}, "SLURM_STEP_ID")
+        port = FIRST_PORT + (101 * job + step) % PORTS  # apart for the steps of a job, and for jobs in a row
+        address = first_host(environment["SLURM_STEP_NODELIST"]), port
         numbered = _numbered(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         return replace(numbered, address=address)
     return Launch()

@@ -20,11 +20,10 @@ from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.settings import StepSetting
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
-from fasthebb_cli.stages.learner import rule_setting
+from fasthebb_cli.stages.learner import attached
 
 
 def run_bench(bench: BenchConfig, console: Console) -> None:
@@ -112,11 +111,7 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
 
 
 def _learner(bench: BenchConfig, compute: Compute, network: nn.Module, **arguments: Any) -> HebbianLearner:
-    rule = bench.rule
-    return HebbianLearner(
-        network, rule_setting(rule), lr=1e-3, options=rule.options, layer_options=rule.layer_options,
-        step=StepSetting(rule.normalise, rule.per_input, rule.norm_power), compile=compute.compile, **arguments,
-    )  # fmt: skip
+    return attached(bench.rule, network, "model", lr=1e-3, compile=compute.compile, **arguments)
 
 
 def _observe_and_step(learner: HebbianLearner, x: torch.Tensor, compute: Compute) -> Any:

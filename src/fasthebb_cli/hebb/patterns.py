@@ -21,7 +21,7 @@ def last_match(name: str, values: Mapping[str, Any], default: Any) -> Any:
 
 
 def order_counts(patterns: Iterable[str]) -> bool:
-    """Whether some name may match several of them; patterns in sorted order that clearly don't overlap are left out."""
+    """Whether it may matter which comes last: one covers another, or they are not sorted and nobody asks further."""
     given = list(patterns)
     return given != sorted(given) or any(_covers(one, other) for one in given for other in given if one is not other)
 

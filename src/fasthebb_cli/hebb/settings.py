@@ -90,9 +90,12 @@ def setting_of(rule: str | RuleSetting) -> RuleSetting:
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Options must be keyword-only arguments of the function; the message names those it has."""
-    parameters = inspect.signature(function).parameters.values()
-    accepted = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    """Options must be keyword-only arguments of the function, and numbers where it says so; the message names them."""
+    parameters = inspect.signature(function).parameters
+    accepted = [name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in accepted]
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r} of {function.__name__}; it accepts: {', '.join(accepted)}")
+    for name, value in options.items():
+        if parameters[name].annotation in (int, float) and not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, not {value!r}")

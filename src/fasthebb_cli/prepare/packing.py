@@ -173,8 +173,9 @@ class Packing:
             {name: digest_of_file(self.folder / name) for name in written}, left_out,
         )  # fmt: skip
         write_json(self.folder / PACKED_FILE, packed.to_json())
-        for begun in self.folder.glob(".*"):  # a file that a kill left half-written
-            begun.unlink()
+        for name in (INDEX_FILE, LISTING_FILE, PACKED_FILE):
+            for begun in self.folder.glob(f".{name}.*"):  # what a kill left half-written
+                begun.unlink()
         (self.folder / JOURNAL_FILE).unlink()
         return packed
 

@@ -47,11 +47,11 @@ class ModelCard:
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
+    # clones, since a module that stands twice shares its memory, which the format refuses
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     described = asdict(card)
     if not card.hidden:
         described.pop("hidden")  # it is younger than other files, which others stay equal to
-    # clones, since a module that stands twice shares its memory, which the format refuses
     data = save(tensors, metadata={"fasthebb": json.dumps(described)})  # one key: several are written in any order
     write_atomically(path, lambda file: file.write(data))
 

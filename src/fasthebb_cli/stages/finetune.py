@@ -61,8 +61,6 @@ def finetune(context: Context) -> Task:
     still = [module for name, module in leaves if last_match(name, settings.layer_lr, 1.0) == 0]
     optimizer = _optimizer(settings, groups)
     learner = learner_beside_backprop(context, settings, factor) if settings.by_rule else None
-    if learner is not None:
-        learner.paused = True  # but in a step: a resumed epoch may have none left before it looks at validation images
     means = ClassMeans(network) if settings.classifier == "hebbian" else None
     totals = Totals(compute.device)
     best = Best(network)

@@ -30,25 +30,30 @@ def learner_of(context: Context, key: str, **arguments: Any) -> HebbianLearner:
     Raises:
         InputError: an unknown rule or option, or no layer that could learn.
     """
-    rule = context.config.rule
+    return attached(
+        context.config.rule,
+        context.network,
+        key,
+        compile=context.compute.compile,
+        processes=processes.group(),
+        **arguments,
+    )
+
+
+def attached(rule: RuleConfig, network: nn.Module, key: str, **arguments: Any) -> HebbianLearner:
+    """As `learner_of`, on any network, without a stage around it."""
     setting = rule_setting(rule)
+    step = StepSetting(rule.normalise, rule.per_input, rule.norm_power)
     try:
         return HebbianLearner(
-            context.network,
-            setting,
-            options=rule.options,
-            layer_options=rule.layer_options,
-            step=StepSetting(rule.normalise, rule.per_input, rule.norm_power),
-            compile=context.compute.compile,
-            processes=processes.group(),
-            **arguments,
+            network, setting, options=rule.options, layer_options=rule.layer_options, step=step, **arguments
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or {key}: {error}") from error
 
 
 def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: float) -> HebbianLearner:
-    """The rule on the layers that `by_rule` names, at its own rate times `factor` and finetune.layer_lr.
+    """The rule on the layers that `by_rule` names, at its own rate times `factor` and finetune.layer_lr; paused.
 
     Raises:
         InputError: as `check_by_rule`.
@@ -56,7 +61,7 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
     rule = context.config.rule
     factors = check_by_rule(context.config, settings, context.network)
     assert rule.lr is not None
-    return learner_of(
+    learner = learner_of(
         context,
         "finetune.by_rule",
         lr=rule.lr * factor,
@@ -65,6 +70,8 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
         layer_lr={name: last_match(name, rule.layer_lr, 1.0) * factors[name] for name in factors},
         optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
     )
+    learner.paused = True  # but in a step: a resumed epoch may have none left before it looks at validation images
+    return learner
 
 
 def check_by_rule(config: Config, settings: FinetuneConfig, network: nn.Module) -> dict[str, float]:

@@ -25,7 +25,8 @@ from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 def vae(context: Context) -> Task:
     settings, compute, network = context.settings, context.compute, context.network
     assert isinstance(settings, PretrainConfig)
-    if settings.teacher or settings.layer_by_layer or settings.layer_lr or not _takes_all(settings):
+    chosen = settings.include != ["*"] or settings.exclude != ["classifier*"]
+    if settings.teacher or settings.layer_by_layer or settings.layer_lr or chosen:
         raise InputError(
             "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr, include, exclude"
         )
@@ -86,10 +87,6 @@ def vae(context: Context) -> Task:
         state={"autoencoder": autoencoder, "optimizer": optimizer, "totals": totals},
     )
     return task
-
-
-def _takes_all(settings: PretrainConfig) -> bool:
-    return settings.include == ["*"] and settings.exclude == ["classifier*"]
 
 
 def _autoencoder(context: Context) -> nn.Module:
