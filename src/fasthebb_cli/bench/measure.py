@@ -1,6 +1,7 @@
 """Measuring: alternating repeats in one process, counted work, and peak memory. Knows nothing of what it measures."""
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -31,15 +32,18 @@ def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device
 
 def flops(work: Work) -> int:
     """Multiplications and additions of the products that the work does, by torch's counter."""
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm})
+    counter = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
     with counter:
         work()
     return int(counter.get_total_flops())
 
 
 def _addmm(_: Any, a_shape: list[int], b_shape: list[int], *args: Any, **kwargs: Any) -> int:
-    """The counter knows addmm, but not its form in place."""
-    return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+    return 2 * math.prod(a_shape) * b_shape[-1]
+
+
+# the counter knows these products, but not their forms in place
+IN_PLACE = {torch.ops.aten.addmm_: _addmm, torch.ops.aten.baddbmm_: _addmm}
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:

@@ -23,6 +23,7 @@ from fasthebb_cli.hebb.responses import PreActivation
 from fasthebb_cli.hebb.rules import Mask, Terms
 
 BLOCK = 32  # units a block in the blocked form
+TILE = 256  # inputs a tile in the blocked form, at least
 PAIRS = 64  # units at a time of the matrix of all pairs
 CHUNK = 5 << 18  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
 
@@ -161,9 +162,15 @@ def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[T
 
 
 def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
-    """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
+    """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches.
+
+    Inputs are in T tiles, a batch of small products at a time: a library shares out products between threads where it
+    may leave a single one of few rows to one thread.
+    """
     whole = len(w_KD) // BLOCK * BLOCK
-    rest_ND = x_ND.clone()
+    inputs = x_ND.shape[1]
+    tiles = next(tiles for tiles in range(max(1, inputs // TILE), 0, -1) if inputs % tiles == 0)
+    rest_TNd = _tiled(x_ND, tiles).clone(memory_format=torch.contiguous_format)
     powers = []
     for units, size in ((slice(0, whole), BLOCK), (slice(whole, None), len(w_KD) - whole)):
         if len(w_KD[units]) == 0:
@@ -173,11 +180,20 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
         interaction_Pbb = torch.bmm(g_PbN, r_PNb)
         powers.append(interaction_Pbb.diagonal(dim1=1, dim2=2).flatten())
         own_Pbb = interaction_Pbb.tril().neg_()
+        out_Tbd = rest_TNd.new_empty(tiles, size, inputs // tiles)
         blocks = zip(g_PbN, own_Pbb, r_PNb, w_KD[units].split(size), out_KD[units].split(size), strict=True)
         for g_bN, own_bb, r_Nb, w_bD, out_bD in blocks:
-            torch.mm(g_bN, rest_ND, out=out_bD).addmm_(own_bb, w_bD)
-            rest_ND.addmm_(r_Nb, w_bD, alpha=-1)
+            w_Tbd = _tiled(w_bD, tiles)
+            torch.bmm(g_bN.expand(tiles, -1, -1), rest_TNd, out=out_Tbd)
+            out_Tbd.baddbmm_(own_bb.expand(tiles, -1, -1), w_Tbd)
+            _tiled(out_bD, tiles).copy_(out_Tbd)
+            rest_TNd.baddbmm_(r_Nb.expand(tiles, -1, -1), w_Tbd, alpha=-1)
     return torch.cat(powers).unsqueeze(0)
+
+
+def _tiled(rows_bD: Tensor, tiles: int) -> Tensor:
+    """(rows, D) as (T, rows, D / T), a view."""
+    return rows_bD.unflatten(1, (tiles, -1)).movedim(1, 0)
 
 
 def _recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, mask: Mask) -> Tensor:
