@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,24 +97,43 @@ class Started:
 
 
 class Forked:
-    """A life in a process that has torch imported already: a fiftieth of the time that a start takes."""
+    """A life in processes that have torch imported already: a fiftieth of the time that a start takes."""
 
-    def __init__(self, out: Path, *arguments: str) -> None:
+    def __init__(self, out: Path, *arguments: str, size: int = 1) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self.log = out.with_suffix(".log")
-        self.process = context.Process(target=_live, args=(words(out, *arguments), variables(0.0), self.log))
-        self.process.start()
+        self.processes = []
+        for environment in _environments(size):
+            live = (words(out, *arguments), variables(0.0) | environment, self.log)
+            self.processes.append(context.Process(target=_live, args=live))
+        for process in self.processes:
+            process.start()
 
     def poll(self) -> int | None:
-        return self.process.exitcode
+        codes = [code for code in (process.exitcode for process in self.processes) if code is not None]
+        return max(codes, key=abs) if len(codes) == len(self.processes) else None
 
     def kill(self) -> None:
-        self.process.kill()
+        for process in self.processes:
+            process.kill()
 
     def text(self) -> str:
-        self.process.join()
+        for process in self.processes:
+            process.join()
         return self.log.read_text()
+
+
+def _environments(size: int) -> list[dict[str, str]]:
+    """What torchrun would tell each of `size` processes."""
+    if size == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)]
+    return [run | rank for rank in ranks]
 
 
 def _live(words: list[str], variables: dict[str, str], log: Path) -> None:
@@ -126,13 +146,13 @@ def _live(words: list[str], variables: dict[str, str], log: Path) -> None:
 
 
 def kill_at_random_moments(
-    out: Path, kills: Mapping[str, int], *arguments: str, command: Sequence[str] | None = None, seed: int = 0
+    out: Path, kills: Mapping[str, int], *arguments: str, size: int = 1, seed: int = 0
 ) -> Counter[str]:
     """Begins a run again and again, which saves after each step, kills it with -9, and at last lets it finish.
 
     Args:
         kills: how often in each stage, and as "start" on the way there; the moments are drawn from `seed`.
-        command: what starts it, if not one process.
+        size: how many processes the run has, which are all killed at once.
 
     Returns:
         How often each stage was killed: fewer times than asked for where it was done before.
@@ -143,10 +163,10 @@ def kill_at_random_moments(
         began = time.time()
         early = moments.random() * left.total() < left["start"]
         life: Life
-        if command is None and not early:
-            life = Forked(out, *arguments)
+        if early:
+            life = Started(out, *arguments, command=TWO if size == 2 else FASTHEBB)
         else:
-            life = Started(out, *arguments, command=command or FASTHEBB)
+            life = Forked(out, *arguments, size=size)
         stage = "start" if early else _wait_for_work(life, out, left, began)
         end = time.monotonic() + (3.0 if early else 0.3) * moments.random()
         while life.poll() is None and (not stage or time.monotonic() < end):

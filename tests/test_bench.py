@@ -123,6 +123,8 @@ def test_counted_work_is_what_is_known() -> None:
     a, b, c = torch.randn(2, 3), torch.randn(3, 4), torch.randn(2, 4)
     assert flops(lambda: a @ b) == 2 * 2 * 3 * 4
     assert flops(lambda: c.addmm_(a, b)) == 2 * 2 * 3 * 4
+    many = torch.randn(5, 2, 3)
+    assert flops(lambda: torch.randn(5, 2, 4).baddbmm_(many, b.expand(5, 3, 4))) == 5 * 2 * 2 * 3 * 4
     layer, x = nn.Conv2d(2, 5, 3, bias=False), torch.randn(7, 2, 6, 6)
     assert flops(lambda: layer(x)) == 2 * 7 * 16 * 5 * 18
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.images import class_folders
-from tests.disturbed import TWO, Started, kill_at_random_moments, outcome, start, undisturbed
+from tests.disturbed import FASTHEBB, TWO, Started, kill_at_random_moments, outcome, start, undisturbed
 
 # Stages of several hundred steps, so that a run that saves after each can be killed many times in every one
 STEPS = (
@@ -23,21 +23,14 @@ STEPS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Path, size: int) -> None:
     kills = {"start": 7, "pretrain": 22, "finetune": 22, "probe": 9, "evaluate": 12}
-    hit = kill_at_random_moments(tmp_path / "killed", kills, *STEPS)
+    hit = kill_at_random_moments(tmp_path / "killed", kills, *STEPS, size=size)
     assert hit.total() >= 50  # the last of a stage may come too late for it, most of all of the probe's
     assert hit.keys() == kills.keys()
-    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_kill_9_of_two_processes_at_random_moments_loses_nothing(tmp_path: Path) -> None:
-    kills = {"start": 2, "pretrain": 5, "finetune": 4, "probe": 2, "evaluate": 2}
-    hit = kill_at_random_moments(tmp_path / "killed", kills, *STEPS, command=TWO)
-    assert hit.total() >= 10
-    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS, command=TWO)
+    command = TWO if size == 2 else FASTHEBB
+    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS, command=command)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tests.conftest import SMALL, Ran
 from tests.disturbed import FASTHEBB, outcome, undisturbed
 from tests.slurm.conftest import Cluster, wait_for
 
-LONG = ("pretrain.epochs=15", "finetune.epochs=2")
+LONG = ("pretrain.epochs=100", "finetune.epochs=2")
 
 
 def sweep(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":

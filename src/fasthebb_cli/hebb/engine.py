@@ -193,7 +193,7 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
 
 def _tiled(rows_bD: Tensor, tiles: int) -> Tensor:
     """(rows, D) as (T, rows, D / T), a view."""
-    return rows_bD.unflatten(1, (tiles, -1)).movedim(1, 0)
+    return rows_bD.view(len(rows_bD), tiles, -1).movedim(1, 0)
 
 
 def _recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, mask: Mask) -> Tensor:
