@@ -18,11 +18,14 @@ EOF
 }
 
 options=()
+dependency=() # of the caller's, which the cells' own is added to
 while [[ ${1:-} == -* ]]; do
   case $1 in
     -h | --help) usage; exit ;;
+    --dependency=*) dependency=("${1#--dependency=}") ;;
+    --array* | -a*) echo "error: $1: the array is the sweep's own; see ArrayTaskThrottle in --help" >&2; exit 2 ;;
+    *) options+=("$1") ;;
   esac
-  options+=("$1")
   shift
 done
 [ $# -gt 0 ] || { usage >&2; exit 2; }
@@ -38,7 +41,6 @@ cells=$(fasthebb cells "$@") # with errors before anything is submitted
 folder=$(realpath -m "$out")/.jobs/$(date +%Y%m%d-%H%M%S)-$$
 mkdir -p "$folder"
 cut -f2 <<<"$cells" >"$folder/cells.txt"
-options=(--output="$folder/%x-%A_%a.log" "${options[@]}")
 
 # the numbers of the cells that need each pre-training; "-" needs none
 awk -F '\t' '{ of[$1] = of[$1] (of[$1] ? "," : "") NR } END { for (name in of) print name "\t" of[name] }' <<<"$cells" |
@@ -49,12 +51,14 @@ while IFS=$'\t' read -r pretraining numbers; do
     first=$(sed -n "${numbers%%,*}p" "$folder/cells.txt")
     words=()
     eval "words=($first)" # quoted for the shell
-    id=$(sbatch --parsable --job-name=pretrain "${options[@]}" --output="$folder/%x-%j.log" \
-      "$job" "${words[@]}" 'stages=[pretrain]')
-    after=(--dependency="afterok:${id%%;*}" --kill-on-invalid-dep=yes)
+    id=$(sbatch --parsable --job-name=pretrain --output="$folder/%x-%j.log" "${options[@]}" \
+      ${dependency[0]:+--dependency="${dependency[0]}"} "$job" "${words[@]}" 'stages=[pretrain]')
+    after=("afterok:${id%%;*}")
     echo "job ${id%%;*}: $pretraining"
   fi
-  id=$(sbatch --parsable --job-name=cells "${options[@]}" "${after[@]}" --array="$numbers" "$job" "@$folder/cells.txt")
+  depends=$(IFS=,; echo "${dependency[*]}${dependency[0]:+${after[0]:+,}}${after[*]}")
+  id=$(sbatch --parsable --job-name=cells --output="$folder/%x-%A_%a.log" "${options[@]}" \
+    ${depends:+--dependency="$depends" --kill-on-invalid-dep=yes} --array="$numbers" "$job" "@$folder/cells.txt")
   echo "job ${id%%;*}: cells $numbers of $folder/cells.txt${after[0]:+, then}"
 done <"$folder/pretraining.txt"
 echo "logs are in $folder; see squeue --me, fasthebb runs $out, and at the end fasthebb report $out"

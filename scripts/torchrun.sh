@@ -30,6 +30,8 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   exit 2
 fi
 
+# srun doesn't take cpus-per-task over from sbatch, and would bind all of a node's processes to one core
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 processes=${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}
 # torchrun hands signals on to its processes, but ends in 1 whatever they end in: the shell around it remembers

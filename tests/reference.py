@@ -248,9 +248,42 @@ def _independent(x_P: list[Tensor], w_KD: Tensor, normalised: bool, seen: Callab
         for x in x_P:
             for j in seen(i):
                 v += math.tanh(float(x @ w)) * float(x @ w_KD[j]) * w_KD[j] / len(x_P)
-        free = w - v
-        rows.append(free - float(free @ w) * w if normalised else free)
+        rows.append(float(v @ w) * w - v if normalised else w - v)
     return torch.stack(rows)
+
+
+def taught_swta(x_P: list[Tensor], w_KD: Tensor, t_PK: Tensor, temperature: float = 0.02) -> Tensor:
+    """Only units with T = 1 compete for a patch: r_i = T_i exp(y_i / t) / sum_k T_k exp(y_k / t)."""
+    update_KD, share_K = torch.zeros_like(w_KD), [0.0] * len(w_KD)
+    for x, t_K in zip(x_P, t_PK, strict=True):
+        scores = [((_cosine(x, w) + 1) / 2) ** 2 for w in w_KD]
+        powers = [float(t) * math.exp((y - 1) / temperature) for t, y in zip(t_K, scores, strict=True)]
+        for i, w in enumerate(w_KD):
+            r = powers[i] / sum(powers) if sum(powers) > 0 else 0.0
+            share_K[i] += r
+            update_KD[i] += r * r * (x - w)
+    return torch.stack([_divided(row, share) for row, share in zip(update_KD, share_K, strict=True)])
+
+
+def taught_kwta(x_P: list[Tensor], w_KD: Tensor, t_PK: Tensor, k: int = 5) -> Tensor:
+    """The k best of the units with T = 1, or all if there are fewer, take the patch."""
+    update_KD, share_K = torch.zeros_like(w_KD), [0.0] * len(w_KD)
+    for x, t_K in zip(x_P, t_PK, strict=True):
+        ranked = sorted((i for i in range(len(w_KD)) if t_K[i] > 0), key=lambda i: -_cosine(x, w_KD[i]))
+        for i in ranked[:k]:
+            share_K[i] += 1
+            update_KD[i] += x - w_KD[i]
+    return torch.stack([_divided(row, share) for row, share in zip(update_KD, share_K, strict=True)])
+
+
+def taught_hpca(x_P: list[Tensor], w_KD: Tensor, t_PK: Tensor) -> Tensor:
+    """Units with T = 0 neither learn from the patch nor take anything from it; the divisor is the number of patches."""
+    update_KD = torch.zeros_like(w_KD)
+    for x, t_K in zip(x_P, t_PK, strict=True):
+        y = [float(t) * max(float(x @ w), 0.0) for t, w in zip(t_K, w_KD, strict=True)]
+        for i in range(len(w_KD)):
+            update_KD[i] += y[i] * (x - sum((y[j] * w_KD[j] for j in range(i + 1)), torch.zeros_like(x)))
+    return update_KD / len(x_P)
 
 
 UPDATES: dict[str, Callable[..., Tensor]] = {

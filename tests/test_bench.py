@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from torch import nn
+from torch import Tensor, nn
 
 from fasthebb_cli import cli
 from fasthebb_cli.bench.measure import flops, median_ms, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
-from fasthebb_cli.bench.step import Subject, backprop, hebbian_step
+from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_ms
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.nets.networks import conv6
 from tests import reference
 from tests.data.images import class_folders
 
@@ -49,7 +50,40 @@ def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -
     assert {"threads", "versions", "device", "batch_size"} <= set(result)
 
 
-def test_layer_and_scale_print_tables(bench: Bench) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "most"), [("hpca", 1.27), ("swta", 1.05)])
+def test_conv6_stays_near_the_minimum_of_work_and_at_half_of_backprops_memory(rule: str, most: float) -> None:
+    def network() -> nn.Module:
+        return conv6(channels=3, size=32, classes=10).to(memory_format=torch.channels_last)
+
+    def learner(made: nn.Module) -> HebbianLearner:
+        return HebbianLearner(made, rule, lr=1e-3, exclude=["classifier"])
+
+    images = torch.randn(64, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    subject = Subject(network, learner, images, torch.zeros(64, dtype=torch.int64), rule)
+    assert flops(hebbian_step(subject)) <= most * flops(minimum(subject))
+    assert peak_bytes(hebbian_step(subject), CPU) <= 0.5 * peak_bytes(backprop(subject), CPU)
+
+
+def test_groups_and_maps_of_vectors_have_a_minimum() -> None:
+    """As convnext has them: depthwise convolutions, and linear layers over positions."""
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), Permute(), nn.Linear(4, 6))
+
+    images = torch.randn(2, 4, 6, 6)
+    subject = Subject(network, lambda made: HebbianLearner(made, "hpca", lr=0.1), images, torch.zeros(2), "hpca")
+    product = 2 * 2 * 16 * 4 * 6  # of the linear layer: 2 images of 4 x 4 positions
+    assert flops(minimum(subject)) > 2 * product
+    assert naive_ms(subject) is None
+
+
+class Permute(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+def test_layer_prints_a_table(bench: Bench) -> None:
     code, out, err = bench("layer", "model.width=0.05", "batch_size=4", "repeats=1", "gpu=cpu")
     assert code == 0, err
     assert "conv1.0" in out

@@ -1,4 +1,4 @@
-"""Who started this process, and which of how many it is: read from the environment, without torch.
+"""Who started this process, which of how many it is, and how long it waits: read from the environment, without torch.
 
 In this order: torchrun, submitit, a bare srun; else the process is alone.
 """
@@ -60,6 +60,22 @@ def first_host(nodes: str) -> str:
     if not bracket or "," in name:
         return nodes.split(",")[0]
     return name + re.split("[-,\\]]", rest)[0]
+
+
+def seconds_of(name: str, usual: float) -> float:
+    """A number of seconds that an environment variable may set.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = os.environ.get(name, str(usual))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not seconds >= 0:
+        raise InputError(f"environment variable {name} must be a number of seconds >= 0, not {text!r}")
+    return seconds
 
 
 def _of_submitit() -> Launch:

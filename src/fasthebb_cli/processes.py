@@ -1,6 +1,6 @@
 """What the processes of one run tell each other. Alone, every function here is the identity.
 
-Numbers travel in the default group (nccl between GPUs, gloo otherwise), decisions in a group of their own. Every
+Numbers travel in one group (nccl between GPUs, gloo otherwise), decisions in another. Every
 decision starts with the same short exchange, so that a process that failed meets the others there, wherever they are.
 """
 
@@ -17,10 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fasthebb_cli.errors import RunError
-from fasthebb_cli.launch import launch
+from fasthebb_cli.launch import launch, seconds_of
 
 T = TypeVar("T")
+STEP = timedelta(minutes=30)  # that processes wait for another's numbers
 PATIENCE = timedelta(days=7)  # of those that wait for the first, which may wait for another job's pre-training
+JOIN_VARIABLE = "FASTHEBB_JOIN_SECONDS"  # that processes wait for each other at the start
 LAST_WORD = timedelta(seconds=20)  # that a failed process waits for the others to hear of it
 
 
@@ -40,7 +42,11 @@ class Decision(NamedTuple):
 
 
 def join() -> None:
-    """Meets the other processes, once."""
+    """Meets the other processes, once.
+
+    Raises:
+        RunError: they don't come.
+    """
     own = launch()
     if own.size == 1 or dist.is_initialized():
         return
@@ -49,8 +55,16 @@ def join() -> None:
         told = {"MASTER_ADDR": host, "MASTER_PORT": port, "RANK": own.rank, "WORLD_SIZE": own.size}
         os.environ.update({name: str(value) for name, value in told.items()})
     gpus = torch.cuda.is_available()  # the branch that no test here can run
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    patience = seconds_of(JOIN_VARIABLE, 60)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=patience))
+    except RuntimeError as error:
+        what = str(error).partition("\n")[0]
+        raise RunError(
+            f"not all {own.size} processes of this run came within {patience:g} s ({JOIN_VARIABLE}): {what}"
+        ) from error
     _decisions()
+    _numbers()
     atexit.register(leave)
 
 
@@ -59,6 +73,7 @@ def leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
         _decisions.cache_clear()
+        _numbers.cache_clear()
 
 
 def count() -> int:
@@ -75,7 +90,7 @@ def is_first() -> bool:
 
 def group() -> dist.ProcessGroup | None:
     """All processes, in which numbers are summed; None if there is one."""
-    return dist.group.WORLD if count() > 1 else None
+    return _numbers() if count() > 1 else None
 
 
 def part_of(total: int) -> slice:
@@ -88,7 +103,7 @@ def part_of(total: int) -> slice:
 def summed(value: Tensor) -> Tensor:
     """The sum over processes, in the same memory."""
     if count() > 1:
-        dist.all_reduce(value)
+        dist.all_reduce(value, group=_numbers())
     return value
 
 
@@ -159,6 +174,14 @@ def _exchange(message: list[int], patience: timedelta = PATIENCE) -> Tensor:
     except RuntimeError as error:
         raise PeerLost("another process of this run ended without a word; see the messages before this") from error
     return tensor
+
+
+@cache
+def _numbers() -> dist.ProcessGroup:
+    """The group of all, in which a step may take longer than the processes wait for each other at the start."""
+    made = dist.new_group(timeout=STEP)
+    assert isinstance(made, dist.ProcessGroup)
+    return made
 
 
 @cache

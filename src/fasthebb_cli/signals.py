@@ -9,12 +9,14 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fasthebb_cli.launch import launch
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+REQUEUED = 60  # seconds in which SLURM ends the tasks of a job that it requeues
 STOPPED = 130  # the exit code of a stopped run; the same command goes on
 
 
@@ -44,7 +46,9 @@ def requeue() -> None:
     """
     handler = _submitits_handler()
     if handler is not None and not _is_cancelled():
-        handler(signal.SIGUSR2, None)
+        handler(signal.SIGUSR2, None)  # returns in all tasks but the first
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            time.sleep(REQUEUED)  # a task that ends could take the first one down before it has asked for the requeue
 
 
 def _submitits_handler() -> Callable[[int, None], object] | None:

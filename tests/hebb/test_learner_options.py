@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from fasthebb_cli.hebb import engine
 from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.responses import Moments
-from fasthebb_cli.hebb.rules import gha, hebbian_classifier, teacher_signal
+from fasthebb_cli.hebb.responses import RESPONSES, Moments
+from fasthebb_cli.hebb.rules import gha, hebbian_classifier, taught, teacher_signal
 from fasthebb_cli.hebb.settings import MOMENTUM, RULES, RuleSetting, StepSetting
+from tests import reference
 from tests.hebb.test_learner import batches, network, weights
 
 
@@ -159,6 +160,55 @@ def test_a_teacher_multiplies_response_gate_and_recombination(rule: str) -> None
     assert (weights(model)["0.weight"] != start["0.weight"]).any()
 
 
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("swta", {"temperature": 0.5}),
+        ("swta", {}),
+        ("kwta", {"k": 3}),
+        ("kwta", {"k": 1}),
+        ("hpca", {"denominator": "patches"}),
+    ],
+)
+def test_taught_rules_agree_with_their_naive_form(rule: str, options: dict[str, Any]) -> None:
+    """Six units, two of each class: k = 3 is more than compete."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(6, 6, bias=False, dtype=torch.float64)
+    x = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+    teacher_NGK = teacher_signal(torch.arange(20) % 3, 3, 6, assigned=6).double()
+    setting = RULES[rule]
+    with torch.no_grad():
+        y_NGK = RESPONSES[setting.response](engine.pre_activation(layer, x, layer(x)))
+        found = engine.sums(layer, x, taught(setting.rule, y_NGK, teacher_NGK, **options)).gradient_(layer.weight).neg()
+    naive = {"swta": reference.taught_swta, "kwta": reference.taught_kwta, "hpca": reference.taught_hpca}[rule]
+    own = {name: value for name, value in options.items() if name != "denominator"}
+    torch.testing.assert_close(found, naive(list(x), layer.weight.detach(), teacher_NGK[:, 0], **own))
+
+
+def test_a_layer_with_fewer_units_than_classes_is_named() -> None:
+    model = nn.Sequential(OrderedDict(a=nn.Linear(4, 2), b=nn.Linear(2, 5), c=nn.Linear(5, 9), d=nn.Linear(9, 7)))
+    assert HebbianLearner(model, "hpca", lr=0.1, classes=6, assigned={"d": 3}).untaught == ["b", "d"]
+    assert HebbianLearner(model, "hpca", lr=0.1).untaught == []
+
+
+def test_a_teacher_leaves_the_networks_first_layer_alone_and_not_the_first_that_learns() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False)).double()
+    learner = HebbianLearner(model, "gha", lr=0.1, include=["1"], classes=4)
+    before = weights(model)["1.weight"]
+    learner.observe(torch.ones(2, 3, dtype=torch.float64), torch.tensor([2, 2]))
+    learner.step()
+    moved = (weights(model)["1.weight"] - before).abs().amax(1)
+    assert (moved > 0).tolist() == [False, False, True, False]
+
+
+def test_running_variance_is_that_within_batches() -> None:
+    """A mean that moves from batch to batch is no variance of a unit's response."""
+    first, second = (Moments.of(torch.tensor([[[m - 1.0]], [[m + 1.0]]])) for m in (-3.0, 3.0))
+    moved = first.moved_to(second, 0.1)
+    assert (float(moved.mean), float(moved.variance)) == pytest.approx((-2.4, 1.0))
+    assert float(moved.mean_square) == pytest.approx(10.0)
+
+
 def test_labels_and_classes_go_together() -> None:
     with pytest.raises(ValueError, match="labels and classes go together"):
         learnt("hpca", labels=torch.zeros(6, dtype=torch.long))
@@ -219,7 +269,8 @@ def test_a_module_that_stands_twice_in_a_sequence_runs_twice() -> None:
     torch.testing.assert_close(learner.observe(x), wanted)
 
 
-def test_layers_that_a_rule_cannot_serve_are_named() -> None:
+@pytest.mark.parametrize("rule", ["swta", "hwta", "kwta", "softhebb"])
+def test_layers_that_a_rule_cannot_serve_are_named(rule: str) -> None:
     """A depthwise convolution has one unit a group, which has nobody to compete with; a transposed one is no Conv2d."""
     model = nn.Sequential(
         OrderedDict(
@@ -229,7 +280,7 @@ def test_layers_that_a_rule_cannot_serve_are_named() -> None:
             norm=nn.BatchNorm2d(2),
         )
     )
-    learner = HebbianLearner(model, "swta", lr=0.1)
+    learner = HebbianLearner(model, rule, lr=0.1)
     assert [layer.name for layer in learner.layers] == ["full"]
     assert list(learner.unserved) == ["depthwise", "up"]
     assert "one unit a group" in learner.unserved["depthwise"]

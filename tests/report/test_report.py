@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fasthebb_cli.report import tables
 from fasthebb_cli.report.chains import Index, name_methods
 from fasthebb_cli.report.command import siblings
 from fasthebb_cli.report.directories import find_directories
-from fasthebb_cli.report.estimates import estimate, paired_difference
+from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
 from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
 from fasthebb_cli.report.plots import looks_of
@@ -28,6 +28,10 @@ from tests.report.made import call, make_grid, make_run, make_stage
 def grids_of(*places: Path) -> list[Grid]:
     directories = find_directories(places)
     return build_grids(directories, Index([*siblings(places), *directories]))
+
+
+def means(by_layer: Mapping[str, Estimate]) -> dict[str, float]:
+    return {layer: found.mean for layer, found in by_layer.items()}
 
 
 def test_interval() -> None:
@@ -113,6 +117,9 @@ def test_missing_cells(tmp_path: Path) -> None:
     make_run(tmp_path, "swta", 0.01, 0, 0.5)
     (grid,) = grids_of(tmp_path)
     assert grid.missing() == {"hpca": {0.1: [2]}, "swta": {0.01: [1, 2], 0.1: [0, 1, 2]}}
+    for rule in ("hpca", "none", "swta"):
+        make_run(tmp_path, rule, 0.01, 3, 0.5)
+    assert grids_of(tmp_path)[0].missing()["none"] == {0.1: [3]}  # as every method does
     assert tables.missing_lines(grid)[1] == "swta: 1 % seed 1, 2; 10 % seed 0, 1, 2"
     cells = dict(tables.accuracy_rows(grid, "top1"))["swta"]
     assert [cell.text for cell in cells] == ["50.0", tables.ABSENT]
@@ -127,6 +134,50 @@ def test_baseline_is_the_best_without_pretraining(tmp_path: Path) -> None:
     baseline = grid.baseline(grid.methods[0], 0.1, "top1")
     assert baseline is not None
     assert baseline.name == "none (finetune.layer=conv2)"
+
+
+def test_one_lucky_run_is_no_method(tmp_path: Path) -> None:
+    """Other settings tried on one seed replace neither the best nor the baseline of several seeds."""
+    make_grid(tmp_path)
+    make_run(tmp_path, "none", 0.01, 0, 0.99, {"finetune.lr": 0.01})
+    make_run(tmp_path, "hpca", 0.01, 0, 0.98, {"finetune.lr": 0.01})
+    (grid,) = grids_of(tmp_path)
+    assert "hpca has 82.0 ± 5.0 %" in tables.answers(grid)[0].text.replace(" (finetune.lr=0.003)", "")
+    assert tables.answers(grid)[0].verdict == "yes"
+    rows = dict(tables.accuracy_rows(grid, "top1"))
+    assert [name for name, cells in rows.items() if cells[0].best] == ["hpca (finetune.lr=0.003)"]
+
+
+def test_labels_that_were_looked_at_to_choose_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", "hpca", 0.1, 0, 0.8, labels_validation=300)
+    make_run(tmp_path / "runs", "none", 0.1, 0, 0.7)
+    told = "hpca was chosen by looking at 300 validation labels"
+    code, printed, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    assert code == 0
+    for text in (printed, (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()):
+        assert told in text
+        assert text.count("validation labels") == 1
+
+
+def test_probes_alone_make_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, top1 in ((0, 0.6), (1, 0.7)):
+        shared = {"seed": seed, "rule.name": "hpca"}
+        _, previous = make_stage(tmp_path / "runs", "pretrain", shared | {"previous": None}, {"seconds": 60.0})
+        layers = {"conv1": {"top1": 0.5, "retrieval": 0.2}, "conv2": {"top1": top1, "retrieval": 0.3}}
+        make_stage(tmp_path / "runs", "probe", shared | {"previous": previous}, {"layers": layers, "labels_train": 300})
+    code, printed, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    assert code == 0
+    assert "65.0" in printed
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert "| hpca | 50.0 ± 0.0 (n = 2) | **65.0 ± 63.5** (n = 2) |" in markdown
+    assert "| hpca, retrieval (mAP) | 20.0 ± 0.0 (n = 2) | **30.0 ± 0.0** (n = 2) |" in markdown
+    assert "at 10 % (300 labels)" in markdown
+    assert "Does Hebbian pre-training pay" not in markdown
+    assert "65.0 ± 63.5" in page
+    assert page.count("<svg") == 1
+    with (tmp_path / "report.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "by layer: conv2"]
+    assert (rows[0]["method"], rows[0]["n"], rows[0]["mean"]) == ("hpca", "2", "0.65")
 
 
 def test_baseline_without_scratch_is_the_best_other(tmp_path: Path) -> None:
@@ -191,11 +242,12 @@ def test_accuracy_by_layer(tmp_path: Path) -> None:
         make_run(tmp_path, "hpca", 0.1, 0, top1, {"finetune.layer": layer})
     directories = find_directories([tmp_path])
     (grid,) = build_grids(directories, Index(directories))
-    assert accuracies_by_layer(directories, Index(directories), grid) == {"hpca": {"conv1": 0.5, "conv2": 0.7}}
+    found = accuracies_by_layer(directories, Index(directories), grid)
+    assert {name: means(by_layer) for name, by_layer in found.items()} == {"hpca": {"conv1": 0.5, "conv2": 0.7}}
     make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "swta"}, {"layers": {"conv1": {"top1": 0.25, "knn": 0.5}}})
     directories = find_directories([tmp_path])
     found = accuracies_by_layer(directories, Index(directories), grid)
-    assert (found["swta"], found["swta, k-NN"]) == ({"conv1": 0.25}, {"conv1": 0.5})
+    assert (means(found["swta"]), means(found["swta, k-NN"])) == ({"conv1": 0.25}, {"conv1": 0.5})
 
 
 def test_every_method_has_a_look_of_its_own() -> None:

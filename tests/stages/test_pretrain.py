@@ -84,6 +84,27 @@ def test_another_optimizer_learns_otherwise(command: Command) -> None:
     assert not first.equal(second)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rule.response=dot"],
+        ["rule.per_input=true"],
+        ["rule.norm_power=0.5"],
+        ["rule.normalise=true"],
+        ["++rule.layer_options={conv1: {denominator: patches}}"],
+        ["pretrain.teacher=true", "pretrain.teacher_units={conv2: 10}"],
+    ],
+)
+def test_what_the_learner_can_be_asked_for_reaches_it(command: Command, words: list[str]) -> None:
+    usual = ["pretrain.teacher=true"] if "pretrain.teacher=true" in words else []
+    for asked in (usual, words):
+        ran = command("pretrain", "model.width=0.2", "pretrain.epochs=1", "label_fraction=0.2", *asked)
+        assert ran.code == 0, ran.err
+    first, second = (load_file(path / "model.safetensors") for path in ran.directories("pretrain"))
+    learnt = [name for name in first if name.endswith(".weight") and first[name].dim() > 1 and "classifier" not in name]
+    assert any(not first[name].equal(second[name]) for name in learnt)
+
+
 def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rules.py").write_text(
         "from fasthebb_cli.hebb.rules import Terms\n"

@@ -13,7 +13,7 @@ Layer = nn.Linear | nn.Conv2d
 def unfolded(layer: Layer, x: Tensor) -> Tensor:
     """Patches (N, D)."""
     if isinstance(layer, nn.Linear):
-        return x
+        return x.flatten(0, -2)
     assert not isinstance(layer.padding, str)
     columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])

@@ -97,7 +97,7 @@ def layer_minimum(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Work:
     def work() -> None:
         if isinstance(layer, nn.Linear):
             F.linear(x, weight)
-            _ = gate.T @ x
+            _ = gate.flatten(0, -2).T @ x.flatten(0, -2)
             return
         F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         padding = [0, 0] if isinstance(layer.padding, str) else list(layer.padding)
@@ -128,12 +128,17 @@ def layer_inputs(subject: Subject) -> dict[str, tuple[nn.Conv2d | nn.Linear, Ten
 
 
 def naive_ms(subject: Subject) -> float | None:
-    """Milliseconds of the naive form for the whole batch: layer by layer on as few images as fit, scaled up."""
-    if subject.rule not in NAIVE:
+    """Milliseconds of the naive form for the whole batch: layer by layer on as few images as fit, scaled up.
+
+    None for a rule, or groups, that it is not written for.
+    """
+    seen = layer_inputs(subject)
+    grouped = any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer, _ in seen.values())
+    if subject.rule not in NAIVE or grouped:
         return None
     total = 0.0
     with torch.no_grad():
-        for layer, x in layer_inputs(subject).values():
+        for layer, x in seen.values():
             w_KD = layer.weight.detach().flatten(1)
             patches = len(unfolded(layer, x[:1]))
             images = max(1, min(len(x), NAIVE_BYTES // (4 * patches * w_KD.numel())))

@@ -99,7 +99,7 @@ def pre_activation(layer: Layer, x: Tensor, output: Tensor, *, lengths: bool = T
     dot = output if layer.bias is None else output - _per_unit(layer, layer.bias)
     if not lengths:
         return PreActivation(_by_patch(layer, dot))
-    weight_norm_GK = layer.weight.flatten(1).norm(dim=1).reshape(_groups(layer), -1)
+    weight_norm_GK = layer.weight.flatten(1).norm(dim=1).reshape(groups_of(layer), -1)
     return PreActivation(_by_patch(layer, dot), weight_norm_GK, _patch_norm(layer, x))
 
 
@@ -132,7 +132,7 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
     if terms.power:
         denominator_GK = power_GK
     elif terms.share is not None:
-        denominator_GK = terms.share
+        denominator_GK = terms.share.sum(0)
     else:
         denominator_GK = terms.gate.new_full(terms.gate.shape[1:], len(terms.gate))
     return Sums(numerator, denominator_GK, terms.damping, terms.largest, terms.tangent)
@@ -140,7 +140,7 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
 
 def nothing(layer: Layer, terms: Terms) -> Sums:
     """The sums over no patch, for a rule with such terms."""
-    denominator_GK = layer.weight.new_zeros(_groups(layer), len(layer.weight) // _groups(layer))
+    denominator_GK = layer.weight.new_zeros(groups_of(layer), len(layer.weight) // groups_of(layer))
     return Sums(torch.zeros_like(layer.weight), denominator_GK, terms.damping, terms.largest, terms.tangent)
 
 
@@ -149,8 +149,8 @@ def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[T
     n, k, d = len(x_ND), *w_KD.shape
     g_NK = terms.gate.reshape(n, k)
     r_NK = None if terms.recombination is None else terms.recombination.reshape(n, k)
-    if terms.towards == "weights":
-        torch.mul(w_KD, n, out=out_KD)
+    if terms.towards != "patches":
+        torch.mul(w_KD, n if terms.towards == "weights" else 0, out=out_KD)
     elif terms.mask == "tril" and r_NK is not None and k * (n + d) > n * d:
         return out_KD, _blocked(x_ND, w_KD, g_NK, r_NK, out_KD)  # K x K costs N K^2 + K^2 D, blocks about N K D
     else:
@@ -219,8 +219,8 @@ def _recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None,
 def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """Numerator and sum_n G R, (G, K). X is never unfolded; the K x K matrix is small beside the positions."""
     gate, recombination = terms.gate, terms.recombination
-    if terms.towards == "weights":
-        numerator = layer.weight * len(gate)
+    if terms.towards != "patches":
+        numerator = layer.weight * (len(gate) if terms.towards == "weights" else 0)
     else:
         x, padding = _padded(layer, x)
         height, width = _output_size(layer, x, padding)
@@ -260,7 +260,7 @@ def _patch_norm(layer: Layer, x: Tensor) -> Tensor:
     return energy.transpose(1, 2).reshape(-1, layer.groups, 1)
 
 
-def _groups(layer: Layer) -> int:
+def groups_of(layer: Layer) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 

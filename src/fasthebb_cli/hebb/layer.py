@@ -77,10 +77,10 @@ class LearningLayer:
 
 
 def alive(terms: Terms) -> Tensor:
-    """Units that learnt from at least one patch; where they compete, units that won one (nobody wins a tie of all)."""
+    """Units that learnt from at least one patch; where they compete, that won one (all tie: only if all take it)."""
     gate = terms.gate
     if terms.competitive:
         low, high = torch.aminmax(gate, dim=UNITS, keepdim=True)
-        lost_by = torch.where(high > low, high - gate, 1)
+        lost_by = torch.where(high > low, high - gate, 1 - gate)
         return (lost_by.amin(0) == 0).flatten()
     return ((gate.amax(0) > 0) | (gate.amin(0) < 0)).flatten()

@@ -44,7 +44,7 @@ class HebbianLearner:
         layer_options: options of the rule for layers whose name matches a pattern, besides `options`.
         step: how an update becomes a step.
         classes: of the labels that `observe` is then given: a teacher signal assigns units to classes in all learning
-            layers but the first.
+            layers but the network's first.
         assigned: how many of a layer's units are, by pattern of layer names; all of them unless given, and in any
             case a whole number a class.
         optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
@@ -53,6 +53,7 @@ class HebbianLearner:
         micro_batch: images that run through the network at a time; the numbers are those of the whole batch.
 
     While `paused` is true, forward passes teach nothing.
+    `untaught` names those in which a teacher assigns no unit, as they have fewer units than there are classes.
     `unserved` says of the layers that the patterns take in but the rule can't serve why; they keep their weights.
 
     Raises:
@@ -105,6 +106,7 @@ class HebbianLearner:
             raise ValueError(
                 "no Conv2d or Linear layer is left to learn: see include and exclude; there are: " + ", ".join(found)
             )
+        self._first = next(module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
         self.optimizer = optimizer(
             [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
         )
@@ -149,6 +151,17 @@ class HebbianLearner:
             return in_parts(modules, images, self.micro_batch, whole=whole, begin=begin)
         finally:
             self.labels = None
+
+    @property
+    def untaught(self) -> list[str]:
+        if self.classes is None:
+            return []
+        units = {layer.name: len(layer.module.weight) // engine.groups_of(layer.module) for layer in self.layers}
+        return [
+            layer.name for layer in self.layers
+            if layer.module is not self._first
+            and min(self._assigned(layer, units[layer.name]), units[layer.name]) < self.classes
+        ]  # fmt: skip
 
     def learn_only(self, name: str | None) -> None:
         """One layer learns, for learning layer by layer; None: all do."""
@@ -280,8 +293,12 @@ class HebbianLearner:
         labels = self.labels[images]
         patches, groups, units = dot_NGK.shape
         labels_N = labels.repeat_interleave(patches // len(labels))
-        assigned = 0 if layer is self.layers[0] else last_match(layer.name, self.assigned, units)
+        assigned = self._assigned(layer, units)
         return teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned).to(dot_NGK.dtype)
+
+    def _assigned(self, layer: LearningLayer, units: int) -> int:
+        """Of the units of a group, how many a teacher may assign; none in the network's first layer."""
+        return 0 if layer.module is self._first else last_match(layer.name, self.assigned, units)
 
 
 def _respond(

@@ -31,28 +31,36 @@ class PreActivation:
 
 @dataclass
 class Moments:
-    """Running first and second moment of each unit's response over all patches, (G, K)."""
+    """Running mean, second moment and variance of each unit's response over all patches, (G, K).
+
+    The variance is that within batches, as batch norm keeps it: how the mean moves from batch to batch is not in it.
+    """
 
     mean: Tensor
     mean_square: Tensor
-
-    @property
-    def variance(self) -> Tensor:
-        return (self.mean_square - self.mean.square()).clamp_min(0)
+    variance: Tensor
 
     def moved_to(self, batch: "Moments", momentum: float) -> "Moments":
         """An exponential mean: a step of size momentum towards the batch."""
-        return Moments(self.mean.lerp(batch.mean, momentum), self.mean_square.lerp(batch.mean_square, momentum))
+        return Moments(
+            self.mean.lerp(batch.mean, momentum),
+            self.mean_square.lerp(batch.mean_square, momentum),
+            self.variance.lerp(batch.variance, momentum),
+        )
 
     @classmethod
     def of(cls, y_NGK: Tensor, processes: dist.ProcessGroup | None = None) -> "Moments":
         """Those of one batch, of which each process may have a part."""
         if processes is None:
-            return cls(y_NGK.mean(0), y_NGK.square().mean(0))
+            return cls._from(y_NGK.mean(0), y_NGK.square().mean(0))
         count = torch.full_like(y_NGK[:1].sum(0), len(y_NGK))
         sums = torch.stack([count, y_NGK.sum(0), y_NGK.square().sum(0)])
         dist.all_reduce(sums, group=processes)
-        return cls(sums[1] / sums[0], sums[2] / sums[0])
+        return cls._from(sums[1] / sums[0], sums[2] / sums[0])
+
+    @classmethod
+    def _from(cls, mean: Tensor, mean_square: Tensor) -> "Moments":
+        return cls(mean, mean_square, (mean_square - mean.square()).clamp_min(0))
 
 
 Response = Callable[[PreActivation], Tensor]

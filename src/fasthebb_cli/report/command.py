@@ -38,21 +38,31 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
     from fasthebb_cli.report.layers import accuracies_by_layer
     from fasthebb_cli.report.page import write_report
     from fasthebb_cli.report.sections import build_section
+    from fasthebb_cli.report.tables import csv_layer_rows, csv_rows
 
     directories = find_directories(places)
     index = Index([*siblings(places), *directories])
     grids = build_grids(directories, index)
     if not grids:
         named = ", ".join(map(str, places))
-        raise InputError(f"{named}: no finished evaluation to report on; found {_found(directories)}")
+        raise InputError(f"{named}: no finished evaluation or probe to report on; found {_found(directories)}")
     out = Path(settings["out"])
-    sections = [build_section(grid, accuracies_by_layer(directories, index, grid)) for grid in grids]
-    write_report(out, title_of(grids), grids, sections, unfinished_notes(directories))
+    by_layer = [accuracies_by_layer(directories, index, grid) for grid in grids]
+    sections = [build_section(grid, found) for grid, found in zip(grids, by_layer, strict=True)]
+    rows = csv_rows(grids)
+    for grid, found in zip(grids, by_layer, strict=True):
+        rows += csv_layer_rows(grid, found)
+    write_report(out, title_of(grids), rows, sections, unfinished_notes(directories))
     for grid, section in zip(grids, sections, strict=True):
         console.print()
         console.print(grid.title, style="bold", highlight=False)
-        console.print(_means(section.tables[0].columns, section.tables[0].rows))
-        console.print(section.verdict, highlight=False)
+        if section.tables:
+            console.print(_means(section.tables[0].columns, section.tables[0].rows))
+            console.print(section.verdict, highlight=False)
+        elif section.layers:
+            console.print(_by_layer(section.layers.columns, section.layers.rows))
+        for line in section.choosing:
+            console.print(escape(line), style="yellow", highlight=False)
         for line in section.missing:
             console.print(escape(f"missing: {line}"), style="yellow", highlight=False)
     console.print()
@@ -101,6 +111,16 @@ def _means(columns: Sequence[tuple[str, str]], rows: Sequence[tuple[str, list["C
     table.add_column("top-1 %", overflow="fold")
     for fraction, labels in columns:
         table.add_column(f"{fraction}\n({labels})", justify="right")
+    for name, cells in rows:
+        table.add_row(escape(name), *map(_cell_text, cells))
+    return table
+
+
+def _by_layer(columns: Sequence[str], rows: Sequence[tuple[str, list["Cell"]]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("top-1 %", overflow="fold")
+    for layer in columns:
+        table.add_column(escape(layer), justify="right")
     for name, cells in rows:
         table.add_row(escape(name), *map(_cell_text, cells))
     return table

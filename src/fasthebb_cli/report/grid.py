@@ -1,6 +1,7 @@
 """Finished runs as grids: one per data set and split, with a cell per method and label fraction, values by seed.
 
-Accuracy comes from evaluate stages alone. Numbers of different images are never put side by side.
+Accuracy comes from evaluate stages; where there are none, probes make a grid that has accuracies by layer alone.
+Numbers of different images are never put side by side.
 """
 
 import statistics
@@ -18,7 +19,7 @@ SPLITS = ("test", "validation")
 
 @dataclass(frozen=True)
 class Run:
-    """One accuracy and the stages that led to it, the evaluation last."""
+    """One accuracy and the stages that led to it, the evaluation or probe last."""
 
     chain: list[StageDirectory]
     settings: Settings
@@ -94,15 +95,25 @@ class Grid:
     def seeds(self) -> list[int]:
         return sorted({run.seed for method in self.methods for run in method.all_runs()})
 
+    @property
+    def metrics(self) -> list[str]:
+        """Those that any run has; none if only layers were measured."""
+        return [metric for metric in METRICS if any(m.values(f, metric) for m in self.methods for f in self.fractions)]
+
     def labels(self, fraction: float) -> int | None:
         """Labels that are trained on at a fraction: the commonest count."""
         counts = [run.results["labels_train"] for run in self._runs(fraction) if run.results.get("labels_train")]
         return statistics.mode(counts) if counts else None
 
     def best(self, fraction: float, metric: str, accept: Callable[[Method], bool] = lambda _: True) -> Method | None:
-        """The method of the highest mean at a fraction, of those accepted."""
-        means = [(found.mean, method) for method in self.methods
-                 if accept(method) and (found := method.estimate(fraction, metric))]  # fmt: skip
+        """The method of the highest mean at a fraction, of those accepted; only those with the most seeds count.
+
+        One try at other settings on a lucky seed would win over the mean of five.
+        """
+        found = [(estimate, method) for method in self.methods
+                 if accept(method) and (estimate := method.estimate(fraction, metric))]  # fmt: skip
+        most = max((estimate.n for estimate, _ in found), default=0)
+        means = [(estimate.mean, method) for estimate, method in found if estimate.n == most]
         return max(means, key=lambda item: item[0])[1] if means else None
 
     def baseline(self, method: Method, fraction: float, metric: str) -> Method | None:
@@ -121,12 +132,11 @@ class Grid:
         return paired_difference(method.values(fraction, metric), baseline.values(fraction, metric))
 
     def missing(self) -> dict[str, dict[float, list[int]]]:
-        """By method and fraction the seeds that another method has there or elsewhere, and this one hasn't."""
+        """By method and fraction the seeds that any cell of the grid has, and this one hasn't."""
         missing: dict[str, dict[float, list[int]]] = {}
         for method in self.methods:
             for fraction in self.fractions:
-                there = {run.seed for run in self._runs(fraction)}
-                absent = sorted(there - set(method.runs.get(fraction, {})))
+                absent = sorted(set(self.seeds) - set(method.runs.get(fraction, {})))
                 if absent:
                     missing.setdefault(method.name, {})[fraction] = absent
         return missing
@@ -136,18 +146,28 @@ class Grid:
 
 
 def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Grid]:
-    """The grids of all finished evaluations, test before validation."""
+    """The grids of all finished evaluations, and of probes where nothing was evaluated; test before validation."""
+    finished = [item for item in directories if item.state == "finished"]
+    evaluations = [item for item in finished if item.kind == "evaluate" and item.results.get("top1") is not None]
+    evaluated = {place_of(item) for item in evaluations}
+    probes = [item for item in finished if has_layers(item) and place_of(item) not in evaluated]
     groups: dict[tuple[Any, ...], list[Run]] = {}
-    for directory in directories:
-        if directory.state != "finished" or directory.kind != "evaluate" or directory.results.get("top1") is None:
-            continue
+    for directory in [*evaluations, *probes]:
         chain = index.chain(directory)
-        run = Run(chain, settings_of(chain))
-        results, content = directory.results, directory.content
-        key = (results["dataset"], results.get("split", "test"), content.get("dataset.images"), results.get("samples"))
-        groups.setdefault(key, []).append(run)
+        key = (*place_of(directory), directory.content.get("dataset.images"), directory.results.get("samples"))
+        groups.setdefault(key, []).append(Run(chain, settings_of(chain)))
     ordered = sorted(groups, key=lambda key: (str(key[0]), SPLITS.index(key[1]) if key[1] in SPLITS else 2, str(key)))
     return [_grid(str(key[0]), str(key[1]), key[3], groups[key]) for key in ordered]
+
+
+def has_layers(directory: StageDirectory) -> bool:
+    """Whether a stage measured every layer by itself."""
+    return isinstance(directory.results.get("layers"), dict)
+
+
+def place_of(directory: StageDirectory) -> tuple[str, str]:
+    """Data set and split."""
+    return str(directory.results["dataset"]), str(directory.results.get("split") or "test")
 
 
 def _grid(dataset: str, split: str, images: int | None, runs: Sequence[Run]) -> Grid:

@@ -3,23 +3,23 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import fasthebb_cli
 from fasthebb_cli.report import tables
-from fasthebb_cli.report.grid import Grid
 from fasthebb_cli.report.sections import Section
 from fasthebb_cli.run.files import write_text
 
 
 def write_report(
-    out: Path, title: str, grids: Sequence[Grid], sections: Sequence[Section], notes: Sequence[str]
+    out: Path, title: str, rows: Sequence[Mapping[str, Any]], sections: Sequence[Section], notes: Sequence[str]
 ) -> None:
-    """Writes report.md, report.csv and report.html.
+    """Writes report.md, report.csv, which has the rows, and report.html.
 
     Raises:
         RunError: `out` can't be written.
@@ -29,7 +29,7 @@ def write_report(
         "version": fasthebb_cli.__version__,
     }  # fmt: skip
     write_text(out / "report.md", _environment(html=False).get_template("report.md.j2").render(context))
-    write_text(out / "report.csv", _csv(grids))
+    write_text(out / "report.csv", _csv(rows))
     write_text(out / "report.html", _environment(html=True).get_template("report.html.j2").render(context))
 
 
@@ -55,10 +55,9 @@ def _environment(*, html: bool) -> Environment:
     return environment
 
 
-def _csv(grids: Sequence[Grid]) -> str:
-    rows = tables.csv_rows(grids)
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, tables.CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fasthebb_cli.report.chains import SCRATCH
+from fasthebb_cli.report.estimates import Estimate
 from fasthebb_cli.report.grid import Grid, Method
 
 INK = "#010203"  # stands for the page's text colour, and is replaced by it
@@ -96,14 +97,15 @@ def curves_figure(curves: Curves, x_label: str, y_label: str, looks: Mapping[str
         return _svg(figure)
 
 
-def layers_figure(accuracies: Mapping[str, Mapping[str, float]], looks: Mapping[str, Look]) -> str:
+def layers_figure(accuracies: Mapping[str, Mapping[str, Estimate]], looks: Mapping[str, Look]) -> str:
     """Accuracy in % by layer, a line per method."""
     layers = list(dict.fromkeys(layer for by_layer in accuracies.values() for layer in by_layer))
     with _figure(width=4.6, height=3.3) as (figure, axes):
         for number, (name, by_layer) in enumerate(accuracies.items()):
             here = [layer for layer in layers if layer in by_layer]
-            axes.plot([layers.index(layer) for layer in here], [100 * by_layer[layer] for layer in here], label=name,
-                      **(looks.get(name) or _look_by_rule(name, number)))  # fmt: skip
+            y = [100 * by_layer[layer].mean for layer in here]
+            look = looks.get(name) or _look_by_rule(name, number)
+            axes.plot([layers.index(layer) for layer in here], y, label=name, **look)
         axes.set_xticks(range(len(layers)), layers, rotation=30 if max(map(len, layers)) > 6 else 0)
         axes.set_ylabel("accuracy in %")
         _legend(figure, axes)

@@ -8,7 +8,9 @@ from fasthebb_cli.explain import conf_directory
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.chains import setting_text
 from fasthebb_cli.report.directories import StageDirectory
+from fasthebb_cli.report.estimates import Estimate
 from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
+from fasthebb_cli.report.layers import RETRIEVAL
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
 from fasthebb_cli.report.recipes import command_of
 from fasthebb_cli.run.files import FILTERS_FILE
@@ -33,6 +35,16 @@ class AccuracyTable:
 
 
 @dataclass(frozen=True)
+class LayerTable:
+    """Accuracy of classifiers on each layer, as a figure and in numbers."""
+
+    budget: str
+    figure: Figure
+    columns: list[str]
+    rows: list[tuple[str, list[tables.Cell]]]
+
+
+@dataclass(frozen=True)
 class Section:
     """All about one grid."""
 
@@ -41,7 +53,7 @@ class Section:
     answers: list[tables.Answer]
     tables: list[AccuracyTable]
     figures: list[Figure]
-    layers: list[Figure]
+    layers: LayerTable | None
     times: list[dict[str, str]]
     curves: list[Figure]
     filters: list[Figure]
@@ -51,19 +63,19 @@ class Section:
     shared: list[tuple[str, str]]
     made_with: list[str]
     missing: list[str]
+    choosing: list[str]
     notes: list[str] = field(default_factory=list)
 
 
-def build_section(grid: Grid, probes: Mapping[str, Mapping[str, float]]) -> Section:
+def build_section(grid: Grid, by_layer: Mapping[str, Mapping[str, Estimate]]) -> Section:
     """The section of a grid.
 
     Args:
-        probes: by method the accuracy of a classifier on each layer, [0, 1].
+        by_layer: by method the accuracy of a classifier on each layer, [0, 1].
     """
     looks = looks_of(grid.methods)
     found = tables.answers(grid)
     differing, shared = _settings(grid.methods)
-    metrics = [metric for metric in METRICS if any(m.values(f, metric) for m in grid.methods for f in grid.fractions)]
     superseded = [f"{grid.superseded} earlier runs of the same cells are left out; the latest count."]
     return Section(
         title=grid.title,
@@ -75,10 +87,10 @@ def build_section(grid: Grid, probes: Mapping[str, Mapping[str, float]]) -> Sect
                 [(tables.percent_label(fraction), f"{grid.labels(fraction) or 0:,}") for fraction in grid.fractions],
                 tables.accuracy_rows(grid, metric),
             )
-            for metric in metrics
+            for metric in grid.metrics
         ],
-        figures=[Figure(_accuracy_caption(grid), accuracy_figure(grid, "top1", looks))],
-        layers=[Figure("Accuracy of a classifier on each layer.", layers_figure(probes, looks))] if probes else [],
+        figures=[Figure(_accuracy_caption(grid), accuracy_figure(grid, "top1", looks))] if grid.metrics else [],
+        layers=_layers(grid, by_layer, looks) if by_layer else None,
         times=tables.time_rows(grid),
         curves=_learning_curves(grid, looks),
         filters=_filters(grid),
@@ -88,8 +100,17 @@ def build_section(grid: Grid, probes: Mapping[str, Mapping[str, float]]) -> Sect
         shared=shared,
         made_with=_made_with(grid),
         missing=tables.missing_lines(grid),
+        choosing=tables.choosing_lines(grid),
         notes=superseded if grid.superseded else [],
     )
+
+
+def _layers(grid: Grid, by_layer: Mapping[str, Mapping[str, Estimate]], looks: Mapping[str, Look]) -> LayerTable:
+    columns, rows = tables.layer_rows(by_layer)
+    drawn = {name: values for name, values in by_layer.items() if not name.endswith(RETRIEVAL)}
+    svg = layers_figure(drawn, looks) if drawn else ""
+    figure = Figure("Accuracy of a classifier on each layer, mean over seeds.", svg)
+    return LayerTable(tables.budget(grid, max(grid.fractions)), figure, columns, rows)
 
 
 def _accuracy_caption(grid: Grid) -> str:

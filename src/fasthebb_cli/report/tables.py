@@ -10,11 +10,15 @@ from typing import Any
 
 from fasthebb_cli.report.chains import SCRATCH
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estimate
-from fasthebb_cli.report.grid import METRICS, Grid, Method
+from fasthebb_cli.report.grid import Grid, Method
 from fasthebb_cli.run.wording import clock
 
 NOT_HEBBIAN = (SCRATCH, "vae")  # the second learns without labels too, but by backprop
 ABSENT = "not available"
+CSV_COLUMNS = (
+    "dataset", "split", "images", "method", "label_fraction", "labels", "metric", "n", "mean", "ci95", "sd",
+    "baseline", "difference", "p", "n_paired", "seeds", "values",
+)  # fmt: skip
 WITHOUT_SPREAD = "no spread over the seeds to test it with"
 
 
@@ -112,11 +116,48 @@ def accuracy_rows(grid: Grid, metric: str) -> list[tuple[str, list[Cell]]]:
     return rows
 
 
+def layer_rows(by_method: Mapping[str, Mapping[str, Estimate]]) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """The layers, and a row per method and kind of classifier with a cell per layer; of each kind the best is bold."""
+    layers = list(dict.fromkeys(layer for by_layer in by_method.values() for layer in by_layer))
+    rows = []
+    for name, by_layer in by_method.items():
+        best = max(found.mean for found in by_layer.values())
+        rows.append((name, [
+            Cell(mean_text(found), found.n, best=found.mean == best and len(layers) > 1)
+            if (found := by_layer.get(layer)) else Cell(ABSENT)
+            for layer in layers
+        ]))  # fmt: skip
+    return layers, rows
+
+
+def choosing_lines(grid: Grid) -> list[str]:
+    """Methods that looked at validation labels, which a label budget does not count, a line each."""
+    lines = []
+    for method in grid.methods:
+        counts = {run.results.get("labels_validation") or 0 for run in method.all_runs()}
+        if max(counts) > 0:
+            looked_at = f"{max(counts):,} validation labels besides its budget"
+            lines.append(f"{method.name} was chosen by looking at {looked_at}.")
+    return lines
+
+
 def csv_rows(grids: Sequence[Grid]) -> list[dict[str, Any]]:
     """One row per data set, split, metric, method and fraction; accuracies are fractions, as in results.json."""
     return [
         _csv_row(grid, metric, method, fraction)
-        for grid in grids for metric in METRICS for method in grid.methods for fraction in grid.fractions
+        for grid in grids for metric in grid.metrics for method in grid.methods for fraction in grid.fractions
+    ]  # fmt: skip
+
+
+def csv_layer_rows(grid: Grid, by_method: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
+    """One row per method and layer, in the columns of `csv_rows`."""
+    shared = {"dataset": grid.dataset, "split": grid.split, "images": grid.images}
+    return [
+        shared | {
+            "method": name, "metric": f"by layer: {layer}", "n": found.n, "mean": _rounded(found.mean),
+            "ci95": _rounded(found.half_width), "sd": _rounded(found.deviation),
+        }
+        for name, by_layer in by_method.items() for layer, found in by_layer.items()
     ]  # fmt: skip
 
 
@@ -220,7 +261,7 @@ def explanation() -> str:
         "difference in points to the baseline over the seeds that both have, with the p of the paired t test, "
         f"two-sided. At p < {SIGNIFICANT} it counts as significant; with many cells some will by chance. The best of a "
         "column is bold. The baseline is the best method without pre-training at that fraction; where there is none, "
-        "the best of the others."
+        "the best of the others. Best is the highest mean of those with the most seeds."
     ).replace("95%", "95 %")
 
 

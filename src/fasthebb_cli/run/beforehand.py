@@ -64,8 +64,8 @@ def _tried(config: Config, dataset: Dataset) -> nn.Module:
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(shape))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         size = f"{source.channels} x {source.size} x {source.size}"
         raise InputError(
             f"model={config.model.name} can't take images of {size} ({reason}); see dataset.size"

@@ -96,7 +96,7 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
         if cell["code"] != 0:
             table.add_row(*chosen, "[red]failed[/]", "", "", "", escape(cell["error"]))
             continue
-        last = cell["rows"][-1]
+        last = _measured(cell)
         seconds = sum(row["seconds"] for row in cell["rows"] if not row["cached"])
         how = "cached" if all(row["cached"] for row in cell["rows"]) else clock(seconds)
         where = escape(last["directory"])
@@ -112,8 +112,8 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
 def _print_means(console: Console, cells: Sequence[dict[str, Any]], keys: Sequence[str], *, repeated: bool) -> None:
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
-        if cell["code"] == 0 and cell["rows"][-1]["top1"] is not None:
-            groups.setdefault(tuple(_value(cell, key) for key in keys), []).append(100 * cell["rows"][-1]["top1"])
+        if cell["code"] == 0 and (top1 := _measured(cell)["top1"]) is not None:
+            groups.setdefault(tuple(_value(cell, key) for key in keys), []).append(100 * top1)
     if not repeated or not groups:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -126,6 +126,12 @@ def _print_means(console: Console, cells: Sequence[dict[str, Any]], keys: Sequen
         table.add_row(*map(escape, chosen), f"{statistics.fmean(values):.1f}", deviation, str(len(values)))
     console.print()
     console.print(table)
+
+
+def _measured(cell: dict[str, Any]) -> dict[str, Any]:
+    """The last stage that has an accuracy, or where none has the last."""
+    rows: list[dict[str, Any]] = cell["rows"]
+    return next((row for row in reversed(rows) if row["top1"] is not None), rows[-1])
 
 
 def _directory(out: str) -> Path:

@@ -4,7 +4,6 @@ A checkpoint is taken every 30 seconds (FASTHEBB_SAVE_SECONDS) at a step's end a
 on: weights, the task's state, the random generators and the position. Nothing that is not finite is ever saved.
 """
 
-import os
 import platform
 import signal
 import subprocess
@@ -24,7 +23,8 @@ from torch import nn
 import fasthebb_cli
 from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute
-from fasthebb_cli.errors import InputError, Interrupted, RunError
+from fasthebb_cli.errors import Interrupted, RunError
+from fasthebb_cli.launch import seconds_of
 from fasthebb_cli.run.checkpoint import save_checkpoint
 from fasthebb_cli.run.record import Record
 from fasthebb_cli.signals import STOP_SIGNALS
@@ -97,6 +97,10 @@ def run_task(
                     save(epoch, step + 1)
                     if due.stop:
                         raise _interrupted(task, f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
+            for _ in task.validate(epoch):
+                if processes.decide(stop=stop.requested).stop:
+                    save(epoch, task.steps)
+                    raise _interrupted(task, f"epoch {epoch + 1}, its validation")
             metrics = task.end_epoch(epoch)
             check_finite(network)
             seconds = time.perf_counter() - began
@@ -120,14 +124,7 @@ def _interrupted(task: Task, where: str) -> Interrupted:
 
 def save_seconds() -> float:
     """Seconds between checkpoints."""
-    text = os.environ.get(SAVE_VARIABLE, "30")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not seconds >= 0:
-        raise InputError(f"environment variable {SAVE_VARIABLE} must be a number of seconds >= 0, not {text!r}")
-    return seconds
+    return seconds_of(SAVE_VARIABLE, 30)
 
 
 def restore(task: Task, network: nn.Module, state: dict[str, Any]) -> Position:

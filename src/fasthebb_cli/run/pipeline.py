@@ -124,17 +124,13 @@ def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
         raise Interrupted(f"{stopped} of {stage.name}" + (" (leave out force=true)" if config.force else "")) from None
     except PeerFailed:
         raise
-    except (InputError, RunError) as error:
-        with suppress(RunError):  # as on a full disk
-            write_text(directory / ERROR_FILE, f"{error}\n")
-        raise
-    except (OSError, torch.OutOfMemoryError, RuntimeError) as error:
-        failure = _as_run_error(error, stage)
-        if failure is None:
-            raise
+    except Exception as error:
+        failure = error if isinstance(error, InputError | RunError) else _as_run_error(error, stage)
         if not isinstance(failure, PeerFailed):
-            with suppress(RunError):
-                write_text(directory / ERROR_FILE, f"{failure}\n")
+            with suppress(RunError):  # as on a full disk
+                write_text(directory / ERROR_FILE, f"{failure or f'{type(error).__name__}: {error}'}\n")
+        if failure is None or failure is error:
+            raise
         raise failure from error
     finally:
         cell.view.log = None

@@ -3,7 +3,7 @@
 `evaluate.split=validation` is for choosing settings; the labels looked at are counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
@@ -108,13 +108,17 @@ class Confusion:
         self.counts = state["counts"] if processes.is_first() else torch.zeros_like(state["counts"])
 
 
-def accuracy(context: Context, indices: Tensor, batch_size: int) -> dict[str, float]:
-    """top1, top5 and loss of the network as it is, over the given images; its mode is left as it was."""
+def accuracy(context: Context, indices: Tensor, batch_size: int) -> Generator[None, None, dict[str, float]]:
+    """Returns top1, top5 and loss of the network as it is, over the given images; its mode is left as it was.
+
+    Yields after every batch.
+    """
     totals = Totals(context.compute.device)
     modes = {module: module.training for module in context.network.modules()}
     context.network.eval()
     for batch in context.batches(indices, batch_size):
         add_batch(totals, context, batch)
+        yield
     for module, training in modes.items():
         module.training = training
     return totals.means()

@@ -11,7 +11,7 @@ others. The last epoch counts; `select=best` looks at the validation labels and 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -103,12 +103,17 @@ def finetune(context: Context) -> Task:
         hits = (scores.argmax(1) == batch.labels).sum()
         totals.add(train_loss=loss.detach() * count, train_top1=hits, samples=count)
 
+    validation: dict[str, float] = {}
+
+    def validate(epoch: int) -> Iterator[None]:
+        if settings.select == "best":
+            validation.update((yield from accuracy(context, context.dataset.validation, settings.batch_size)))
+
     def end_epoch(epoch: int) -> dict[str, Any]:
         metrics: dict[str, Any] = totals.means()
         if not torch.isfinite(torch.tensor(metrics["train_loss"])):
             raise RunError(f"the loss is {metrics['train_loss']} in epoch {epoch + 1}; lower finetune.lr")
         if settings.select == "best":
-            validation = accuracy(context, context.dataset.validation, settings.batch_size)
             metrics |= {f"validation_{name}": value for name, value in validation.items()}
             best.offer(metrics["validation_top1"], network)
             if patience is not None:
@@ -143,6 +148,7 @@ def finetune(context: Context) -> Task:
         batch_size=settings.batch_size,
         batches=context.shuffled(indices),
         step=step,
+        validate=validate,
         end_epoch=end_epoch,
         finish=finish,
         state=state,

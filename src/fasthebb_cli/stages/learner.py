@@ -148,5 +148,7 @@ def layer_warnings(layers: Mapping[str, Mapping[str, Any]], rate: str) -> list[s
 
 
 def unserved_notes(learner: HebbianLearner) -> list[str]:
-    """Layers that were asked to learn and can't by this rule, one line each."""
-    return [f"layer {name or '(the network itself)'} does not learn: {why}" for name, why in learner.unserved.items()]
+    """Layers that were asked to learn and can't by this rule, or to be taught and can't, one line each."""
+    notes = [f"layer {name or '(the network itself)'} does not learn: {why}" for name, why in learner.unserved.items()]
+    fewer = f"it has, or pretrain.teacher_units gives it, fewer units than the {learner.classes} classes"
+    return notes + [f"layer {name} learns without the teacher: {fewer}" for name in learner.untaught]

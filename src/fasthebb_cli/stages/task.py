@@ -125,6 +125,8 @@ class Task:
         batch_size: images in a step (the last one may have fewer).
         batches: the batches of an epoch from a step on.
         step: does one, given epoch, step within it and the batch.
+        validate: looks at other images after an epoch's last step, a batch at a time; the run may be stopped and saved
+            in between, and then looks at all of them again.
         end_epoch: metrics of the epoch, a flat or nested mapping of numbers.
         finish: given the last epoch's metrics, puts the network into its final state and gives `top1`, `top5`, `loss`,
             label counts and so on.
@@ -143,6 +145,7 @@ class Task:
     end_epoch: Callable[[int], dict[str, Any]]
     finish: Callable[[Mapping[str, Any]], dict[str, Any]]
     state: dict[str, Stateful] = field(default_factory=dict)
+    validate: Callable[[int], Iterator[None]] = lambda epoch: iter(())
     warnings: Callable[[Mapping[str, Any]], list[str]] = lambda metrics: []
     ended: Callable[[], str] = lambda: ""
     resumable: bool = True
