@@ -138,6 +138,15 @@ def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
         assert (directory / "error.txt").exists() is failed
 
 
+def test_a_failure_that_nobody_foresaw_is_in_its_directory_too(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "run_task", Mock(side_effect=KeyError("speed")))
+    ran = command("train", "-m", "seed=0,1")
+    assert ran.code == 1
+    assert [(path / "error.txt").read_text() for path in ran.directories("pretrain")] == ["KeyError: 'speed'\n"] * 2
+
+
 def test_a_loss_that_is_not_finite_exits_with_1(command: Command) -> None:
     ran = command("train", "rule=none", "finetune.lr=1e30")
     assert ran.code == 1
@@ -192,6 +201,14 @@ def test_a_sweep_over_label_fractions_pretrains_once(command: Command) -> None:
     assert len(ran.directories("evaluate")) == 4
     again = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,none")
     assert again.out.count("cached") == 4
+
+
+def test_a_sweep_whose_cells_end_in_a_probe_shows_what_was_evaluated(command: Command) -> None:
+    stages = "stages=[finetune,evaluate,probe]"
+    ran = command("train", "-m", "rule=none", "label_fraction=0.1", "seed=0,1", stages, "probe.layers=[conv1]")
+    assert ran.code == 0, ran.err
+    top1 = [100 * json.loads((path / "results.json").read_text())["top1"] for path in ran.directories("evaluate")]
+    assert f"{sum(top1) / 2:.1f}" in ran.out.splitlines()[-1]  # the means over seeds
 
 
 def test_a_failed_cell_is_marked_and_the_others_run(command: Command) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,23 @@ def results(out: Path, stage: str) -> dict[str, object]:
     (path,) = out.glob(f"*-{stage}-*/results.json")
     found: dict[str, object] = json.loads(path.read_text())
     return found
+
+
+def test_a_process_whose_peers_never_come_says_so_and_ends() -> None:
+    numbers = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "fasthebb_cli", "pretrain", *SMALL],
+        env=os.environ | numbers | place | {"FASTHEBB_JOIN_SECONDS": "2", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "error: not all 2 processes of this run came within 2 s (FASTHEBB_JOIN_SECONDS)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_processes_are_as_one(tmp_path: Path) -> None:

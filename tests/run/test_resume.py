@@ -1,11 +1,17 @@
 """Killed at any moment and started again, a run ends in the same bits, with every epoch once in its log."""
 
+import os
 import signal
 import time
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fasthebb_cli.stages.evaluate import add_batch
+from tests.conftest import Ran
 from tests.data.images import class_folders
 from tests.disturbed import FASTHEBB, TWO, Started, kill_at_random_moments, outcome, start, undisturbed
 
@@ -74,6 +80,31 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     assert "the same command goes on" in text
     assert "Traceback" not in text
     assert list(tmp_path.glob("*/checkpoint.pt"))
+
+
+def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_same_bits(
+    command: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("rule=none", "finetune.select=best", "finetune.epochs=3", "label_fraction=0.2", "stages=[finetune]")
+    looked_at = 0
+
+    def stop(*arguments: Any) -> Any:
+        nonlocal looked_at
+        looked_at += 1
+        if looked_at == 7:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return add_batch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_module("fasthebb_cli.stages.evaluate"), "add_batch", stop)
+        ran = command("train", *settings)
+    assert ran.code == 130, ran.err
+    assert "stopped and saved at epoch 2, its validation of finetune" in ran.err
+    assert looked_at == 7
+    assert command("train", *settings).code == 0
+    once = command("train", *settings, f"out={tmp_path / 'once'}")
+    assert once.code == 0
+    assert outcome(tmp_path / "runs") == outcome(tmp_path / "once")
 
 
 @pytest.mark.slow

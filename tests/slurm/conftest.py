@@ -12,6 +12,7 @@ import pytest
 
 CONFIGURATION = Path("/tmp/fasthebb-slurm/slurm.conf")
 SHORT_WAIT = 5  # seconds, in place of two minutes; started in the second in which it ended, a job would be refused
+PATIENCE = 300  # seconds, of tests on a machine that has other work
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -43,7 +44,7 @@ class Cluster:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, reached: Callable[[dict[str, str]], bool], seconds: float = 120) -> dict[str, str]:
+    def wait(self, job: str, reached: Callable[[dict[str, str]], bool], seconds: float = PATIENCE) -> dict[str, str]:
         """The state of a job once it is as wanted; one that is requeued does not wait for as long as SLURM lets it."""
         state: dict[str, str] = {}
 
@@ -59,7 +60,7 @@ class Cluster:
         wait_for(look, seconds, lambda: f"{state}\n{self.logs()}")
         return state
 
-    def finish(self, job: str, seconds: float = 120) -> dict[str, str]:
+    def finish(self, job: str, seconds: float = PATIENCE) -> dict[str, str]:
         """The state of a job that has come to its end."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         return self.wait(job, lambda state: state["JobState"] in ended, seconds)

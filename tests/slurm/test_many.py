@@ -13,7 +13,7 @@ from tests.slurm.test_submitit import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
-LONG = ("pretrain.epochs=100", "finetune.epochs=2", "model.dropout=0")
+LONG = ("pretrain.epochs=60", "finetune.epochs=2", "model.dropout=0")
 
 
 def test_tasks_of_srun_are_one_run_that_is_requeued_as_one(cluster: Cluster) -> None:

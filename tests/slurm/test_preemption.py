@@ -8,7 +8,7 @@ from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
-LONG = ("pretrain.epochs=100", "finetune.epochs=2")
+LONG = ("pretrain.epochs=60", "finetune.epochs=2")
 WHOLE_NODE = "--exclusive"
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,33 @@ def test_an_option_with_a_space_is_named(script: str) -> None:
     done = subprocess.run([SCRIPTS / script, "--partition", "gpu", "dataset=digits"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: can't read 'gpu': write options as --key=value, and settings as key=value\n"
+
+
+def test_options_of_a_sweep_reach_sbatch_and_a_dependency_is_added_to(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, body in (
+        ("sbatch", f'printf "%s\\n" "$*" >>{tmp_path}/called; wc -l <{tmp_path}/called'),
+        ("fasthebb", f'exec {sys.executable} -m fasthebb_cli "$@"'),
+    ):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+    def call(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [str(SCRIPTS / "sweep.sh"), *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = call("--output=mine.log", "--dependency=afterok:77", "train", *SMALL, "label_fraction=0.1,0.2")
+    assert done.returncode == 0, done.stderr
+    first, cells = (line.split() for line in (tmp_path / "called").read_text().splitlines())
+    assert "--dependency=afterok:77" in first
+    assert "--dependency=afterok:77,afterok:1" in cells
+    assert "--array=1,2" in cells
+    for words in (first, cells):
+        assert [word for word in words if word.startswith("--output")][-1] == "--output=mine.log"
+    done = call("--array=1-2%1", "train", *SMALL)
+    assert done.returncode == 2
+    assert "ArrayTaskThrottle" in done.stderr
 
 
 def submitted(cluster: Cluster, script: str, *words: str) -> list[tuple[str, str]]:

@@ -14,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from fasthebb_cli.explain import conf_directory
 from tests.conftest import SMALL, Ran
-from tests.disturbed import FASTHEBB, outcome, undisturbed
+from tests.disturbed import FASTHEBB, TWO, outcome, undisturbed
 from tests.slurm.conftest import Cluster, wait_for
 
-LONG = ("pretrain.epochs=100", "finetune.epochs=2")
+LONG = ("pretrain.epochs=60", "finetune.epochs=2")
 
 
 def sweep(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
@@ -70,6 +70,24 @@ def test_a_local_job_that_dies_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_local_tasks_are_one_run_that_stops_and_goes_on_as_one(tmp_path: Path) -> None:
+    two = ("pretrain.epochs=30", "finetune.epochs=2", "model.dropout=0")
+    launcher = sweep(tmp_path, "hydra/launcher=local", "hydra.launcher.tasks_per_node=2", "seed=0", *two)
+
+    def log() -> str:
+        return text_of(tmp_path, "runs/.jobs/*/*_log.out")
+
+    wait_for(lambda: text_of(tmp_path, "runs/*/metrics.jsonl"), 120, log)
+    os.kill(holder(tmp_path), signal.SIGUSR2)
+    text = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 0, text + log()
+    assert "2 processes" in log()
+    assert re.search(r"resumed at epoch \d+", log())
+    assert outcome(tmp_path / "runs") == undisturbed(tmp_path / "alone", *two, command=TWO)
+
+
+@pytest.mark.slow
 def test_a_site_has_launchers_of_its_own(tmp_path: Path) -> None:
     site = tmp_path / "site" / "hydra" / "launcher"
     site.mkdir(parents=True)
@@ -84,6 +102,7 @@ def test_a_site_has_launchers_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
+        ("slurm", {"gpus_per_node": None, "tasks_per_node": 1, "nodes": 1}),
         ("slurm_cpu", {"gpus_per_node": None, "tasks_per_node": 1, "nodes": 1}),
         ("slurm_gpu", {"gpus_per_node": 1, "tasks_per_node": 1, "nodes": 1}),
         ("slurm_node", {"gpus_per_node": 4, "tasks_per_node": 4, "nodes": 1}),

@@ -91,7 +91,7 @@ def test_another_optimizer_learns_otherwise(command: Command) -> None:
         ["rule.per_input=true"],
         ["rule.norm_power=0.5"],
         ["rule.normalise=true"],
-        ["++rule.layer_options={conv1: {denominator: patches}}"],
+        ["++rule.layer_options={conv1: {damping: 2.0}}"],
         ["pretrain.teacher=true", "pretrain.teacher_units={conv2: 10}"],
     ],
 )
