@@ -88,7 +88,7 @@ def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
         train=train.sort().values,
         validation=validation.sort().values,
         test=test.sort().values,
-        unlabelled=collection.unlabelled,
+        unlabelled=collection.unlabelled.long(),
         digest=collection.digest,
         left_out=collection.left_out,
     )
@@ -149,7 +149,7 @@ def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Te
     The training pool is put into a stratified order: training images from its beginning, test (if the set has none of
     its own) and validation from its end.
     """
-    pool, labels = collection.train, collection.labels
+    pool, labels = collection.train.long(), collection.labels
     if not collection.classes:
         if config.train_samples or config.validation_samples or config.test_samples:
             raise InputError(
@@ -184,7 +184,7 @@ def _wanted(collection: Collection, train_samples: int | None) -> int | None:
 
 def _subset(part: Tensor, labels: Tensor, samples: int | None, name: str, seed: int) -> Tensor:
     """All of a part that comes with the set, or a seeded stratified number of it."""
-    size = _available(len(part), samples, name)
+    size, part = _available(len(part), samples, name), part.long()
     return part if size == len(part) else part[stratified_order(labels[part], derived_seed(seed, name))[:size]]
 
 

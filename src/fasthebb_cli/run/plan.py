@@ -95,14 +95,16 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
 
 
 def nearest_difference(stage: PlannedStage) -> tuple[Path, dict[str, tuple[Any, Any]]] | None:
-    """The directory of the same kind of stage whose settings differ in the fewest keys: {key: (there, here)}."""
+    """The directory of the same kind and data set whose settings differ in the fewest keys: {key: (there, here)}."""
     nearest: tuple[Path, dict[str, tuple[Any, Any]]] | None = None
     for path in sorted(stage.directory.parent.glob(f"*/{FINGERPRINT_FILE}")):
         try:
             other = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        if path.parent == stage.directory or not isinstance(other, dict) or other.get("kind") != stage.kind:
+        if path.parent == stage.directory or not isinstance(other, dict):
+            continue
+        if any(other.get(key) != stage.content.get(key) for key in ("kind", "dataset.name")):
             continue
         keys = [key for key in (*stage.content, *other) if key != "previous"]
         difference = {
