@@ -15,7 +15,8 @@ def test_every_experiment_is_valid(name: str) -> None:
     loaded(f"experiment={name}")
     head = (FOLDER / f"{name}.yaml").read_text().split("defaults:")[0]
     assert f"experiment={name}" in head, "its head gives no command"
-    assert "expected" in head
+    assert "# expected " in head
+    assert "# time " in head
 
 
 @pytest.mark.parametrize("rule", ["paper/swta", "vae", "none"])
@@ -45,3 +46,7 @@ def test_paper_experiments_pin_the_protocol(name: str, samples: int, size: int, 
     tuned = config.finetune
     assert (tuned.epochs, tuned.lr, tuned.schedule, tuned.weight_decay) == (20, 1e-3, "halving", penalty)
     assert (tuned.momentum, tuned.augment, config.label_subset) == (0.9, "none", "random")
+    if name != "vgg_imagenet":
+        assert (config.model.norm, config.model.dropout) == ("relative", 0.5)
+    swta = loaded(f"experiment=fasthebb/{name}", "rule=paper/swta").rule
+    assert (swta.whitening, swta.options) == (0.01, {"temperature": 0.02})
