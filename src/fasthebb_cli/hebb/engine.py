@@ -132,7 +132,7 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
     if terms.power:
         denominator_GK = power_GK
     elif terms.share is not None:
-        denominator_GK = terms.share.sum(0)
+        denominator_GK = terms.share
     else:
         denominator_GK = terms.gate.new_full(terms.gate.shape[1:], len(terms.gate))
     return Sums(numerator, denominator_GK, terms.damping, terms.largest, terms.tangent)

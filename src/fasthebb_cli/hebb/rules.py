@@ -32,7 +32,7 @@ class Terms:
         recombination: R, the weights with which the masked units rebuild the patch; None means 1.
         mask: whose reconstruction a unit sees: "tril" its own and that of the units before it, "diag" its own,
             "full" everyone's, "none" nobody's.
-        share: S, the unit's share of the patch, whose sum is its denominator; None means 1, the number of patches.
+        share: sum over patches of the unit's share S, (G, K), its denominator; None means the number of patches.
         power: the denominator is sum_n G R of the unit, which the engine has at hand.
         damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
         largest: the denominator is the group's largest |numerator| instead, one number.
@@ -134,7 +134,7 @@ def swta(y_NGK: Tensor, *, temperature: float = 0.02) -> Terms:
     """
     _positive("temperature", temperature)
     r_NGK = torch.softmax(y_NGK / temperature, dim=UNITS)
-    return Terms(gate=r_NGK.square(), share=r_NGK, competitive=True)
+    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
 
 
 def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
@@ -147,7 +147,7 @@ def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
     _positive("power", power)
     r_NGK = torch.softmax(y_NGK.clamp_min(0).log() / power, dim=UNITS)
     r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # nobody has a share where all scores are 0
-    return Terms(gate=r_NGK.square(), share=r_NGK, competitive=True)
+    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
 
 
 def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
@@ -162,8 +162,8 @@ def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     least = y_NGK.topk(min(k, y_NGK.shape[UNITS]), dim=UNITS).values.narrow(UNITS, -1, 1)
-    won_NGK = (y_NGK >= least).to(y_NGK.dtype)
-    return Terms(gate=won_NGK, share=won_NGK, competitive=True)
+    won_NGK = ((y_NGK >= least) & (y_NGK > OUT)).to(y_NGK.dtype)
+    return Terms(gate=won_NGK, share=won_NGK.sum(0), competitive=True)
 
 
 def hwta(y_NGK: Tensor) -> Terms:
@@ -200,7 +200,7 @@ def hica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
 
 def hebbian_classifier(teacher_NGK: Tensor) -> Terms:
     """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, and 0 for the others."""
-    return Terms(gate=teacher_NGK, share=teacher_NGK)
+    return Terms(gate=teacher_NGK, share=teacher_NGK.sum(0))
 
 
 def _positive(name: str, value: float) -> None:
@@ -209,16 +209,16 @@ def _positive(name: str, value: float) -> None:
 
 
 def taught(rule: Rule, y_NGK: Tensor, teacher_NGK: Tensor, *running: Moments, **options: object) -> Terms:
-    """Any rule under a teacher signal T of 0 and 1: it multiplies gate, recombination and share, and competing scores.
+    """Any rule under a teacher signal T of 0 and 1: it multiplies gate, recombination and competing scores.
 
     A unit of another class is out of the competition: r = T exp(y / t) / sum_k T exp(y / t) in soft winner-takes-all.
+    So it has no share either.
     Source: the authors' public code (`_dts`). T is 1 for the units that learn freely and one-hot for those that are
     assigned to a class.
     """
     terms = rule(torch.where(teacher_NGK > 0, y_NGK, OUT), *running, **options)
     recombination = None if terms.recombination is None else terms.recombination * teacher_NGK
-    share = None if terms.share is None else terms.share * teacher_NGK
-    return replace(terms, gate=terms.gate * teacher_NGK, recombination=recombination, share=share)
+    return replace(terms, gate=terms.gate * teacher_NGK, recombination=recombination)
 
 
 def teacher_signal(labels_N: Tensor, classes: int, units: int, *, groups: int = 1, assigned: int) -> Tensor:
