@@ -261,6 +261,15 @@ def test_a_linear_layer_is_done_in_the_cheaper_form(samples: int, units: int, bl
     assert ((3, engine.BLOCK, engine.BLOCK) in products) is blocks
 
 
+@pytest.mark.parametrize(("size", "few"), [(2, True), (12, False)])
+def test_a_deep_convolution_on_small_maps_goes_by_blocks_too(size: int, few: bool) -> None:
+    """Four patches for many units, or two hundred; the same update either way as without any choice."""
+    layer, x = nn.Conv2d(3, 96, 3, padding=1, bias=False), torch.randn(1, 3, size, size)
+    assert ((3, engine.BLOCK, engine.BLOCK) in _products(layer, x)) is few
+    wanted = reference.update(copy.deepcopy(layer).double(), x.double(), "hpca")
+    assert_close(sums(layer, x, "hpca", {}).gradient_(layer.weight).neg().double(), wanted, tolerance=1e-5)
+
+
 def test_a_full_map_convolution_is_done_as_a_linear_layer() -> None:
     """G^T X is then a plain product, here on all eight units at a time."""
     assert (1, 8, 50) in _products(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 5, 5))

@@ -3,7 +3,8 @@
 Both are sums for a fixed W, so those of micro-batches or of other processes add up, and one division at the end
 gives the update of the whole batch, exactly. Two exact speed-ups (nothing is approximated):
 
-1. No unfolding. For a convolution G^T X is its weight gradient with G in place of the output's gradient.
+1. No unfolding. For a convolution G^T X is its weight gradient with G in place of the output's gradient. Only a deep one
+   on small maps, with fewer patches than units, is unfolded where the second speed-up then wins by more.
 2. tril(G^T R) W is causal linear attention over units. With fewer patches than it takes to fill the K x K matrix,
    units are done in blocks, each on what the blocks before left of X: O(N K D) instead of O(K^2 D).
 
@@ -122,12 +123,12 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
         terms: what the rule said of its response.
         spare: memory for the numerator, in the weight's shape.
     """
-    if isinstance(layer, nn.Conv2d) and not _covers_input(layer, x):
+    if isinstance(layer, nn.Conv2d) and not _covers_input(layer, x) and not _has_few_patches(layer, terms):
         numerator, power_GK = _convolution(layer, x, terms)
     else:
         w_KD = layer.weight.flatten(1)
         out_KD = torch.empty_like(w_KD) if spare is None else spare.flatten(1)
-        numerator_KD, power_GK = _linear(x.reshape(-1, w_KD.shape[1]), w_KD, terms, out_KD)
+        numerator_KD, power_GK = _linear(_patches(layer, x), w_KD, terms, out_KD)
         numerator = numerator_KD.view_as(layer.weight)
     if terms.power:
         denominator_GK = power_GK
@@ -142,6 +143,25 @@ def nothing(layer: Layer, terms: Terms) -> Sums:
     """The sums over no patch, for a rule with such terms."""
     denominator_GK = layer.weight.new_zeros(groups_of(layer), len(layer.weight) // groups_of(layer))
     return Sums(torch.zeros_like(layer.weight), denominator_GK, terms.damping, terms.largest, terms.tangent)
+
+
+def _has_few_patches(layer: nn.Conv2d, terms: Terms) -> bool:
+    """Whether a deep convolution on small maps does better in blocks of units, for which its few patches are unfolded.
+
+    All pairs of units cost about N K^2 + K^2 D, blocks 2 N K D + 2 BLOCK K D.
+    """
+    n, k, d = len(terms.gate), len(layer.weight), layer.weight[0].numel()
+    in_order = terms.mask == "tril" and terms.recombination is not None and terms.towards == "patches"
+    return layer.groups == 1 and in_order and n < k and k * (n + d) > 2 * (n + BLOCK) * d
+
+
+def _patches(layer: Layer, x: Tensor) -> Tensor:
+    """What the units see, (N, D)."""
+    if isinstance(layer, nn.Linear) or _covers_input(layer, x):
+        return x.reshape(-1, layer.weight[0].numel())
+    x, padding = _padded(layer, x)
+    columns_BDP = F.unfold(x, layer.kernel_size, layer.dilation, tuple(padding), layer.stride)
+    return columns_BDP.transpose(1, 2).reshape(-1, columns_BDP.shape[1])
 
 
 def _linear(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
