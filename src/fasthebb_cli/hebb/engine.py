@@ -3,8 +3,8 @@
 Both are sums for a fixed W, so those of micro-batches or of other processes add up, and one division at the end
 gives the update of the whole batch, exactly. Two exact speed-ups (nothing is approximated):
 
-1. No unfolding. For a convolution G^T X is its weight gradient with G in place of the output's gradient. Only a deep one
-   on small maps, with fewer patches than units, is unfolded where the second speed-up then wins by more.
+1. No unfolding. For a convolution G^T X is its weight gradient with G in place of the output's gradient. (One on small
+   maps, with fewer patches than units, is unfolded where the second speed-up then wins by more.)
 2. tril(G^T R) W is causal linear attention over units. With fewer patches than it takes to fill the K x K matrix,
    units are done in blocks, each on what the blocks before left of X: O(N K D) instead of O(K^2 D).
 

@@ -19,7 +19,7 @@ class LayerStatistics:
     """What a layer did since the last call of `HebbianLearner.statistics`; there is no loss to watch.
 
     Args:
-        update: mean of |lr dW| / |W| (Frobenius norms), over every WATCH-th step.
+        update: mean of |lr dW| / |W| (Frobenius norms), over every WATCH-th step, dW before the optimizer.
         dead: units that in these steps never responded, or under a competitive rule never won a patch.
         units: number of units.
         norm_minimum, norm_maximum: range of the weight vectors' lengths now.
