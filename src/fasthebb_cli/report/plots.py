@@ -104,7 +104,7 @@ def layers_figure(accuracies: Mapping[str, Mapping[str, Estimate]], looks: Mappi
         for number, (name, by_layer) in enumerate(accuracies.items()):
             here = [layer for layer in layers if layer in by_layer]
             y = [100 * by_layer[layer].mean for layer in here]
-            look = looks.get(name) or _look_by_rule(name, number)
+            look = looks.get(name) or _look_by_rule(name, len(looks) + number)
             axes.plot([layers.index(layer) for layer in here], y, label=name, **look)
         axes.set_xticks(range(len(layers)), layers, rotation=30 if max(map(len, layers)) > 6 else 0)
         axes.set_ylabel("accuracy in %")
