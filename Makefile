@@ -6,7 +6,7 @@ JOBS ?= 2
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format build clean
+.PHONY: help install train test lint check format build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -25,13 +25,15 @@ train: install  ## the main job: Hebbian pre-training against none, 5 % of the l
 	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
 
 test: install  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m ''
 
-check: install  ## ruff, mypy (strict) and the fast tests
+lint: install  ## ruff and mypy (strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+check: lint  ## that, and the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 format: install  ## let ruff format and mend
 	$(BIN)/ruff check --fix .
