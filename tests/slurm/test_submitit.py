@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,7 @@ def holder(folder: Path) -> int:
 def test_a_local_job_told_to_stop_starts_again_in_the_same_directory(tmp_path: Path) -> None:
     launcher = sweep(tmp_path, "hydra/launcher=local", "seed=0", *LONG)
 
-    def log() -> str:
-        return text_of(tmp_path, "runs/.jobs/*/*_log.out")
+    log = partial(text_of, tmp_path, "runs/.jobs/*/*_log.out")
 
     wait_for(lambda: text_of(tmp_path, "runs/*/metrics.jsonl"), 60, log)
     os.kill(holder(tmp_path), signal.SIGUSR2)
@@ -75,8 +75,7 @@ def test_local_tasks_are_one_run_that_stops_and_goes_on_as_one(tmp_path: Path) -
     two = ("pretrain.epochs=30", "finetune.epochs=2", "model.dropout=0")
     launcher = sweep(tmp_path, "hydra/launcher=local", "hydra.launcher.tasks_per_node=2", "seed=0", *two)
 
-    def log() -> str:
-        return text_of(tmp_path, "runs/.jobs/*/*_log.out")
+    log = partial(text_of, tmp_path, "runs/.jobs/*/*_log.out")
 
     wait_for(lambda: text_of(tmp_path, "runs/*/metrics.jsonl"), 120, log)
     os.kill(holder(tmp_path), signal.SIGUSR2)
