@@ -25,7 +25,8 @@ from fasthebb_cli.hebb.rules import Mask, Terms
 
 BLOCK = 32  # units a block in the blocked form
 TILE = 256  # inputs a tile in the blocked form, at least
-PAIRS = 64  # units at a time of the matrix of all pairs
+PAIRS = 48  # units at a time of the matrix of all pairs
+PARTS = 8  # of the patches, at most, whose products go to the library as a batch: it shares that out better
 CHUNK = 5 << 18  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
 
 Layer = nn.Linear | nn.Conv2d
@@ -189,8 +190,9 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
     """
     whole = len(w_KD) // BLOCK * BLOCK
     inputs = x_ND.shape[1]
-    tiles = next(tiles for tiles in range(max(1, inputs // TILE), 0, -1) if inputs % tiles == 0)
-    rest_TNd = _tiled(x_ND, tiles).clone(memory_format=torch.contiguous_format)
+    tiles = _divisor(inputs, max(1, inputs // TILE))
+    (rest_TNd,) = _tiled_blocks(x_ND, len(x_ND), tiles)
+    rest_TNd = rest_TNd.clone(memory_format=torch.contiguous_format)
     powers = []
     for units, size in ((slice(0, whole), BLOCK), (slice(whole, None), len(w_KD) - whole)):
         if len(w_KD[units]) == 0:
@@ -201,19 +203,19 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
         powers.append(interaction_Pbb.diagonal(dim1=1, dim2=2).flatten())
         own_Pbb = interaction_Pbb.tril().neg_()
         out_Tbd = rest_TNd.new_empty(tiles, size, inputs // tiles)
-        blocks = zip(g_PbN, own_Pbb, r_PNb, w_KD[units].split(size), out_KD[units].split(size), strict=True)
-        for g_bN, own_bb, r_Nb, w_bD, out_bD in blocks:
-            w_Tbd = _tiled(w_bD, tiles)
-            torch.bmm(g_bN.expand(tiles, -1, -1), rest_TNd, out=out_Tbd)
-            out_Tbd.baddbmm_(own_bb.expand(tiles, -1, -1), w_Tbd)
-            _tiled(out_bD, tiles).copy_(out_Tbd)
-            rest_TNd.baddbmm_(r_Nb.expand(tiles, -1, -1), w_Tbd, alpha=-1)
+        # unbound at once: a view made in the loop costs as much as a tenth of a product
+        every_tile = [block_P.unsqueeze(1).expand(-1, tiles, -1, -1).unbind() for block_P in (g_PbN, own_Pbb, r_PNb)]
+        weights_PTbd, outs_PTbd = _tiled_blocks(w_KD[units], size, tiles), _tiled_blocks(out_KD[units], size, tiles)
+        for g_TbN, own_Tbb, r_TNb, w_Tbd, block_Tbd in zip(*every_tile, weights_PTbd, outs_PTbd, strict=True):
+            torch.bmm(g_TbN, rest_TNd, out=out_Tbd)
+            block_Tbd.copy_(out_Tbd.baddbmm_(own_Tbb, w_Tbd))
+            rest_TNd.baddbmm_(r_TNb, w_Tbd, alpha=-1)
     return torch.cat(powers).unsqueeze(0)
 
 
-def _tiled(rows_bD: Tensor, tiles: int) -> Tensor:
-    """(rows, D) as (T, rows, D / T), a view."""
-    return rows_bD.view(len(rows_bD), tiles, -1).movedim(1, 0)
+def _tiled_blocks(rows_KD: Tensor, size: int, tiles: int) -> tuple[Tensor, ...]:
+    """Views (T, size, D / T) of the blocks of so many rows."""
+    return rows_KD.view(-1, size, tiles, rows_KD.shape[1] // tiles).movedim(2, 1).unbind()
 
 
 def _recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, mask: Mask) -> Tensor:
@@ -225,10 +227,12 @@ def _recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None,
         return power_K
     k = len(w_KD)
     power_K = g_NK.new_empty(k)
+    parts = _divisor(len(g_NK), PARTS)
+    g_PKn, r_PnK = g_NK.unflatten(0, (parts, -1)).transpose(1, 2), r_NK.unflatten(0, (parts, -1))
     for start in range(0, k, PAIRS):  # without most of what lies above the diagonal
         units = slice(start, start + PAIRS)
         others = slice(0, start + PAIRS if mask == "tril" else k)
-        interaction = g_NK[:, units].T @ r_NK[:, others]
+        interaction = torch.bmm(g_PKn[:, units], r_PnK[..., others]).sum(0)
         power_K[units] = interaction.diagonal(start)
         if mask == "tril":
             interaction.tril_(start)
@@ -260,6 +264,11 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
         r_NK = None if recombination is None else recombination[:, group]
         power_GK[group] = _recombine_(out_GKD[group], w_GKD[group], gate[:, group], r_NK, terms.mask)
     return numerator, power_GK
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of count up to most."""
+    return next(divisor for divisor in range(most, 0, -1) if count % divisor == 0)
 
 
 def _inputs_last(weight: Tensor) -> Tensor:
