@@ -11,9 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
 from fasthebb_cli import cli
-from fasthebb_cli.bench.measure import flops, median_ms, peak_bytes
+from fasthebb_cli.bench.measure import flops, median_ms, paired_quartiles, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
-from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_ms
+from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_form
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.nets.networks import conv6
 from tests import reference
@@ -43,6 +43,9 @@ def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -
     assert "bare minimum" in out
     result = json.loads(file.read_text())
     assert all(result[f"{name}_ms"] > 0 for name in ("step", "minimum", "backprop", "naive"))
+    assert set(result["ratios"]) == {"step/minimum", "step/backprop", "backprop/minimum", "naive/step"}
+    assert result["ratios"]["step/minimum"][1] == pytest.approx(result["step_ms"] / result["minimum_ms"])
+    assert "paired median" in out
     for measure in ("flops", "peak_bytes"):
         assert set(result[measure]) == {"step", "minimum", "backprop"}
     work = result["flops"]
@@ -75,7 +78,7 @@ def test_groups_and_maps_of_vectors_have_a_minimum() -> None:
     subject = Subject(network, lambda made: HebbianLearner(made, "hpca", lr=0.1), images, torch.zeros(2), "hpca")
     product = 2 * 2 * 16 * 4 * 6  # of the linear layer: 2 images of 4 x 4 positions
     assert flops(minimum(subject)) > 2 * product
-    assert naive_ms(subject) is None
+    assert naive_form(subject) is None
 
 
 class Permute(nn.Module):
@@ -177,6 +180,12 @@ def test_medians_leave_the_first_round_out() -> None:
     calls: list[str] = []
     median_ms({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, CPU)
     assert calls == ["a", "b"] * 3
+
+
+def test_ratios_are_of_times_in_the_same_repeat() -> None:
+    """Noise that all contenders of a repeat share is not in them."""
+    assert paired_quartiles([2, 20, 200, 2000, 3], [1, 10, 100, 1000, 1]) == [2, 2, 2]
+    assert paired_quartiles([3], [2]) == [1.5, 1.5, 1.5]
 
 
 @pytest.mark.parametrize("rule", ["hpca", "swta"])

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,29 @@ def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, A
     for name in ("", "ms", "x minimum", "GFLOP", "x minimum", "peak MB", "x backprop"):
         table.add_column(name, justify="right" if name else "left")
     titles = {"step": "Hebbian step", "minimum": "bare minimum", "backprop": "backprop step", "naive": "naive form"}
+    ratios = result["ratios"]
     for name, title in titles.items():
         milliseconds = result[f"{name}_ms"]
         if milliseconds is None:
             continue
-        row = [f"{milliseconds:,.1f}", f"{milliseconds / result['minimum_ms']:.2f}"]
+        _, ratio, _ = ratios.get(f"{name}/minimum", (1, milliseconds / result["minimum_ms"], 1))
+        row = [f"{milliseconds:,.1f}", f"{ratio:,.2f}"]
         if name in result["flops"]:
             work, memory = result["flops"], result["peak_bytes"]
             row += [f"{work[name] / 1e9:.1f}", f"{work[name] / work['minimum']:.2f}"]
             row += [f"{memory[name] / 1e6:,.0f}", f"{memory[name] / memory['backprop']:.2f}"]
         table.add_row(title, *row)
     console.print(table)
+    of_step = [f"{_spread(ratios[f'step/{name}'])} x {name}" for name in ("minimum", "backprop")]
+    if "naive/step" in ratios:
+        of_step.append(f"naive form {_spread(ratios['naive/step'])} x the step")
+    console.print(f"step, paired median and quartiles: {', '.join(of_step)}", soft_wrap=True)
     return result
+
+
+def _spread(quartiles: Sequence[float]) -> str:
+    low, middle, high = (f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in quartiles)
+    return f"{middle} ({low} to {high})"
 
 
 def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 Work = Callable[[], object]
 
 
-def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of each, the median over repeats taken in turn, after one round that does not count."""
+def alternating_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds of each in each repeat, taken in turn, after one round that does not count."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(repeats + 1):
         for name, work in contenders.items():
@@ -27,7 +27,19 @@ def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device
                 torch.accelerator.synchronize()
             if repeat:
                 taken[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return taken
+
+
+def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
+    """The medians of `alternating_ms`."""
+    times = alternating_ms(contenders, repeats, device)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def paired_quartiles(times: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile of the ratios within a repeat, which share its neighbours' noise."""
+    ratios = [time / other for time, other in zip(times, others, strict=True)]
+    return statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
 
 
 def flops(work: Work) -> int:

@@ -1,20 +1,21 @@
 """A Hebbian step of a network beside the least work there is, a backprop step and the naive form."""
 
+import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasthebb_cli.bench.measure import Work, flops, median_ms, peak_bytes
+from fasthebb_cli.bench.measure import Work, alternating_ms, flops, paired_quartiles, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
 from fasthebb_cli.hebb.learner import HebbianLearner
 
-NAIVE_BYTES = 1 << 30  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
+NAIVE_BYTES = 1 << 28  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
+NAIVE_REPEATS = 5  # at most; each takes seconds
 
 
 @dataclass
@@ -38,13 +39,26 @@ class Subject:
 
 
 def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, Any]:
-    """Times (ms), counted work (flops) and peak memory (bytes) of step, minimum and backprop; the naive form's time."""
+    """Times (ms), counted work (flops) and peak memory (bytes) of step, minimum and backprop; the naive form's time.
+
+    `ratios` are of times in the same repeat: lower quartile, median, upper quartile.
+    """
     device = subject.images.device
     makers = {"step": hebbian_step, "minimum": minimum, "backprop": backprop}
     contenders = {name: make(subject) for name, make in makers.items()}
-    times = median_ms(contenders, repeats, device)
-    result: dict[str, Any] = {f"{name}_ms": value for name, value in times.items()}
-    result["naive_ms"] = naive_ms(subject) if naive else None
+    times = alternating_ms(contenders, repeats, device)
+    result: dict[str, Any] = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
+    pairs = [("step", "minimum"), ("step", "backprop"), ("backprop", "minimum")]
+    result["ratios"] = {f"{one}/{other}": paired_quartiles(times[one], times[other]) for one, other in pairs}
+    result["naive_ms"] = None
+    slow = naive_form(subject) if naive else None
+    if slow is not None:
+        work, scale = slow
+        few = min(repeats, NAIVE_REPEATS)
+        beside = alternating_ms({"naive": work, "step": contenders["step"]}, few, device)
+        whole_batch = [scale * value for value in beside["naive"]]
+        result["naive_ms"] = statistics.median(whole_batch)
+        result["ratios"]["naive/step"] = paired_quartiles(whole_batch, beside["step"])
     result["flops"] = {name: flops(work) for name, work in contenders.items()}
     result["peak_bytes"] = {name: peak_bytes(make(subject), device) for name, make in makers.items()}
     return result
@@ -127,8 +141,8 @@ def layer_inputs(subject: Subject) -> dict[str, tuple[nn.Conv2d | nn.Linear, Ten
     return seen
 
 
-def naive_ms(subject: Subject) -> float | None:
-    """Milliseconds of the naive form for the whole batch: layer by layer on as few images as fit, scaled up.
+def naive_form(subject: Subject) -> tuple[Work, float] | None:
+    """The naive form of all layers on as many images as fit, and how many times that the batch is.
 
     None for a rule, or groups, that it is not written for.
     """
@@ -136,12 +150,13 @@ def naive_ms(subject: Subject) -> float | None:
     grouped = any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer, _ in seen.values())
     if subject.rule not in NAIVE or grouped:
         return None
-    total = 0.0
-    with torch.no_grad():
+    bytes_an_image = max(4 * len(unfolded(layer, x[:1])) * layer.weight.numel() for layer, x in seen.values())
+    batch = len(subject.images)
+    images = max(1, min(batch, NAIVE_BYTES // bytes_an_image))
+
+    @torch.no_grad()
+    def work() -> None:
         for layer, x in seen.values():
-            w_KD = layer.weight.detach().flatten(1)
-            patches = len(unfolded(layer, x[:1]))
-            images = max(1, min(len(x), NAIVE_BYTES // (4 * patches * w_KD.numel())))
-            work = partial(NAIVE[subject.rule], unfolded(layer, x[:images]), w_KD)
-            total += median_ms({"naive": work}, 2, x.device)["naive"] * len(x) / images
-    return total
+            NAIVE[subject.rule](unfolded(layer, x[:images]), layer.weight.flatten(1))
+
+    return work, batch / images
