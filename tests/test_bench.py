@@ -1,6 +1,8 @@
 """`fasthebb bench`: what it writes, that its counters count, and that its naive form is the rule."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -197,3 +199,12 @@ def test_the_naive_form_is_the_rule(rule: str) -> None:
     wanted = reference.update(layer, x, rule, **options)
     found = NAIVE[rule](unfolded(layer, x), weight.flatten(1))
     torch.testing.assert_close(found.view_as(wanted), wanted)
+
+
+def test_the_plot_of_scale_is_drawn_from_what_bench_wrote(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    measured = [root / "docs" / "benchmarks" / f"conv6_{rule}_scale.json" for rule in ("hpca", "swta")]
+    script = [sys.executable, str(root / "scripts" / "plot_scale.py")]
+    subprocess.run([*script, *measured, tmp_path / "scale.svg"], check=True)
+    drawn = (tmp_path / "scale.svg").read_text()
+    assert all(f">{text}<" in drawn for text in ("hpca", "swta", "16,384", "images in a batch, conv6"))

@@ -23,6 +23,7 @@ class Compute:
     precision: str
     channels_last: bool
     compile: bool
+    lacks_compiler: bool = False  # so that what was to be compiled runs eager
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, its 4-D weights in the wanted memory format."""
@@ -42,7 +43,9 @@ class Compute:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         size = launch().size
-        return f"{name}, {self.precision}{threads}" + (f", {size} processes" if size > 1 else "")
+        processes = f", {size} processes" if size > 1 else ""
+        eager = ", eager as gpu.compile finds no C++ compiler (g++ or clang++)" if self.lacks_compiler else ""
+        return f"{name}, {self.precision}{threads}{processes}{eager}"
 
 
 def prepare(config: GpuConfig) -> Compute:
@@ -61,15 +64,13 @@ def prepare(config: GpuConfig) -> Compute:
         torch.set_num_threads(config.threads)
     if config.precision == "tf32" and device.type != "cuda":
         raise InputError(f"gpu.precision=tf32 needs gpu.device=cuda, not {device.type}; use fp32 or bf16")
-    if config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise InputError(
-            "gpu.compile=true needs a C++ compiler (g++ or clang++) on the path; leave it out to run eager"
-        )
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
-    return Compute(device, config.precision, config.channels_last, config.compile)
+    lacks_compiler = config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS))
+    compiles = config.compile and not lacks_compiler
+    return Compute(device, config.precision, config.channels_last, compiles, lacks_compiler)
 
 
 def _device(name: str) -> torch.device:

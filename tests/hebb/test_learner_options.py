@@ -231,6 +231,32 @@ def test_a_rule_of_ones_own_is_a_function() -> None:
     assert all(torch.equal(own[name], learnt("gha")[name]) for name in NAMES)
 
 
+def test_a_chunks_responses_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more numbers at a time than a cache holds, as long as that is a whole image; a linear layer goes at once."""
+    monkeypatch.setattr(engine, "CHUNK", 3 * 5 * 36)
+    conv, x = nn.Conv2d(2, 5, 3), torch.randn(8, 2, 8, 8)
+    assert [len(part) for part, _ in engine.chunks(conv, x, conv(x))] == [3, 3, 2]
+    monkeypatch.setattr(engine, "CHUNK", 1)
+    assert [len(part) for part, _ in engine.chunks(conv, x, conv(x))] == [1] * 8
+    linear = nn.Linear(4, 5)
+    assert [len(part) for part, _ in engine.chunks(linear, x[..., :4], linear(x[..., :4]))] == [8]
+
+
+def test_a_linear_layers_numerator_stays_in_the_memory_of_the_step_before() -> None:
+    """A wide layer's is tens of megabytes, which the system would have to find and clear for every step."""
+    torch.manual_seed(0)
+    layer = nn.Linear(30, 20, bias=False)
+    learner = HebbianLearner(nn.Sequential(layer), "hpca", lr=0.1)
+    places = set()
+    for _ in range(3):
+        learner.observe(torch.randn(8, 30))
+        sums = learner.layers[0].sums
+        assert sums is not None
+        places.add(sums.numerator.data_ptr())
+        learner.step()
+    assert len(places) == 1
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("taught", [False, True])
 def test_chunks_of_a_batch_add_up_to_it(rule: str, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:

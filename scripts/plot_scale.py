@@ -1,0 +1,46 @@
+"""Draws what `fasthebb bench scale json=FILE` measured: time of a step against images in a batch and units of a layer.
+
+    python scripts/plot_scale.py conv6_hpca_scale.json conv6_swta_scale.json scale.svg
+
+Dashed: in proportion, from the first point on. Needs matplotlib, as fasthebb[report] brings it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+PANELS = {"batch_size": "images in a batch, conv6", "units": "units of a wide layer, 64 images"}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+
+def draw(measured: list[dict], path: Path) -> None:
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, (axis, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for colour, result in zip(COLOURS, measured, strict=False):
+            points = {int(point): milliseconds for point, milliseconds in result[axis].items()}
+            x, y = list(points), list(points.values())
+            axes.loglog(x, y, "o-", color=colour, label=result["rule"])
+            axes.loglog(x, [y[0] * value / x[0] for value in x], "--", color=colour, linewidth=0.8, alpha=0.6)
+        axes.set_xticks(x, [f"{value:,}" for value in x])
+        axes.xaxis.set_minor_locator(NullLocator())
+        ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if min(y) / 2 <= tick <= 4 * max(y)]
+        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel=label, ylabel="ms a step")
+        axes.grid(alpha=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", nargs="+", type=Path, help="what bench scale wrote, a file a rule")
+    parser.add_argument("figure", type=Path, help="where to draw: .svg, .png or .pdf")
+    arguments = parser.parse_args()
+    with matplotlib.rc_context({"svg.hashsalt": "fasthebb", "font.size": 10, "svg.fonttype": "none"}):
+        draw([json.loads(path.read_text()) for path in arguments.json], arguments.figure)
