@@ -100,6 +100,8 @@ BAD_INPUT = {
     "unknown rule": (["train", "rule.name=hcpa"], "rule.name: unknown 'hcpa'; use hpca, hpca_tanh"),
     "unknown response": (["train", "rule.response=sine"], "rule.response must be one of dot"),
     "unknown optimizer": (["train", "pretrain.optimizer=Adamant"], "no optimizer of torch.optim"),
+    "unfit optimizer": (["train", "pretrain.optimizer=LBFGS"], "it asks for the loss again at other weights"),
+    "sparse optimizer": (["train", "pretrain.optimizer=SparseAdam"], "it is for sparse gradients"),
     "unknown optimizer option": (["train", "+pretrain.optimizer_options.speed=3"], "speed"),
     "no such module": (["train", "rule.name=no_such:hpca"], "rule.name=no_such:hpca: No module named 'no_such'"),
     "layers all excluded": (["train", 'pretrain.exclude=["*"]'], "no Conv2d or Linear layer is left"),

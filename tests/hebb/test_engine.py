@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb import engine, products
+from fasthebb_cli.hebb.geometry import Layer
 from fasthebb_cli.hebb.responses import RESPONSES, Moments
 from fasthebb_cli.hebb.rules import Mask, Terms, hpca
 from fasthebb_cli.hebb.settings import RULES
@@ -53,13 +54,13 @@ RULE_OPTIONS: list[tuple[str, Options]] = [
 
 @dataclass
 class Case:
-    layer: engine.Layer
+    layer: Layer
     x: Tensor
     rule: str
     options: Options
 
 
-def sums(layer: engine.Layer, x: Tensor, rule: str, options: Options) -> engine.Sums:
+def sums(layer: Layer, x: Tensor, rule: str, options: Options) -> engine.Sums:
     with torch.no_grad():
         pre = engine.pre_activation(layer, x, layer(x))
         setting = RULES[rule]
@@ -87,7 +88,7 @@ def assert_agrees(case: Case) -> None:
     assert_close(found.double(), wanted, tolerance=tolerance, scale=scale)
 
 
-def _case(draw: st.DrawFn, layer: engine.Layer, shape: list[int]) -> Case:
+def _case(draw: st.DrawFn, layer: Layer, shape: list[int]) -> Case:
     """Random eighths for a layer and an input, some of them all zero.
 
     Inner products of eighths are exact in float32 too. Otherwise a unit that all but ignores the one patch it sees
@@ -174,7 +175,7 @@ def full_map_convolutions(draw: st.DrawFn) -> Case:
 def linears(draw: st.DrawFn) -> Case:
     """Few samples for many units (blocks, the last one cut short) or the reverse (K x K matrix)."""
     if draw(st.booleans()):
-        samples, units = draw(st.integers(1, 4)), draw(st.integers(1, 2 * engine.BLOCK + 3))
+        samples, units = draw(st.integers(1, 4)), draw(st.integers(1, 2 * products.BLOCK + 3))
     else:
         samples, units = draw(st.integers(40, 80)), draw(st.integers(1, 5))
     layer = nn.Linear(draw(st.integers(1, 24)), units, bias=draw(st.booleans()))
@@ -218,8 +219,8 @@ def test_micro_batches_add_up_to_the_batch(case: Case, cuts: list[int]) -> None:
     assert_close(total.gradient_(weight).neg(), whole.gradient_(weight).neg())
 
 
-LAYERS: list[tuple[engine.Layer, list[int]]] = [
-    (nn.Linear(6, 2 * engine.BLOCK + 7), [5, 6]),
+LAYERS: list[tuple[Layer, list[int]]] = [
+    (nn.Linear(6, 2 * products.BLOCK + 7), [5, 6]),
     (nn.Linear(30, 9), [200, 30]),
     (nn.Conv2d(4, 6, 3, padding=1, groups=2), [2, 4, 5, 5]),
     (nn.Conv2d(2, 5, 3), [4, 2, 3, 3]),
@@ -229,7 +230,7 @@ LAYERS: list[tuple[engine.Layer, list[int]]] = [
 
 @pytest.mark.parametrize("mask", ["tril", "diag"])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=["blocks", "matrix", "groups", "full map", "padded map"])
-def test_gate_and_recombination_may_differ(layer: engine.Layer, shape: list[int], mask: Mask) -> None:
+def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask: Mask) -> None:
     """G^T X - mask(G^T R) W for any G and R, though in hpca they are the same."""
     torch.manual_seed(0)
     layer, x = copy.deepcopy(layer).double(), torch.randn(shape, dtype=torch.float64)
@@ -252,31 +253,31 @@ def test_gate_and_recombination_may_differ(layer: engine.Layer, shape: list[int]
     assert_close(found, wanted.detach().reshape(found.shape))
 
 
-@pytest.mark.parametrize(("samples", "units", "blocks"), [(5, 3 * engine.BLOCK, True), (2000, 100, False)])
+@pytest.mark.parametrize(("samples", "units", "blocks"), [(5, 3 * products.BLOCK, True), (2000, 100, False)])
 def test_a_linear_layer_is_done_in_the_cheaper_form(samples: int, units: int, blocks: bool) -> None:
     """Few samples for many units go by blocks, many samples for few units through the K x K matrix."""
     layer, x = nn.Linear(400, units, bias=False), torch.randn(samples, 400)
-    products = _products(layer, x)
-    assert ((engine.PARTS, engine.PAIRS, engine.PAIRS) in products) is not blocks  # the lower triangle of K x K
-    assert ((3, engine.BLOCK, engine.BLOCK) in products) is blocks
+    shapes = _shapes(layer, x)
+    assert ((products.PARTS, products.PAIRS, products.PAIRS) in shapes) is not blocks  # the lower triangle of K x K
+    assert ((3, products.BLOCK, products.BLOCK) in shapes) is blocks
 
 
 @pytest.mark.parametrize(("size", "few"), [(2, True), (12, False)])
 def test_a_deep_convolution_on_small_maps_goes_by_blocks_too(size: int, few: bool) -> None:
     """Four patches for many units, or two hundred; the same update either way as without any choice."""
     layer, x = nn.Conv2d(3, 96, 3, padding=1, bias=False), torch.randn(1, 3, size, size)
-    assert ((3, engine.BLOCK, engine.BLOCK) in _products(layer, x)) is few
+    assert ((3, products.BLOCK, products.BLOCK) in _shapes(layer, x)) is few
     wanted = reference.update(copy.deepcopy(layer).double(), x.double(), "hpca")
     assert_close(sums(layer, x, "hpca", {}).gradient_(layer.weight).neg().double(), wanted, tolerance=1e-5)
 
 
 def test_a_full_map_convolution_is_done_as_a_linear_layer() -> None:
     """G^T X is then a plain product, here on all eight units at a time."""
-    assert (1, 8, 50) in _products(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 5, 5))
-    assert (1, 8, 50) not in _products(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 6, 6))
+    assert (1, 8, 50) in _shapes(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 5, 5))
+    assert (1, 8, 50) not in _shapes(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 6, 6))
 
 
-def _products(layer: engine.Layer, x: Tensor) -> list[tuple[int, ...]]:
+def _shapes(layer: Layer, x: Tensor) -> list[tuple[int, ...]]:
     """Shapes of the plain matrix products that hpca's sums are made of."""
 
     class Recorder(TorchFunctionMode):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb import engine, geometry
 from fasthebb_cli.hebb.responses import UNITS, Moments
 from fasthebb_cli.hebb.rules import Terms
 
@@ -37,7 +37,7 @@ class LayerStatistics:
 class LearningLayer:
     """One layer's sums since the last step and its statistics since the last report."""
 
-    def __init__(self, name: str, module: engine.Layer, options: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, module: geometry.Layer, options: Mapping[str, Any]) -> None:
         self.name, self.module, self.options = name, module, options
         self.sums: engine.Sums | None = None
         self.sent: list[Callable[[], engine.Sums]] = []  # and not yet received, from all processes

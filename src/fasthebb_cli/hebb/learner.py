@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb import engine, geometry
 from fasthebb_cli.hebb.layer import LayerStatistics, LearningLayer, alive
 from fasthebb_cli.hebb.parts import in_parts, layers
 from fasthebb_cli.hebb.patterns import last_match, matches
@@ -156,7 +156,7 @@ class HebbianLearner:
     def untaught(self) -> list[str]:
         if self.classes is None:
             return []
-        units = {layer.name: len(layer.module.weight) // engine.groups_of(layer.module) for layer in self.layers}
+        units = {layer.name: len(layer.module.weight) // geometry.groups_of(layer.module) for layer in self.layers}
         return [
             layer.name for layer in self.layers
             if layer.module is not self._first
@@ -182,7 +182,7 @@ class HebbianLearner:
             gradient = layer.sums.gradient_(weight)
             if self.step_setting.norm_power is not None:
                 distance_K = (weight.flatten(1).norm(dim=1) - 1).abs()
-                gradient.mul_(engine.per_row(distance_K**self.step_setting.norm_power, weight))
+                gradient.mul_(geometry.per_row(distance_K**self.step_setting.norm_power, weight))
             if layer.is_watched:
                 layer.update_total += group["lr"] * gradient.norm() / weight.norm()
             layer.steps += 1
@@ -333,4 +333,4 @@ def _learns_in(layer: LearningLayer, module: nn.Module) -> bool:
 
 def _normalise(weight: Tensor) -> None:
     norm_K = weight.flatten(1).norm(dim=1)
-    weight.div_(engine.per_row(torch.where(norm_K == 0, 1, norm_K), weight))
+    weight.div_(geometry.per_row(torch.where(norm_K == 0, 1, norm_K), weight))

@@ -1,0 +1,69 @@
+"""The geometry of a layer: its patches, positions and groups, whatever its stride, padding, dilation and memory."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Layer = nn.Linear | nn.Conv2d
+
+
+def patches(layer: Layer, x: Tensor) -> Tensor:
+    """What the units see, (N, D)."""
+    if isinstance(layer, nn.Linear) or covers_input(layer, x):
+        return x.reshape(-1, layer.weight[0].numel())
+    x, padding = padded(layer, x)
+    columns_BDP = F.unfold(x, layer.kernel_size, layer.dilation, tuple(padding), layer.stride)
+    return columns_BDP.transpose(1, 2).reshape(-1, columns_BDP.shape[1])
+
+
+def patch_norm(layer: Layer, x: Tensor) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        norm_N: Tensor = x.reshape(-1, x.shape[-1]).norm(dim=1)
+        return norm_N.reshape(-1, 1, 1)
+    x, padding = padded(layer, x)
+    energy_BGHW = x.square().unflatten(1, (layer.groups, -1)).sum(2)
+    ones = energy_BGHW.new_ones(1, 1, *layer.kernel_size)
+    flat = energy_BGHW.reshape(-1, 1, *x.shape[2:])
+    energy = F.conv2d(flat, ones, None, layer.stride, padding, layer.dilation)
+    energy = energy.reshape(len(x), layer.groups, energy.shape[-2] * energy.shape[-1]).clamp_(min=0).sqrt_()
+    return energy.transpose(1, 2).reshape(-1, layer.groups, 1)
+
+
+def groups_of(layer: Layer) -> int:
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
+def per_row(values: Tensor, weight: Tensor) -> Tensor:
+    """One value for each unit, in any shape, to be multiplied with the weight."""
+    return values.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def per_unit(layer: Layer, values_K: Tensor) -> Tensor:
+    return values_K.reshape(-1, 1, 1) if isinstance(layer, nn.Conv2d) else values_K
+
+
+def by_patch(layer: Layer, output: Tensor) -> Tensor:
+    """(B, channels, H, W) or (..., units) -> (N, G, K); a view of an output in channels_last."""
+    if isinstance(layer, nn.Linear):
+        return output.reshape(-1, 1, output.shape[-1])
+    return output.movedim(1, -1).reshape(-1, layer.groups, output.shape[1] // layer.groups)
+
+
+def padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, list[int]]:
+    """The input with any padding that is not plain symmetric zeros written out, and the padding that is left to do."""
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        return x, list(layer.padding)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode), [0, 0]
+
+
+def output_size(layer: nn.Conv2d, x: Tensor, padding: list[int]) -> list[int]:
+    return [
+        (x.shape[2 + i] + 2 * padding[i] - layer.dilation[i] * (layer.kernel_size[i] - 1) - 1) // layer.stride[i] + 1
+        for i in range(2)
+    ]
+
+
+def covers_input(layer: nn.Conv2d, x: Tensor) -> bool:
+    """A kernel as large as its whole, unpadded input sees one patch a sample: a linear layer."""
+    unpadded = layer.padding == (0, 0) or layer.padding == "valid"
+    return unpadded and layer.groups == 1 and layer.dilation == (1, 1) and tuple(x.shape[2:]) == layer.kernel_size
