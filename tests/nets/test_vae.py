@@ -18,7 +18,7 @@ def test_a_network_is_mirrored_to_the_pixel(make: type, size: int) -> None:
     autoencoder = VariationalAutoencoder(network, channels=3, size=size, latents=5)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     images = torch.randn(2, 3, size, size)
-    reconstruction, mean, log_variance = autoencoder(images)
+    reconstruction, mean, log_variance = autoencoder(images, torch.randn(2, 5))
     assert reconstruction.shape == images.shape
     assert mean.shape == log_variance.shape == (2, 5)
     error, divergence = loss_terms(images, reconstruction, mean, log_variance)
@@ -31,7 +31,8 @@ def test_strides_padding_and_dilation_are_mirrored() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding="same", dilation=2, groups=2)
     )
-    reconstruction, _, _ = VariationalAutoencoder(network, channels=3, size=12, latents=2)(torch.randn(2, 3, 12, 12))
+    autoencoder = VariationalAutoencoder(network, channels=3, size=12, latents=2)
+    reconstruction, _, _ = autoencoder(torch.randn(2, 3, 12, 12), torch.randn(2, 2))
     assert reconstruction.shape == (2, 3, 12, 12)
 
 
@@ -47,7 +48,7 @@ def test_values_return_to_where_the_pooling_found_them() -> None:
         autoencoder.mirrors[0].bias.zero_()
     images = torch.rand(1, 1, 4, 4)
     with torch.no_grad():
-        reconstruction, _, _ = autoencoder(images)
+        reconstruction, _, _ = autoencoder(images, torch.randn(1, 3))
     kept = torch.zeros(16)
     for top, left in ((0, 0), (0, 2), (2, 0), (2, 2)):
         block = images[0, 0, top : top + 2, left : left + 2].flatten()

@@ -69,6 +69,15 @@ def test_a_process_whose_peers_never_come_says_so_and_ends() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_two_processes_train_an_autoencoder_as_one(tmp_path: Path) -> None:
+    """Decoder and noise of its own in each would move the loss by 0.2 %. (Adam would make signs of rounding a step.)"""
+    settings = ("rule=vae", "pretrain.batch_size=100", "pretrain.optimizer=SGD", "pretrain.lr=1e-5")
+    for size, out in ((2, "two"), (1, "one")):
+        finished(start(tmp_path / out, "pretrain", *settings, size=size))
+    one, two = (results(tmp_path / out, "pretrain")["loss"] for out in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4)
+
+
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     stages = "stages=[pretrain,finetune,probe,evaluate]"
     settings = ("train", stages, "probe.layers=[conv1,conv2]", "label_fraction=0.2", "pretrain.augment=light")

@@ -15,6 +15,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.hebb.parts import InParts
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.networks import conv6
+from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.stages.evaluate import Confusion
 from fasthebb_cli.stages.parallel import in_parts, share_gradients
 from fasthebb_cli.stages.task import Totals
@@ -52,6 +53,30 @@ def trained(micro_batch: int | None = None) -> dict[str, Tensor]:
     state = dict(made.state_dict())
     state["loss"] = torch.tensor(totals.means()["loss"], dtype=torch.float64)
     return state | {"confusion": confusion.total()}
+
+
+def autoencoded() -> dict[str, Tensor]:
+    """State of a network and its decoder after steps on batches of several lengths."""
+    made = VariationalAutoencoder(network().float(), channels=2, size=24, latents=4).double()
+    autoencoder = share_batch_norm(made)
+    optimizer = torch.optim.SGD(autoencoder.parameters(), lr=1e-4)
+    for step in range(6):
+        total = BATCHES[step % 3]
+        part = processes.part_of(total)
+        draws = torch.Generator().manual_seed(step)
+        images = torch.randn(total, 2, 24, 24, generator=draws).double()[part]
+        noise = torch.randn(total, 4, generator=draws).double()[part]
+        error, divergence = loss_terms(images, *autoencoder(images, noise))
+        optimizer.zero_grad()
+        ((error + divergence) * (len(images) / total)).backward()
+        share_gradients(optimizer)
+        optimizer.step()
+    return dict(autoencoder.state_dict())
+
+
+def test_processes_train_an_autoencoder_like_one() -> None:
+    for found in together("tests.stages.test_parallel:autoencoded", 2):
+        same(found, autoencoded(), 1e-6)
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])

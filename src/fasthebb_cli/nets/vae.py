@@ -38,6 +38,7 @@ class VariationalAutoencoder(nn.Module):
         device = next(encoder.parameters()).device
         shapes = self._shapes(torch.zeros(1, channels, size, size, device=device))
         width = shapes[-1].numel()
+        self.latents = latents
         self.mean, self.log_variance = nn.Linear(width, latents), nn.Linear(width, latents)
         self.expand = nn.Sequential(nn.Linear(latents, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
         self.shapes = shapes
@@ -48,8 +49,11 @@ class VariationalAutoencoder(nn.Module):
             for layer in self.encoder
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction (B, C, S, S) from one draw of the code, and its mean and log variance (B, latents)."""
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction (B, C, S, S) from one draw of the code, and its mean and log variance (B, latents).
+
+        `noise`: standard normal draws, (B, latents).
+        """
         x, places = images, []
         for layer in self.encoder:
             if isinstance(layer, nn.MaxPool2d):
@@ -59,7 +63,7 @@ class VariationalAutoencoder(nn.Module):
                 x = layer(x)
         flat = x.flatten(1)
         mean, log_variance = self.mean(flat), self.log_variance(flat)
-        x = self.expand(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()).unflatten(1, self.shapes[-1])
+        x = self.expand(mean + noise * (0.5 * log_variance).exp()).unflatten(1, self.shapes[-1])
         layers = zip(self.encoder, self.mirrors, self.after, self.shapes[:-1], strict=True)
         for layer, mirror, after, shape in reversed(list(layers)):
             if isinstance(layer, nn.MaxPool2d):

@@ -32,7 +32,7 @@ from fasthebb_cli.stage_config import (
 
 # Settings that are younger than some directories: at these values the fingerprint is as it was without them
 YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}
-NUMBERS_VERSION = 4  # raise it when a change of the code changes results, so that old directories are not taken for new
+NUMBERS_VERSION = 5  # raise it when a change of the code changes results, so that old directories are not taken for new
 BY_PATTERN = ("layer_lr", "layer_options", "teacher_units")  # mappings of which the last match counts
 
 

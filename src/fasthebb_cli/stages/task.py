@@ -81,8 +81,7 @@ class Context:
         Args:
             part_of: what this process has of a batch.
         """
-        seed, stage = self.config.seed, self.stage
-        order = None if epoch is None else derived_seed(seed, stage, "order", epoch)
+        order = None if epoch is None else self.seed_for("order", epoch)
         mean, std = (value.to(self.compute.device) for value in self.statistics)
         source = self.dataset.source
         stream = batches(
@@ -99,12 +98,16 @@ class Context:
         for step, (pixels, chosen) in enumerate(stream, start):
             images, total = to_float(pixels, mean, std), lengths[step]
             if augmentation != "none":
-                draws = torch.Generator().manual_seed(derived_seed(seed, stage, "augment", epoch, step))
+                draws = torch.Generator().manual_seed(self.seed_for("augment", epoch, step))
                 images = augment(
                     images, augmentation, draws, mirror=self.config.dataset.mirror, total=total, part=part_of(total)
                 )
             labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
             yield Batch(self.compute.arrange(images), labels, total)
+
+    def seed_for(self, *purpose: object) -> int:
+        """The seed of what this stage draws for one purpose, the same in every process."""
+        return derived_seed(self.config.seed, self.stage, *purpose)
 
     def shuffled(self, indices: Tensor) -> Callable[[int, int], Iterator[Batch]]:
         """For `Task.batches`: an epoch's batches from a step on, as a stage that learns has them."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
+from fasthebb_cli import processes
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
@@ -34,10 +35,12 @@ def vae(context: Context) -> Task:
         raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
-    autoencoder = share_batch_norm(compute.place(_autoencoder(context)))
-    made = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
+    made = _autoencoder(context)
+    latents = made.latents
+    autoencoder = share_batch_norm(compute.place(made))
+    optimizer_for = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
     try:
-        optimizer = made(autoencoder.parameters(), lr=learning_rate(settings))
+        optimizer = optimizer_for(autoencoder.parameters(), lr=learning_rate(settings))
     except (TypeError, ValueError) as error:
         raise InputError(f"pretrain.optimizer or pretrain.optimizer_options: {error}") from error
     totals = Totals(compute.device)
@@ -46,12 +49,17 @@ def vae(context: Context) -> Task:
         fit_whitening(context)
     network.train()
 
+    def noise(epoch: int, step: int, total: int) -> Tensor:
+        """This process's part of what is drawn for the whole batch, whatever the number of processes."""
+        draws = torch.Generator().manual_seed(context.seed_for("noise", epoch, step))
+        return torch.randn(total, latents, generator=draws)[processes.part_of(total)].to(compute.device)
+
     def step(epoch: int, step: int, batch: Batch) -> None:
         set_rate(optimizer, settings.schedule, step, task.steps, epoch, settings.epochs)
         with torch.no_grad():
             images = batch.images if whitening is None else whitening(batch.images)
         with compute.autocast():
-            reconstruction, mean, log_variance = autoencoder(images)
+            reconstruction, mean, log_variance = autoencoder(images, noise(epoch, step, batch.total))
         error, divergence = loss_terms(images, reconstruction, mean, log_variance)
         optimizer.zero_grad(set_to_none=True)
         count = len(images)
@@ -89,14 +97,16 @@ def vae(context: Context) -> Task:
     return task
 
 
-def _autoencoder(context: Context) -> nn.Module:
+def _autoencoder(context: Context) -> VariationalAutoencoder:
     source, options = context.dataset.source, context.config.rule.options
     unknown = [name for name in options if name != "latents"]
     if unknown:
         raise InputError(f"rule.options.{unknown[0]}: rule=vae accepts: latents")
     try:
-        return VariationalAutoencoder(
-            context.network, channels=source.channels, size=source.size, latents=options.get("latents", 256)
-        )
+        with torch.random.fork_rng(devices=[]):  # every process begins with the same
+            torch.default_generator.manual_seed(context.seed_for("autoencoder"))
+            return VariationalAutoencoder(
+                context.network, channels=source.channels, size=source.size, latents=options.get("latents", 256)
+            )
     except (ValueError, TypeError) as error:
         raise InputError(f"rule=vae: {error}") from error
