@@ -1,6 +1,7 @@
 """`fasthebb report`: numbers against those worked out by hand, and pages that need nothing beside themselves."""
 
 import csv
+import html
 import json
 import math
 import re
@@ -361,18 +362,81 @@ def test_missing_package_is_named(
     assert 'jinja2: pip install "fasthebb[report]"' in errors
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [390, 1200])
-def test_page_in_a_browser(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_are_means_of_each_pre_training_once(tmp_path: Path) -> None:
+    """Two cells share hpca's pre-training of a minute; fine-tuning took ten seconds in each."""
+    for fraction in (0.01, 0.1):
+        make_run(tmp_path, "hpca", fraction, 0, 0.8)
+    make_run(tmp_path, "none", 0.1, 0, 0.7)
+    learnt, scratch = tables.time_rows(grids_of(tmp_path)[0])
+    assert (learnt["pretrain"], learnt["pretrain speed"], learnt["finetune"]) == ("1 min 00 s", "100", "10 s")
+    assert (scratch["pretrain"], scratch["pretrain speed"], scratch["finetune"]) == ("–", "–", "10 s")
+
+
+def test_the_page_shows_curves_and_the_best_in_bold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_grid(tmp_path / "runs")
+    call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    page = (tmp_path / "report.html").read_text()
+    for caption in (
+        "Fine-tuning on 1 % (30 labels), seed 0: training loss.",
+        "Fine-tuning on 10 % (300 labels), seed 0: training accuracy in %.",
+        "Pre-training, hpca, seed 0: how far a step moves each layer.",
+    ):
+        assert caption in page.replace("\u00a0", " ")
+    best = re.findall(r'<td class="best"><span class="mean">([^<]*)</span>', page)
+    assert [text.split()[0] for text in best[:2]] == ["82.0", "93.7"]  # hpca at 1 %, none at 10 %
+    assert re.search(r"\.best[^{]*\{[^}]*font-weight: *(bold|[6-9]00)", page)
+    assert "**82.0 ± 5.0**" in (tmp_path / "report.md").read_text()
+
+
+def in_chromium(tmp_path: Path, *options: str) -> str:
+    """What the browser prints."""
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("needs chromium (Debian's package of that name)")
+    common = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+    done = subprocess.run([browser, *common, *options], check=True, capture_output=True, text=True, timeout=120)
+    return done.stdout
+
+
+@pytest.mark.browser
+def test_page_in_a_browser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_grid(tmp_path / "runs")
     call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
     picture = tmp_path / "page.png"
-    subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},3000",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", (tmp_path / "report.html").as_uri()],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    page = (tmp_path / "report.html").as_uri()
+    in_chromium(tmp_path, "--window-size=1200,3000", f"--screenshot={picture}", page)
     assert picture.stat().st_size > 50_000  # an empty page compresses to less
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_page_is_no_wider_than_its_window(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a frame, since a headless window is 500 pixels wide at least. Wide tables scroll within the page."""
+    make_grid(tmp_path / "runs")
+    call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    page = html.escape((tmp_path / "report.html").read_text())
+    measure = "document.title = [w.scrollWidth, w.clientWidth, w.scrollHeight].join()"
+    (tmp_path / "frame.html").write_text(
+        f'<title></title><iframe width="{width}" height="800" style="border:0" srcdoc="{page}" '
+        f'onload="const w = this.contentDocument.documentElement; {measure}"></iframe>'
+    )
+    dom = in_chromium(tmp_path, "--window-size=1400,1000", "--dump-dom", (tmp_path / "frame.html").as_uri())
+    found = re.search(r"<title>(\d+),(\d+),(\d+)</title>", dom)
+    assert found is not None, dom[:500]
+    content, window, height = map(int, found.groups())
+    assert content <= window <= width
+    assert height > 1500  # it is the whole page
+
+
+@pytest.mark.browser
+def test_page_on_paper_shows_what_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings and commands too, without the navigation."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("needs pdftotext (Debian's poppler-utils)")
+    make_grid(tmp_path / "runs")
+    call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    in_chromium(tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "report.html").as_uri())
+    words = ["pdftotext", "-layout", str(tmp_path / "page.pdf"), "-"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert "finetune.lr" in done.stdout
+    assert "82.0" in done.stdout

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A real SLURM on this machine alone, for the tests marked `slurm`: one node and two partitions, of which `high` preempts
-# what runs in `low` and puts it back into the queue. Needs root and Debian's slurm-wlm and munge.
+# A real SLURM on this machine alone, for the tests marked `slurm`: partitions of one node, of which `high` preempts what
+# runs in `low` and puts it back into the queue, and `pair`, of two nodes: this machine, and again as localhost. Needs root
+# and Debian's slurm-wlm and munge.
 #   tests/slurm/start.sh          start it, or find it running
 #   tests/slurm/start.sh stop     stop it
 # Clients find it by SLURM_CONF=/tmp/fasthebb-slurm/slurm.conf; a SLURM that the machine has otherwise is left alone.
@@ -9,12 +10,16 @@ folder=/tmp/fasthebb-slurm
 export SLURM_CONF=$folder/slurm.conf
 
 stop() {
-  for daemon in slurmd slurmctld; do
-    [ ! -f "$folder/$daemon.pid" ] || kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
+  for file in "$folder"/*.pid; do
+    [ ! -f "$file" ] || kill "$(cat "$file")" 2>/dev/null || true
   done
 }
 
-is_up() { sinfo --noheader --format %t 2>/dev/null | grep -qE '^(idle|mix|alloc)'; }
+is_up() {
+  local states
+  states=$(sinfo --noheader --Node --partition=pair --format %t 2>/dev/null) || return 1
+  [ "$(grep -cE '^(idle|mix|alloc)' <<<"$states")" = 2 ]
+}
 
 if [ "${1:-}" = stop ]; then stop; exit; fi
 if [ -f "$SLURM_CONF" ] && is_up; then exit; fi
@@ -33,23 +38,23 @@ fi
 
 stop
 rm -rf "$folder"
-mkdir -p "$folder"/state "$folder"/spool
 node=$(hostname -s)
+nodes=("$node" localhost)
+mkdir -p "$folder"/state "${nodes[@]/#/$folder/spool.}"
 cat >"$SLURM_CONF" <<EOF
 ClusterName=fasthebb
 SlurmctldHost=$node(127.0.0.1)
 SlurmctldPort=16817
-SlurmdPort=16818
 AuthType=auth/munge
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool.%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd.%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -61,12 +66,14 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=10
 ReturnToService=2
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$node NodeHostname=$node NodeAddr=127.0.0.1 Port=16818 CPUs=$(nproc) State=UNKNOWN
+NodeName=localhost NodeHostname=$node NodeAddr=127.0.0.1 Port=16819 CPUs=$(nproc) State=UNKNOWN
 PartitionName=low Nodes=$node Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30 MaxTime=INFINITE State=UP
 PartitionName=high Nodes=$node PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
+PartitionName=pair Nodes=$node,localhost MaxTime=INFINITE State=UP
 EOF
 slurmctld
-slurmd
+for name in "${nodes[@]}"; do slurmd -N "$name"; done
 for _ in $(seq 30); do
   if is_up; then sinfo; exit; fi
   sleep 1

@@ -16,9 +16,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 LONG = ("pretrain.epochs=60", "finetune.epochs=2", "model.dropout=0")
 
 
-def test_tasks_of_srun_are_one_run_that_is_requeued_as_one(cluster: Cluster) -> None:
+@pytest.mark.parametrize("options", [("--partition=low",), ("--partition=pair", "--nodes=2")], ids=["node", "nodes"])
+def test_tasks_of_srun_are_one_run_that_is_requeued_as_one(cluster: Cluster, options: tuple[str, ...]) -> None:
     settings = ("train", *SMALL, "label_fraction=0.2", "out=runs", *LONG)
-    job = cluster.submit("--partition=low", "--ntasks=2", str(SCRIPTS / "job.sh"), *settings)
+    job = cluster.submit(*options, "--ntasks=2", str(SCRIPTS / "job.sh"), *settings)
     wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
     cluster.call("scancel", "--signal=USR1", job)
     cluster.wait(job, lambda state: state["Restarts"] == "1")

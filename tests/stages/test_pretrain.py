@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from fasthebb_cli import cli
 from fasthebb_cli.hebb.settings import RULES
+from fasthebb_cli.nets.whitening import Whitening
 from tests.conftest import Ran
 
 Command = Callable[..., Ran]
@@ -159,6 +162,24 @@ def test_a_network_that_looks_at_values_is_tried_for_real(
     ran = command("pretrain", *words, "dataset.size=6", small=False)
     assert ran.code == 2
     assert "can't take images of 3 x 6 x 6" in ran.err
+
+
+def test_whitening_is_fitted_once_and_handed_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On training images, by the first stage there is; those after it have what it found."""
+    fit = Mock(side_effect=Whitening.fit, autospec=True)
+    monkeypatch.setattr(Whitening, "fit", lambda layer, *arguments: fit(layer, *arguments))
+    ran = command("train", "rule=swta", "label_fraction=0.1,0.2", "stages=[pretrain,finetune,evaluate]", "-m")
+    assert ran.code == 0, ran.err
+    assert fit.call_count == 1
+    states = [
+        load_file(directory / "model.safetensors")
+        for stage in ("pretrain", "finetune")
+        for directory in ran.directories(stage)
+    ]
+    assert len(states) == 3
+    names = [name for name in states[0] if name.startswith("whitening")]
+    assert names
+    assert all(torch.equal(state[name], states[0][name]) for state in states for name in names)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.networks import conv6
@@ -123,6 +123,27 @@ def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran
     assert again.results("probe") == results
     random = command("probe", "rule=none", *words[:2])
     assert random.code == 0, random.err
+
+
+def test_features_of_all_layers_come_from_one_pass(
+    command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image, of the labelled and of the test images, goes through the network once, whatever is probed."""
+    assert command("pretrain").code == 0
+    seen: list[int] = []
+    forward = nn.Conv2d.forward
+
+    def counted(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return forward(layer, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counted)
+    ran = command("probe", "label_fraction=0.2", "probe.methods=[linear,hebbian,knn]", "probe.batch_size=50")
+    assert ran.code == 0, ran.err
+    results = ran.results("probe")
+    assert len(results["layers"]) == 5
+    images = results["labels_train"] + results["samples"]
+    assert sum(count for count in seen if count > 1) == 4 * images  # convolutions; one image alone tries the shapes
 
 
 @pytest.mark.parametrize("moment", ["within the pass", "while heads learn"])
