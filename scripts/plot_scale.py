@@ -7,30 +7,33 @@ Dashed: in proportion, from the first point on. Needs matplotlib, as fasthebb[re
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-PANELS = {"batch_size": "images in a batch, conv6", "units": "units of a wide layer, 64 images"}
+PANELS = {"batch_size": "images in a batch, {model}", "units": "units of a wide layer, {batch_size} images"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 def draw(measured: list[dict], path: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, (axis, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        highest, lowest = 0.0, math.inf
         for colour, result in zip(COLOURS, measured, strict=False):
             points = {int(point): milliseconds for point, milliseconds in result[axis].items()}
             x, y = list(points), list(points.values())
+            highest, lowest = max(highest, *y), min(lowest, *y)
             axes.loglog(x, y, "o-", color=colour, label=result["rule"])
             axes.loglog(x, [y[0] * value / x[0] for value in x], "--", color=colour, linewidth=0.8, alpha=0.6)
         axes.set_xticks(x, [f"{value:,}" for value in x])
         axes.xaxis.set_minor_locator(NullLocator())
-        ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if min(y) / 2 <= tick <= 4 * max(y)]
+        ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if lowest / 2 <= tick <= 2 * highest]
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel=label, ylabel="ms a step")
+        axes.set(xlabel=label.format_map(measured[0]), ylabel="ms a step")
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -42,5 +45,7 @@ if __name__ == "__main__":
     parser.add_argument("json", nargs="+", type=Path, help="what bench scale wrote, a file a rule")
     parser.add_argument("figure", type=Path, help="where to draw: .svg, .png or .pdf")
     arguments = parser.parse_args()
+    if len(arguments.json) > len(COLOURS):
+        parser.error(f"at most {len(COLOURS)} files")
     with matplotlib.rc_context({"svg.hashsalt": "fasthebb", "font.size": 10, "svg.fonttype": "none"}):
         draw([json.loads(path.read_text()) for path in arguments.json], arguments.figure)

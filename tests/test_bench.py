@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
 from fasthebb_cli import cli
+from fasthebb_cli.bench import step
 from fasthebb_cli.bench.measure import flops, median_ms, paired_quartiles, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
 from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_form
@@ -80,7 +81,19 @@ def test_groups_and_maps_of_vectors_have_a_minimum() -> None:
     subject = Subject(network, lambda made: HebbianLearner(made, "hpca", lr=0.1), images, torch.zeros(2), "hpca")
     product = 2 * 2 * 16 * 4 * 6  # of the linear layer: 2 images of 4 x 4 positions
     assert flops(minimum(subject)) > 2 * product
-    assert naive_form(subject) is None
+    assert naive_form(subject) == {}
+
+
+def test_the_naive_form_runs_on_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the convolution, 16 patches x 3 units x 18 inputs an image, three of eight fit; of the small layer all do."""
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(48, 2))
+    images = torch.randn(8, 2, 6, 6)
+    subject = Subject(lambda: layers, lambda made: HebbianLearner(made, "hpca", lr=0.1), images, torch.zeros(8), "hpca")
+    monkeypatch.setattr(step, "NAIVE_BYTES", 4 * 3 * 16 * 3 * 18)
+    found = naive_form(subject)
+    assert {name: scale for name, (_, scale) in found.items()} == {"naive 0": 8 / 3, "naive 2": 1.0}
+    for work, _ in found.values():
+        work()
 
 
 class Permute(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import fasthebb_cli
@@ -288,6 +289,7 @@ def test_mappings_take_new_keys_without_a_plus_and_sweep_under_their_own_name(co
 
 def test_compiling_without_a_compiler_runs_eager_and_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(torch, "compile", Mock(side_effect=AssertionError("compiled")))
     ran = command("pretrain", "gpu.compile=true", "pretrain.epochs=1")
     assert ran.code == 0, ran.err
     assert "eager as gpu.compile finds no C++ compiler" in ran.out + ran.err

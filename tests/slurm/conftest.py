@@ -87,7 +87,7 @@ def wait_for(condition: Callable[[], object], seconds: float, report: Callable[[
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A running SLURM with the partitions `low` and `high`, whose jobs find `fasthebb`."""
+    """A running SLURM with the partitions `low`, `high` and `pair`, whose jobs find `fasthebb`."""
     monkeypatch.setenv("SLURM_CONF", str(CONFIGURATION))
     if not CONFIGURATION.exists() or subprocess.run(["sinfo"], capture_output=True).returncode != 0:
         pytest.skip("no SLURM is running here; tests/slurm/start.sh starts one (as root, with slurm-wlm and munge)")

@@ -39,6 +39,7 @@ fi
 stop
 rm -rf "$folder"
 node=$(hostname -s)
+[ "$node" != localhost ] || { echo "$0: this machine needs a name of its own: localhost is the second node"; exit 1; }
 nodes=("$node" localhost)
 mkdir -p "$folder"/state "${nodes[@]/#/$folder/spool.}"
 cat >"$SLURM_CONF" <<EOF

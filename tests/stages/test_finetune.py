@@ -259,7 +259,7 @@ def test_patience_ends_where_validation_stopped_rising(command: Callable[..., Ra
     results = json.loads((early / "results.json").read_text())
     assert results["epochs"] == wanted
     assert results["labels_validation"] == 300
-    assert f"{results['labels_train']} + 300 val." in ran.out  # labels of a budget that choosing voids
+    assert f"{results['labels_train']} + 300 val." in ran.out  # those looked at to choose are told beside the budget
     assert results["top1"] == max(curve[:wanted])
     assert f"ended after {wanted} of 25 epochs" in ran.err + ran.out
 

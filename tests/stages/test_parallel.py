@@ -74,8 +74,9 @@ def autoencoded() -> dict[str, Tensor]:
     return dict(autoencoder.state_dict())
 
 
-def test_processes_train_an_autoencoder_like_one() -> None:
-    for found in together("tests.stages.test_parallel:autoencoded", 2):
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_an_autoencoder_like_one(size: int) -> None:
+    for found in together("tests.stages.test_parallel:autoencoded", size):
         same(found, autoencoded(), 1e-6)
 
 

@@ -165,8 +165,8 @@ def test_a_network_that_looks_at_values_is_tried_for_real(
 
 
 def test_whitening_is_fitted_once_and_handed_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On training images, by the first stage there is; those after it have what it found."""
-    fit = Mock(side_effect=Whitening.fit, autospec=True)
+    """By the first stage there is; those after it have what it found."""
+    fit = Mock(side_effect=Whitening.fit)
     monkeypatch.setattr(Whitening, "fit", lambda layer, *arguments: fit(layer, *arguments))
     ran = command("train", "rule=swta", "label_fraction=0.1,0.2", "stages=[pretrain,finetune,evaluate]", "-m")
     assert ran.code == 0, ran.err

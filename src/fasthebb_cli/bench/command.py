@@ -80,8 +80,8 @@ def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, A
         milliseconds = result[f"{name}_ms"]
         if milliseconds is None:
             continue
-        _, ratio, _ = ratios.get(f"{name}/minimum", (1, milliseconds / result["minimum_ms"], 1))
-        row = [f"{milliseconds:,.1f}", f"{ratio:,.2f}"]
+        least = 1.0 if name == "minimum" else ratios.get(f"{name}/minimum", [0, None])[1]
+        row = [f"{milliseconds:,.1f}", "" if least is None else f"{least:.2f}"]
         if name in result["flops"]:
             work, memory = result["flops"], result["peak_bytes"]
             row += [f"{work[name] / 1e9:.1f}", f"{work[name] / work['minimum']:.2f}"]

@@ -37,7 +37,7 @@ def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device
 
 
 def paired_quartiles(times: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Lower quartile, median and upper quartile of the ratios within a repeat, which share its neighbours' noise."""
+    """Lower quartile, median and upper quartile of ratios within a repeat, of times that share the machine's noise."""
     ratios = [time / other for time, other in zip(times, others, strict=True)]
     return statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
 

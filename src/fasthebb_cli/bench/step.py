@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from fasthebb_cli.bench.measure import Work, alternating_ms, flops, paired_quart
 from fasthebb_cli.bench.naive import NAIVE, unfolded
 from fasthebb_cli.hebb.learner import HebbianLearner
 
-NAIVE_BYTES = 1 << 28  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
+NAIVE_BYTES = 1 << 29  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
 NAIVE_REPEATS = 5  # at most; each takes seconds
 
 
@@ -51,12 +52,12 @@ def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, An
     pairs = [("step", "minimum"), ("step", "backprop"), ("backprop", "minimum")]
     result["ratios"] = {f"{one}/{other}": paired_quartiles(times[one], times[other]) for one, other in pairs}
     result["naive_ms"] = None
-    slow = naive_form(subject) if naive else None
-    if slow is not None:
-        work, scale = slow
-        few = min(repeats, NAIVE_REPEATS)
-        beside = alternating_ms({"naive": work, "step": contenders["step"]}, few, device)
-        whole_batch = [scale * value for value in beside["naive"]]
+    slow = naive_form(subject) if naive else {}
+    if slow:
+        layers = {name: work for name, (work, _) in slow.items()}
+        beside = alternating_ms(layers | {"step": contenders["step"]}, min(repeats, NAIVE_REPEATS), device)
+        parts = ([scale * value for value in beside[name]] for name, (_, scale) in slow.items())
+        whole_batch = [sum(values) for values in zip(*parts, strict=True)]
         result["naive_ms"] = statistics.median(whole_batch)
         result["ratios"]["naive/step"] = paired_quartiles(whole_batch, beside["step"])
     result["flops"] = {name: flops(work) for name, work in contenders.items()}
@@ -141,22 +142,24 @@ def layer_inputs(subject: Subject) -> dict[str, tuple[nn.Conv2d | nn.Linear, Ten
     return seen
 
 
-def naive_form(subject: Subject) -> tuple[Work, float] | None:
-    """The naive form of all layers on as many images as fit, and how many times that the batch is.
+def naive_form(subject: Subject) -> dict[str, tuple[Work, float]]:
+    """The naive form of each layer on as many images as fit, and by how much the whole batch is more than that.
 
-    None for a rule, or groups, that it is not written for.
+    Empty for a rule, or groups, that it is not written for.
     """
     seen = layer_inputs(subject)
     grouped = any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer, _ in seen.values())
     if subject.rule not in NAIVE or grouped:
-        return None
-    bytes_an_image = max(4 * len(unfolded(layer, x[:1])) * layer.weight.numel() for layer, x in seen.values())
-    batch = len(subject.images)
-    images = max(1, min(batch, NAIVE_BYTES // bytes_an_image))
+        return {}
+    found: dict[str, tuple[Work, float]] = {}
+    for name, (layer, x) in seen.items():
+        w_KD = layer.weight.detach().flatten(1)
+        patches = len(unfolded(layer, x[:1]))
+        images = max(1, min(len(x), NAIVE_BYTES // (4 * patches * w_KD.numel())))
+        found[f"naive {name}"] = partial(_naive, NAIVE[subject.rule], layer, x[:images], w_KD), len(x) / images
+    return found
 
-    @torch.no_grad()
-    def work() -> None:
-        for layer, x in seen.values():
-            NAIVE[subject.rule](unfolded(layer, x[:images]), layer.weight.flatten(1))
 
-    return work, batch / images
+@torch.no_grad()
+def _naive(rule: Callable[[Tensor, Tensor], Tensor], layer: nn.Linear | nn.Conv2d, x: Tensor, w_KD: Tensor) -> None:
+    rule(unfolded(layer, x), w_KD)

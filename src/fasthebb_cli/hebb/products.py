@@ -3,7 +3,8 @@
 tril(G^T R) W is causal linear attention over units. With few patches it is done in blocks of units, each on what the
 blocks before left of X: O(N K D) instead of the O(K^2 D) of all pairs. Nothing is approximated.
 
-Shapes: N patches, D inputs of a unit, K units; b units of a block, P blocks; T tiles of d inputs. Knows no layer.
+Shapes: N patches, D inputs of a unit, K units; P blocks of b units; T tiles of d inputs; S parts of n patches. Knows no
+layer.
 """
 
 import torch
@@ -14,7 +15,7 @@ from fasthebb_cli.hebb.rules import Mask, Terms
 BLOCK = 32  # units a block in the blocked form
 TILE = 256  # inputs a tile in the blocked form, at least
 PAIRS = 48  # units at a time of the matrix of all pairs
-PARTS = 8  # of the patches, at most, whose products go to the library as a batch: it shares that out better
+PARTS = 8  # of the patches, at most and if they divide, whose products are a batch: the library shares that out better
 
 
 def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,11 +81,11 @@ def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, 
     k = len(w_KD)
     power_K = g_NK.new_empty(k)
     parts = _divisor(len(g_NK), PARTS)
-    g_PKn, r_PnK = g_NK.unflatten(0, (parts, -1)).transpose(1, 2), r_NK.unflatten(0, (parts, -1))
+    g_SKn, r_SnK = g_NK.unflatten(0, (parts, -1)).transpose(1, 2), r_NK.unflatten(0, (parts, -1))
     for start in range(0, k, PAIRS):  # without most of what lies above the diagonal
         units = slice(start, start + PAIRS)
         others = slice(0, start + PAIRS if mask == "tril" else k)
-        interaction = torch.bmm(g_PKn[:, units], r_PnK[..., others]).sum(0)
+        interaction = torch.bmm(g_SKn[:, units], r_SnK[..., others]).sum(0)
         power_K[units] = interaction.diagonal(start)
         if mask == "tril":
             interaction.tril_(start)

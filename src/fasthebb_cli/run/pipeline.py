@@ -162,7 +162,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     in_hooks = isinstance(settings, PretrainConfig) or (isinstance(settings, FinetuneConfig) and settings.in_hooks)
     if compute.compile and not in_hooks:  # there the learner compiles what its hooks do
         network.compile()
-    others = (processes.rank(),) if processes.rank() else ()  # each draws noise and dropout of its own
+    others = (processes.rank(),) if processes.rank() else ()  # each draws dropout of its own
     torch.manual_seed(derived_seed(config.seed, stage.name, *others))
     task = STAGES[stage.kind](
         Context(
