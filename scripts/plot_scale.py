@@ -23,14 +23,14 @@ def draw(measured: list[dict], path: Path) -> None:
     for axes, (axis, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         highest, lowest = 0.0, math.inf
         for colour, result in zip(COLOURS, measured, strict=False):
-            points = {int(point): milliseconds for point, milliseconds in result[axis].items()}
+            points = {int(point): milliseconds for point, milliseconds in result["axes"][axis].items()}
             x, y = list(points), list(points.values())
             highest, lowest = max(highest, *y), min(lowest, *y)
             axes.loglog(x, y, "o-", color=colour, label=result["rule"])
             axes.loglog(x, [y[0] * value / x[0] for value in x], "--", color=colour, linewidth=0.8, alpha=0.6)
         axes.set_xticks(x, [f"{value:,}" for value in x])
         axes.xaxis.set_minor_locator(NullLocator())
-        ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if lowest / 2 <= tick <= 2 * highest]
+        ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if lowest / 2 <= tick <= 3 * highest]
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set(xlabel=label.format_map(measured[0]), ylabel="ms a step")

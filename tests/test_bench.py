@@ -214,10 +214,16 @@ def test_the_naive_form_is_the_rule(rule: str) -> None:
     torch.testing.assert_close(found.view_as(wanted), wanted)
 
 
-def test_the_plot_of_scale_is_drawn_from_what_bench_wrote(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
-    measured = [root / "docs" / "benchmarks" / f"conv6_{rule}_scale.json" for rule in ("hpca", "swta")]
-    script = [sys.executable, str(root / "scripts" / "plot_scale.py")]
-    subprocess.run([*script, *measured, tmp_path / "scale.svg"], check=True)
+@pytest.mark.slow
+def test_scale_is_measured_and_drawn(bench: Bench, tmp_path: Path) -> None:
+    words = ("rule=oja", "model.width=0.05", "batch_size=4", "repeats=1", "gpu=cpu", f"json={tmp_path / 'oja.json'}")
+    code, _, err = bench("scale", *words)
+    assert code == 0, err
+    result = json.loads((tmp_path / "oja.json").read_text())
+    assert result["batch_size"] == 4
+    assert list(result["axes"]["units"]) == ["256", "1024", "4096", "16384"]
+    script = Path(__file__).parents[1] / "scripts" / "plot_scale.py"
+    subprocess.run([sys.executable, str(script), tmp_path / "oja.json", tmp_path / "scale.svg"], check=True)
     drawn = (tmp_path / "scale.svg").read_text()
-    assert all(f">{text}<" in drawn for text in ("hpca", "swta", "16,384", "images in a batch, conv6"))
+    assert all(f">{text}<" in drawn for text in ("oja", "16,384", "images in a batch, conv6", "ms a step"))
+    assert ">units of a wide layer, 4 images<" in drawn

@@ -155,7 +155,7 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
             growth = float(point) / float(first)
             table.add_row(point, f"{value:.1f}", f"{value / result[axis][first]:.1f}", f"{growth:.1f}")
         console.print(table)
-    return result
+    return {"axes": result}
 
 
 def _data(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
