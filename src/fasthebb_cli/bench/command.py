@@ -71,7 +71,8 @@ def subject_of(
 
 def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
     result = measure_step(subject_of(bench, compute), repeats=bench.repeats, naive=bench.naive)
-    table = _table(f"one step, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
+    what = f"{bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}"
+    table = _table(console, f"one step, {what}")
     for name in ("", "ms", "x minimum", "GFLOP", "x minimum", "peak MB", "x backprop"):
         table.add_column(name, justify="right" if name else "left")
     titles = {"step": "Hebbian step", "minimum": "bare minimum", "backprop": "backprop step", "naive": "naive form"}
@@ -109,7 +110,7 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
         contenders[f"{name} step"] = _observe_and_step(_learner(bench, compute, nn.Sequential(layer)), x, compute)
         contenders[f"{name} minimum"] = layer_minimum(layer, x)
     times = median_ms(contenders, bench.repeats, compute.device)
-    table = _table(f"layers, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
+    table = _table(console, f"layers, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
     for name in ("layer", "step ms", "minimum ms", "x minimum", "share %"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     total = sum(value for name, value in times.items() if name.endswith("step"))
@@ -147,7 +148,7 @@ def _scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     result: dict[str, Any] = {}
     for axis, contenders in points.items():
         result[axis] = median_ms(contenders, bench.repeats, compute.device)
-        table = _table(f"a step against {axis}, {bench.model.name}, {bench.rule.name}, {compute.describe()}")
+        table = _table(console, f"a step against {axis}, {bench.model.name}, {bench.rule.name}, {compute.describe()}")
         for name in (axis, "ms", "ms relative to the first", f"{axis} relative to the first"):
             table.add_column(name, justify="right")
         first = next(iter(result[axis]))
@@ -171,7 +172,7 @@ def _data(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, A
         step()
 
     step_pace = bench.batch / (median_ms({"step": normalise_and_step}, bench.repeats, compute.device)["step"] / 1000)
-    table = _table(f"loading {dataset.name} at {size} x {size} for {bench.model.name}, {bench.rule.name}")
+    table = _table(console, f"loading {dataset.name} at {size} x {size} for {bench.model.name}, {bench.rule.name}")
     for name in ("workers", "images/s", "images/s a worker", "step, images/s", "limit", "waiting for data %"):
         table.add_column(name, justify="left" if name == "limit" else "right")
     result: dict[str, Any] = {"step_images_per_second": step_pace, "data_size": size, "workers": {}}
@@ -224,5 +225,7 @@ def _wide_layer(bench: BenchConfig, compute: Compute, units: int) -> Any:
     return _observe_and_step(learner, torch.randn(bench.batch, 2304).to(compute.device), compute)
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+def _table(console: Console, title: str) -> Table:
+    """An empty table below its title, which may be wider than it."""
+    console.print(title, style="bold", soft_wrap=True)
+    return Table(box=None, pad_edge=False, header_style="bold")
