@@ -423,6 +423,7 @@ def test_a_link_in_a_circle_is_named(command: Command, tmp_path: Path) -> None:
     assert "cat/up: links to a folder that is read already" in ran.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_does_not_stop_the_work(tmp_path: Path) -> None:
     words = " ".join([*SMALL, "label_fraction=0.1", f"out={tmp_path}"])
     line = f"{sys.executable} -m fasthebb_cli train {words} | head -1; exit ${{PIPESTATUS[0]}}"

@@ -68,11 +68,12 @@ def alone() -> dict[str, dict[str, State]]:
     return every_rule()
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[2, 4])
 def shared(request: pytest.FixtureRequest) -> Any:
     return together("tests.hebb.test_many:every_rule", request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> None:
     for found in shared:

@@ -57,6 +57,7 @@ def test_so_with_other_rules(tmp_path: Path, settings: tuple[str, ...]) -> None:
     assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [

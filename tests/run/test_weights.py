@@ -15,6 +15,7 @@ from tests.conftest import Ran
 Command = Callable[..., Ran]
 
 
+@pytest.mark.slow
 def test_load_model_gives_the_network_that_was_measured(command: Command) -> None:
     ran = command("train", "rule=swta", "label_fraction=0.2")
     assert ran.code == 0, ran.err

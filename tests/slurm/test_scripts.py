@@ -54,6 +54,7 @@ def test_an_option_with_a_space_is_named(script: str) -> None:
     assert done.stderr == "error: can't read 'gpu': write options as --key=value, and settings as key=value\n"
 
 
+@pytest.mark.slow
 def test_options_of_a_sweep_reach_sbatch_and_a_dependency_is_added_to(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     for name, body in (

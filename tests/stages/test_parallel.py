@@ -74,13 +74,15 @@ def autoencoded() -> dict[str, Tensor]:
     return dict(autoencoder.state_dict())
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
 def test_processes_train_an_autoencoder_like_one(size: int) -> None:
     for found in together("tests.stages.test_parallel:autoencoded", size):
         same(found, autoencoded(), 1e-6)
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
 def test_processes_train_like_one(size: int) -> None:
     for found in together("tests.stages.test_parallel:trained", size):
         same(found, trained(), 1e-8)

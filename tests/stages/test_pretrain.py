@@ -29,7 +29,7 @@ def test_every_rule_is_a_choice() -> None:
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_every_rule_learns_in_every_layer(command: Command, rule: str) -> None:
-    ran = command("pretrain", f"rule={rule}", "pretrain.epochs=1")
+    ran = command("pretrain", f"rule={rule}", "rule.whitening=null", "pretrain.epochs=1")  # fitting it takes a second
     assert ran.code == 0, ran.err
     (epoch,) = epochs(ran.directories("pretrain")[0])
     for name, layer in epoch["layers"].items():
@@ -164,6 +164,7 @@ def test_a_network_that_looks_at_values_is_tried_for_real(
     assert "can't take images of 3 x 6 x 6" in ran.err
 
 
+@pytest.mark.slow
 def test_whitening_is_fitted_once_and_handed_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the first stage there is; those after it have what it found."""
     fit = Mock(side_effect=Whitening.fit)
