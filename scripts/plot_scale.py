@@ -47,5 +47,12 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if len(arguments.json) > len(COLOURS):
         parser.error(f"at most {len(COLOURS)} files")
+    measured = []
+    for path in arguments.json:
+        try:
+            measured.append(json.loads(path.read_text()))
+            measured[-1]["axes"]
+        except (OSError, ValueError, KeyError):
+            parser.error(f"{path}: not what `fasthebb bench scale json={path}` writes")
     with matplotlib.rc_context({"svg.hashsalt": "fasthebb", "font.size": 10, "svg.fonttype": "none"}):
-        draw([json.loads(path.read_text()) for path in arguments.json], arguments.figure)
+        draw(measured, arguments.figure)

@@ -77,12 +77,12 @@ def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, A
         table.add_column(name, justify="right" if name else "left")
     titles = {"step": "Hebbian step", "minimum": "bare minimum", "backprop": "backprop step", "naive": "naive form"}
     ratios = result["ratios"]
+    medians = {"minimum": 1.0} | {name: ratios[f"{name}/minimum"][1] for name in ("step", "backprop")}
     for name, title in titles.items():
         milliseconds = result[f"{name}_ms"]
         if milliseconds is None:
             continue
-        least = 1.0 if name == "minimum" else ratios.get(f"{name}/minimum", [0, None])[1]
-        row = [f"{milliseconds:,.1f}", "" if least is None else f"{least:.2f}"]
+        row = [f"{milliseconds:,.1f}", f"{medians[name]:.2f}" if name in medians else ""]
         if name in result["flops"]:
             work, memory = result["flops"], result["peak_bytes"]
             row += [f"{work[name] / 1e9:.1f}", f"{work[name] / work['minimum']:.2f}"]
