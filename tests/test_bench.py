@@ -228,8 +228,8 @@ def test_scale_is_measured_and_drawn(bench: Bench, tmp_path: Path) -> None:
     assert all(f">{text}<" in drawn for text in ("oja", "16,384", "images in a batch, conv6", "ms a step"))
     assert ">units of a wide layer, 4 images<" in drawn
     (tmp_path / "other.json").write_text("{}")
-    words = (sys.executable, str(script), str(tmp_path / "other.json"), str(tmp_path / "other.svg"))
-    done = subprocess.run(words, capture_output=True, text=True)
+    other = [sys.executable, str(script), str(tmp_path / "other.json"), str(tmp_path / "other.svg")]
+    done = subprocess.run(other, capture_output=True, text=True)
     assert done.returncode == 2
     assert "other.json: not what `fasthebb bench scale json=" in done.stderr
     assert not (tmp_path / "other.svg").exists()

@@ -430,7 +430,7 @@ def test_page_is_no_wider_than_its_window(width: int, tmp_path: Path, capsys: py
 
 @pytest.mark.browser
 def test_page_on_paper_shows_what_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Settings and commands too."""
+    """All settings too."""
     if shutil.which("pdftotext") is None:
         pytest.skip("needs pdftotext (Debian's poppler-utils)")
     make_grid(tmp_path / "runs")
@@ -439,5 +439,4 @@ def test_page_on_paper_shows_what_is_folded(tmp_path: Path, capsys: pytest.Captu
     words = ["pdftotext", "-layout", str(tmp_path / "page.pdf"), "-"]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert "finetune.lr" in done.stdout
-    assert "fasthebb train" in done.stdout
     assert "82.0" in done.stdout
