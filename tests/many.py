@@ -12,9 +12,11 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from fasthebb_cli import processes
 
@@ -37,6 +39,27 @@ def together(name: str, size: int) -> list[Any]:
         errors = [process.communicate(timeout=240)[1] for process in started]
         assert not any(process.returncode for process in started), "\n".join(errors)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(size)]
+
+
+def sums_told(events: list[str]) -> None:
+    """From now on every sum over processes that travels by itself says when it is sent and when it is waited for."""
+    start: Any = dist.all_reduce
+
+    class Told(NamedTuple):
+        work: Any
+
+        def wait(self, *arguments: Any) -> None:
+            events.append("wait")
+            self.work.wait(*arguments)
+
+    def told(value: Tensor, *arguments: Any, async_op: bool = False, **settings: Any) -> Any:
+        work = start(value, *arguments, async_op=async_op, **settings)
+        if not async_op:
+            return work
+        events.append(f"send {value.numel()}")
+        return Told(work)
+
+    setattr(dist, "all_reduce", told)  # noqa: B010
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

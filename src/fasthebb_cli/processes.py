@@ -1,7 +1,9 @@
 """What the processes of one run tell each other. Alone, every function here is the identity.
 
-Numbers travel in one group (nccl between GPUs, gloo otherwise), decisions in another. Every
-decision starts with the same short exchange, so that a process that failed meets the others there, wherever they are.
+Numbers that a process waits for travel in one group (nccl between GPUs, gloo otherwise); those that travel while it
+computes in another, since a group keeps their order and a short sum would wait behind a long one; decisions in a third.
+Every decision starts with the same short exchange, so that a process that failed meets the others there, wherever they
+are.
 """
 
 import atexit
@@ -65,6 +67,7 @@ def join() -> None:
         ) from error
     _decisions()
     _numbers()
+    _background()
     atexit.register(leave)
 
 
@@ -74,6 +77,7 @@ def leave() -> None:
         dist.destroy_process_group()
         _decisions.cache_clear()
         _numbers.cache_clear()
+        _background.cache_clear()
 
 
 def count() -> int:
@@ -89,8 +93,8 @@ def is_first() -> bool:
 
 
 def group() -> dist.ProcessGroup | None:
-    """All processes, in which numbers are summed; None if there is one."""
-    return _numbers() if count() > 1 else None
+    """All processes, for sums that travel while they compute; None if there is one."""
+    return _background() if count() > 1 else None
 
 
 def part_of(total: int) -> slice:
@@ -105,6 +109,17 @@ def summed(value: Tensor) -> Tensor:
     if count() > 1:
         dist.all_reduce(value, group=_numbers())
     return value
+
+
+def start_sum(value: Tensor) -> Callable[[], None]:
+    """Starts the sum over processes, in the same memory; what it returns waits for it. There are several processes."""
+    work = dist.all_reduce(value, group=_background(), async_op=True)
+    assert work is not None
+
+    def wait() -> None:
+        work.wait()
+
+    return wait
 
 
 def decide(*, stop: bool = False, save: bool = False) -> Decision:
@@ -178,14 +193,21 @@ def _exchange(message: list[int], patience: timedelta = PATIENCE) -> Tensor:
 
 @cache
 def _numbers() -> dist.ProcessGroup:
-    """The group of all, in which a step may take longer than the processes wait for each other at the start."""
-    made = dist.new_group(timeout=STEP)
-    assert isinstance(made, dist.ProcessGroup)
-    return made
+    return _all(STEP)
+
+
+@cache
+def _background() -> dist.ProcessGroup:
+    return _all(STEP)
 
 
 @cache
 def _decisions() -> dist.ProcessGroup:
-    made = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return _all(PATIENCE, "gloo")
+
+
+def _all(patience: timedelta, backend: str | None = None) -> dist.ProcessGroup:
+    """A new group of all processes, that wait so long for each other's numbers."""
+    made = dist.new_group(backend=backend, timeout=patience)
     assert isinstance(made, dist.ProcessGroup)
     return made

@@ -11,7 +11,7 @@ from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.settings import RULES, StepSetting
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.networks import RelativeBatchNorm1d, RelativeBatchNorm2d
-from tests.many import together
+from tests.many import sums_told, together
 
 BATCHES = (9, 6, 3)  # images; of the last, one of four processes has none
 NORMALISED = {"hebb", "bcm", "ica", "hica"}
@@ -81,6 +81,26 @@ def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> N
         same(found[rule]["long"], alone[rule]["long"], 1e-8)
         same(found[rule]["taught"], alone[rule]["taught"], 1e-8)
         same(found[rule]["micro"], alone[rule]["micro"], 1e-8)
+
+
+def way_through() -> list[str]:
+    """What happens in a step, one after the other."""
+    made = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 3, bias=False))
+    learner = HebbianLearner(made, "hpca", lr=0.1, processes=processes.group())
+    events: list[str] = []
+    for name, layer in made.named_children():
+        layer.register_forward_pre_hook(lambda _, x, name=name: events.append(f"layer {name}"))
+    sums_told(events)
+    learner.observe(torch.ones(2, 4))
+    learner.step()
+    return events
+
+
+@pytest.mark.slow
+def test_sums_travel_while_the_next_layer_works() -> None:
+    """A layer's numerator and denominator in one buffer; they are waited for when all layers are through."""
+    expected = ["layer 0", "send 25", "layer 1", "send 18", "wait", "wait"]
+    assert together("tests.hebb.test_many:way_through", 2) == [expected] * 2
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))

@@ -17,11 +17,11 @@ from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.networks import conv6
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.stages.evaluate import Confusion
-from fasthebb_cli.stages.parallel import in_parts, share_gradients
+from fasthebb_cli.stages.parallel import in_parts, summed_gradients
 from fasthebb_cli.stages.task import Totals
 from tests.conftest import Ran
 from tests.hebb.test_many import same
-from tests.many import together
+from tests.many import sums_told, together
 
 BATCHES = (7, 5, 3)
 
@@ -45,8 +45,8 @@ def trained(micro_batch: int | None = None) -> dict[str, Tensor]:
         scores = run(images)
         loss = F.cross_entropy(scores, labels, reduction="sum") / total
         optimizer.zero_grad()
-        loss.backward()
-        share_gradients(optimizer)
+        with summed_gradients(optimizer):
+            loss.backward()
         optimizer.step()
         totals.add(loss=loss.detach() * total, samples=len(labels))
         confusion.add(labels, labels)
@@ -68,8 +68,8 @@ def autoencoded() -> dict[str, Tensor]:
         noise = torch.randn(total, 4, generator=draws).double()[part]
         error, divergence = loss_terms(images, *autoencoder(images, noise))
         optimizer.zero_grad()
-        ((error + divergence) * (len(images) / total)).backward()
-        share_gradients(optimizer)
+        with summed_gradients(optimizer):
+            ((error + divergence) * (len(images) / total)).backward()
         optimizer.step()
     return dict(autoencoder.state_dict())
 
@@ -86,6 +86,28 @@ def test_processes_train_an_autoencoder_like_one(size: int) -> None:
 def test_processes_train_like_one(size: int) -> None:
     for found in together("tests.stages.test_parallel:trained", size):
         same(found, trained(), 1e-8)
+
+
+def way_back() -> list[str]:
+    """What happens in a step, one after the other."""
+    made = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    events: list[str] = []
+    for name, layer in made.named_children():
+        layer.register_forward_hook(
+            lambda _, x, output, name=name: output.register_hook(lambda _: events.append(f"back at {name}")) and None
+        )
+    sums_told(events)
+    with summed_gradients(optimizer):
+        made(torch.ones(2, 4)).sum().backward()
+    return events
+
+
+@pytest.mark.slow
+def test_gradients_travel_while_the_way_back_goes_on() -> None:
+    """DistributedDataParallel would have them in one buffer here, sent at the end."""
+    expected = ["back at 1", "send 3", "send 15", "back at 0", "send 5", "send 20", *["wait"] * 4]
+    assert together("tests.stages.test_parallel:way_back", 2) == [expected] * 2
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])

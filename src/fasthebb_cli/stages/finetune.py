@@ -33,7 +33,7 @@ from fasthebb_cli.stages.learner import (
     ready,
     unserved_notes,
 )
-from fasthebb_cli.stages.parallel import in_parts, share_gradients
+from fasthebb_cli.stages.parallel import in_parts, summed_gradients
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.selection import Best, Patience
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
@@ -92,8 +92,8 @@ def finetune(context: Context) -> Task:
         loss = F.cross_entropy(scores.float(), batch.labels) if count else scores.sum()
         if means is None:
             optimizer.zero_grad(set_to_none=True)
-            (loss * (count / batch.total)).backward()
-            share_gradients(optimizer)
+            with summed_gradients(optimizer):
+                (loss * (count / batch.total)).backward()
             optimizer.step()
         else:
             means.learn(batch.labels)

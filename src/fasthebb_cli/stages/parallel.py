@@ -1,26 +1,60 @@
 """Learning by gradients from each process's part of a batch, and in parts that fit the memory."""
 
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fasthebb_cli import processes
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.hebb.parts import InParts
 
 
-def share_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Gradients become sums over processes, in one buffer and in the parameters' order.
+@contextmanager
+def summed_gradients(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Gradients of the backward pass within become sums over processes, while the pass goes on.
 
-    DistributedDataParallel would send them while the backward pass still runs, but in another order after its first
-    step than in it: of three processes or more a resumed run would not end in the same bits.
+    DistributedDataParallel puts them into other buffers after its first step than in it: of three processes or more a
+    resumed run would not end in the same bits. Here each parameter's travel by themselves, the last parameter's first.
     """
     if processes.count() == 1:
+        yield
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = processes.summed(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-    for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(total.view(gradient.shape))
+    waiting = deque(parameter for parameter in reversed(parameters) if parameter.requires_grad)
+    arrived: set[Tensor] = set()
+    sent: list[Callable[[], None]] = []
+
+    def arrive(parameter: Tensor) -> None:
+        arrived.add(parameter)
+        while waiting and waiting[0] in arrived:  # in the same order everywhere
+            sent.append(_send(waiting.popleft()))
+
+    hooks = [parameter.register_post_accumulate_grad_hook(arrive) for parameter in waiting]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    sent += [_send(parameter) for parameter in waiting if parameter.grad is not None]
+    for receive in sent:
+        receive()
+
+
+def _send(parameter: Tensor) -> Callable[[], None]:
+    """Starts to sum a gradient over processes; what it returns waits for the sum."""
+    gradient = parameter.grad
+    assert gradient is not None
+    total = gradient.clone(memory_format=torch.contiguous_format)  # what goes on on the way back may share its memory
+    wait = processes.start_sum(total)
+
+    def receive() -> None:
+        wait()
+        gradient.copy_(total)
+
+    return receive
 
 
 def in_parts(network: nn.Module, micro_batch: int | None) -> nn.Module:

@@ -17,7 +17,7 @@ from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.nets.whitening import Whitening
 from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
-from fasthebb_cli.stages.parallel import share_gradients
+from fasthebb_cli.stages.parallel import summed_gradients
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
@@ -63,8 +63,8 @@ def vae(context: Context) -> Task:
         error, divergence = loss_terms(images, reconstruction, mean, log_variance)
         optimizer.zero_grad(set_to_none=True)
         count = len(images)
-        ((error + divergence) * (count / batch.total)).backward()
-        share_gradients(optimizer)
+        with summed_gradients(optimizer):
+            ((error + divergence) * (count / batch.total)).backward()
         optimizer.step()
         per_pixel = error.detach() / images.shape[1:].numel()
         totals.add(
