@@ -238,17 +238,88 @@ def test_one_directory_finds_those_before_it(tmp_path: Path) -> None:
     assert [stage.kind for stage in grid.methods[0].runs[0.1][0].chain] == ["pretrain", "finetune", "evaluate"]
 
 
+def by_layer(*places: Path) -> dict[str, dict[str, float]]:
+    (grid,) = grids_of(*places)
+    layers = accuracies_by_layer(grid)
+    assert layers is not None
+    return {name: means(found) for name, found in layers.estimates().items()}
+
+
+def probe(runs: Path, after: dict[str, object], conv1: float, **results: object) -> None:
+    """A probe of pre-training (`after` has a `pretrain.` key) or of what follows it."""
+    shared = {"seed": 0, "rule.name": "hpca"}
+    head = {"probe.hidden": after.pop("hidden", 0)}
+    _, previous = make_stage(runs, "pretrain", shared | {"previous": None}, {})
+    if after:
+        _, previous = make_stage(runs, "finetune", shared | after | {"previous": previous}, {})
+    measured = {"layers": {"conv1": {"top1": conv1, "knn": 0.5}}, "labels_train": 300, "split": "test"}
+    make_stage(runs, "probe", shared | head | {"previous": previous}, measured | results)
+
+
 def test_accuracy_by_layer(tmp_path: Path) -> None:
     for layer, top1 in (("conv1", 0.5), ("conv2", 0.7)):
         make_run(tmp_path, "hpca", 0.1, 0, top1, {"finetune.layer": layer})
-    directories = find_directories([tmp_path])
-    (grid,) = build_grids(directories, Index(directories))
-    found = accuracies_by_layer(directories, Index(directories), grid)
-    assert {name: means(by_layer) for name, by_layer in found.items()} == {"hpca": {"conv1": 0.5, "conv2": 0.7}}
+    assert by_layer(tmp_path) == {"hpca": {"conv1": 0.5, "conv2": 0.7}}
     make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "swta"}, {"layers": {"conv1": {"top1": 0.25, "knn": 0.5}}})
-    directories = find_directories([tmp_path])
-    found = accuracies_by_layer(directories, Index(directories), grid)
-    assert (means(found["swta"]), means(found["swta, k-NN"])) == ({"conv1": 0.25}, {"conv1": 0.5})
+    found = by_layer(tmp_path)
+    assert (found["swta"], found["swta, k-NN"]) == ({"conv1": 0.25}, {"conv1": 0.5})
+
+
+def test_probes_of_other_features_or_heads_are_other_rows(tmp_path: Path) -> None:
+    probe(tmp_path, {}, 0.5)
+    probe(tmp_path, {"finetune.lr": 0.1}, 0.6)
+    found = {name: values["conv1"] for name, values in by_layer(tmp_path).items() if "k-NN" not in name}
+    assert found == {"hpca (after=finetune)": 0.6, "hpca (after=pretrain)": 0.5}
+    probe(tmp_path, {"hidden": 5}, 0.7)
+    found = {name: values["conv1"] for name, values in by_layer(tmp_path).items() if "k-NN" not in name}
+    assert found["hpca (after=pretrain, probe.hidden=5)"] == 0.7
+    assert len(found) == 3
+
+
+def test_layers_stand_under_the_budget_and_images_they_were_measured_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_grid(tmp_path / "runs")
+    probe(tmp_path / "runs", {}, 0.5, label_fraction=0.01, labels_train=30)
+    probe(tmp_path / "runs", {"hidden": 3}, 0.4, label_fraction=0.5, samples=77)
+    assert call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")[0] == 0
+    few, other = (tmp_path / "report.md").read_text().split("\n## digits")[1:]
+    few, other = (few, other) if "1,000 images" in few else (other, few)
+    assert "test split of 77 images" in other
+    assert "at 50 % (300 labels)" in other
+    assert "| hpca | 40.0 (n = 1) |" in other
+    assert "at 1 % (30 labels)" in few
+    assert "| hpca | 50.0 (n = 1) |" in few
+    with (tmp_path / "report.csv").open() as file:
+        row = next(
+            row for row in csv.DictReader(file) if row["metric"] == "by layer: conv1" and row["images"] == "1000"
+        )
+    assert [row[key] for key in ("label_fraction", "labels", "seeds", "values")] == ["0.01", "30", "0", "0.5"]
+
+
+def test_what_failed_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of a rule that never came to an accuracy."""
+    runs = tmp_path / "runs"
+    for seed in (0, 1):
+        make_run(runs, "none", 0.1, seed, 0.5)
+        directory, _ = make_stage(runs, "pretrain", {"seed": seed, "rule.name": "swta", "previous": None}, {})
+        (directory / "results.json").unlink()
+        (directory / "error.txt").write_text("weights are not finite\n")
+    code, printed, _ = call(capsys, "report", runs, f"out={tmp_path}")
+    assert code == 0
+    line = "swta: pretrain of seed 0, 1 failed: weights are not finite"
+    for text in (printed, (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()):
+        assert line in text
+        assert "Nothing: every method" not in text
+
+
+def test_the_best_of_several_is_said_to_be_one(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "swta", 0.01, seed, 0.5)
+    few, many = tables.answers(grids_of(tmp_path)[0])
+    assert "hpca (best of 2) has 82.0" in few.text
+    assert "best of" not in many.text
 
 
 def test_every_method_has_a_look_of_its_own() -> None:

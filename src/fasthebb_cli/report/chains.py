@@ -20,7 +20,7 @@ NOT_METHOD = ("seed", "label_fraction", "stage", "kind", "previous", "evaluate.s
               "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip
 
 # Keys that say most to a reader are named before others that tell as many methods apart
-TELLING = ("dataset.size", "model.name", "model.width", "rule.whitening", "finetune.layer")
+TELLING = ("after", "dataset.size", "model.name", "model.width", "rule.whitening", "finetune.layer")
 UNTELLING = ("version", "dataset.statistics", "dataset.mirror")
 
 
@@ -68,6 +68,8 @@ def settings_of(chain: Sequence[StageDirectory]) -> Settings:
             plain = re.sub(r"^(\d+ images) [0-9a-f]+$", r"\1", value) if isinstance(value, str) else value
             if settings.setdefault(name, plain) != plain:
                 settings[f"{stage}: {name}"] = plain
+    if len(chain) > 1 and chain[-1].kind == "probe":  # of what was it taken?
+        settings["after"] = chain[-2].stage
     if chain[0].previous is not None:
         settings["init_from"] = str(chain[0].previous)[:8]
     return settings

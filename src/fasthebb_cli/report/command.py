@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.chains import SCRATCH, Index
-from fasthebb_cli.report.directories import StageDirectory, count_states, find_directories, read_directory
+from fasthebb_cli.report.directories import DAMAGED, StageDirectory, count_states, find_directories, read_directory
 from fasthebb_cli.run.files import FINGERPRINT_FILE
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
         named = ", ".join(map(str, places))
         raise InputError(f"{named}: no finished evaluation or probe to report on; found {_found(directories)}")
     out = Path(settings["out"])
-    by_layer = [accuracies_by_layer(directories, index, grid) for grid in grids]
-    sections = [build_section(grid, found) for grid, found in zip(grids, by_layer, strict=True)]
-    rows = csv_rows(grids)
-    for grid, found in zip(grids, by_layer, strict=True):
-        rows += csv_layer_rows(grid, found)
+    rows, sections = csv_rows(grids), []
+    for grid in grids:
+        layers = accuracies_by_layer(grid)
+        rows += csv_layer_rows(grid, layers) if layers else []
+        sections.append(build_section(grid, layers, unfinished_lines(directories, grid.dataset)))
     write_report(out, title_of(grids), rows, sections, unfinished_notes(directories))
     for grid, section in zip(grids, sections, strict=True):
         console.print()
@@ -79,17 +79,30 @@ def siblings(places: Sequence[Path]) -> list[StageDirectory]:
 
 def title_of(grids: Sequence["Grid"]) -> str:
     """What is compared: rules on data sets."""
-    rules = sorted({method.rule for grid in grids for method in grid.methods} - {SCRATCH})
-    scratch = any(method.rule == SCRATCH for grid in grids for method in grid.methods)
+    all_rules = {method.rule for grid in grids for method in grid.main}
+    rules, scratch = sorted(all_rules - {SCRATCH}), SCRATCH in all_rules
     what = f"{', '.join(rules)} against training from scratch" if rules and scratch else ", ".join(rules or [SCRATCH])
     return f"{what} on {', '.join(dict.fromkeys(grid.dataset for grid in grids))}"
 
 
+def unfinished_lines(directories: Sequence[StageDirectory], dataset: str) -> list[str]:
+    """What was begun on a data set and is not finished: a line per rule, label fraction, stage and state."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in directories:
+        content = item.content
+        if item.state != "finished" and content.get("dataset.name") == dataset:
+            fraction = content.get("label_fraction")
+            cell = str(content.get("rule.name")) + (f", {100 * fraction:g} %" if fraction is not None else "")
+            how = f"failed: {item.note}" if item.state == "failed" else item.state
+            groups.setdefault((cell, item.stage, how), []).append(str(content.get("seed")))
+    return [f"{cell}: {stage} of seed {', '.join(seeds)} {how}" for (cell, stage, how), seeds in groups.items()]
+
+
 def unfinished_notes(directories: Sequence[StageDirectory]) -> list[str]:
-    """Stages that are not in the report because they are not finished."""
+    """How many stages are not in the report because they are not finished, and which can't be read."""
     left = [directory for directory in directories if directory.state != "finished"]
     notes = [f"Not in this report: {count_states(left)} stages of {len(directories):,}."] if left else []
-    return notes + [f"{item.path.name}: {item.state}. {item.note}" for item in left if item.state == "failed"]
+    return notes + [f"{item.path.name}: {item.note}" for item in left if item.note.startswith(DAMAGED)]
 
 
 def _found(directories: Sequence[StageDirectory]) -> str:

@@ -1,7 +1,7 @@
 """Finished runs as grids: one per data set and split, with a cell per method and label fraction, values by seed.
 
-Accuracy comes from evaluate stages; where there are none, probes make a grid that has accuracies by layer alone.
-Numbers of different images are never put side by side.
+Accuracy comes from evaluate stages, accuracy by layer from probes, which alone make a grid as well. Numbers of
+different images are never put side by side.
 """
 
 import statistics
@@ -73,6 +73,7 @@ class Grid:
 
     Args:
         images: how many were measured on; None: not written down.
+        probes: what was measured layer by layer, on the same images.
         superseded: runs left out because a later one has the same method, fraction and seed.
     """
 
@@ -80,12 +81,18 @@ class Grid:
     split: str
     images: int | None
     methods: list[Method]
+    probes: list[Method] = field(default_factory=list)
     superseded: int = 0
 
     @property
     def title(self) -> str:
         count = f" of {self.images:,} images" if self.images else ""
         return f"{self.dataset}, {self.split} split{count}"
+
+    @property
+    def main(self) -> list[Method]:
+        """The methods; where nothing was evaluated, what was probed."""
+        return self.methods or self.probes
 
     @property
     def fractions(self) -> list[float]:
@@ -102,19 +109,24 @@ class Grid:
 
     def labels(self, fraction: float) -> int | None:
         """Labels that are trained on at a fraction: the commonest count."""
-        counts = [run.results["labels_train"] for run in self._runs(fraction) if run.results.get("labels_train")]
-        return statistics.mode(counts) if counts else None
+        return labels_of([run for method in self.methods for run in method.runs.get(fraction, {}).values()])
 
     def best(self, fraction: float, metric: str, accept: Callable[[Method], bool] = lambda _: True) -> Method | None:
-        """The method of the highest mean at a fraction, of those accepted; only those with the most seeds count.
+        """The method of the highest mean at a fraction, of its rivals."""
+        rivals = self.rivals(fraction, metric, accept)
+        return max(rivals, key=lambda item: item[0])[1] if rivals else None
+
+    def rivals(
+        self, fraction: float, metric: str, accept: Callable[[Method], bool] = lambda _: True
+    ) -> list[tuple[float, Method]]:
+        """The methods accepted and their means at a fraction; only those with the most seeds count.
 
         One try at other settings on a lucky seed would win over the mean of five.
         """
         found = [(estimate, method) for method in self.methods
                  if accept(method) and (estimate := method.estimate(fraction, metric))]  # fmt: skip
         most = max((estimate.n for estimate, _ in found), default=0)
-        means = [(estimate.mean, method) for estimate, method in found if estimate.n == most]
-        return max(means, key=lambda item: item[0])[1] if means else None
+        return [(estimate.mean, method) for estimate, method in found if estimate.n == most]
 
     def baseline(self, method: Method, fraction: float, metric: str) -> Method | None:
         """What a method is compared with: the best without pre-training, or where there is none the best other one."""
@@ -141,36 +153,43 @@ class Grid:
                     missing.setdefault(method.name, {})[fraction] = absent
         return missing
 
-    def _runs(self, fraction: float) -> list[Run]:
-        return [run for method in self.methods for run in method.runs.get(fraction, {}).values()]
-
 
 def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Grid]:
-    """The grids of all finished evaluations, and of probes where nothing was evaluated; test before validation."""
+    """The grids of all finished evaluations and probes; test before validation."""
     finished = [item for item in directories if item.state == "finished"]
     evaluations = [item for item in finished if item.kind == "evaluate" and item.results.get("top1") is not None]
-    evaluated = {place_of(item) for item in evaluations}
-    probes = [item for item in finished if has_layers(item) and place_of(item) not in evaluated]
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for directory in [*evaluations, *probes]:
-        chain = index.chain(directory)
-        key = (*place_of(directory), directory.content.get("dataset.images"), directory.results.get("samples"))
-        groups.setdefault(key, []).append(Run(chain, settings_of(chain)))
+    probes = [item for item in finished if isinstance(item.results.get("layers"), dict)]
+    groups: dict[tuple[Any, ...], tuple[list[Run], list[Run]]] = {}
+    for kind, found in enumerate((evaluations, probes)):
+        for directory in found:
+            chain = index.chain(directory)
+            groups.setdefault(_place(directory), ([], []))[kind].append(Run(chain, settings_of(chain)))
     ordered = sorted(groups, key=lambda key: (str(key[0]), SPLITS.index(key[1]) if key[1] in SPLITS else 2, str(key)))
-    return [_grid(str(key[0]), str(key[1]), key[3], groups[key]) for key in ordered]
+    return [_grid(key, *groups[key]) for key in ordered]
 
 
-def has_layers(directory: StageDirectory) -> bool:
-    """Whether a stage measured every layer by itself."""
-    return isinstance(directory.results.get("layers"), dict)
+def labels_of(runs: Sequence[Run]) -> int | None:
+    """Labels that were trained on: the commonest count."""
+    counts = [run.results["labels_train"] for run in runs if run.results.get("labels_train")]
+    return statistics.mode(counts) if counts else None
 
 
-def place_of(directory: StageDirectory) -> tuple[str, str]:
-    """Data set and split."""
-    return str(directory.results["dataset"]), str(directory.results.get("split") or "test")
+def _place(directory: StageDirectory) -> tuple[Any, ...]:
+    """Data set, split, its files, and how many images of it."""
+    results = directory.results
+    split = str(results.get("split") or "test")
+    return str(results["dataset"]), split, directory.content.get("dataset.images"), results.get("samples")
 
 
-def _grid(dataset: str, split: str, images: int | None, runs: Sequence[Run]) -> Grid:
+def _grid(place: tuple[Any, ...], evaluations: Sequence[Run], probes: Sequence[Run]) -> Grid:
+    dataset, split, _, images = place
+    methods, superseded = _methods(evaluations)
+    probed, superseded_probes = _methods(probes)
+    return Grid(dataset, split, images, methods, probed, superseded + superseded_probes)
+
+
+def _methods(runs: Sequence[Run]) -> tuple[list[Method], int]:
+    """Runs by method, fraction and seed, the latest of each, and how many others there are."""
     gathered: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: str(run.results.get("finished", ""))):
         gathered.setdefault(repr(sorted(method_of(run.settings).items())), []).append(run)
@@ -184,4 +203,4 @@ def _grid(dataset: str, split: str, images: int | None, runs: Sequence[Run]) -> 
             superseded += run.seed in cell
             cell[run.seed] = run
     methods.sort(key=lambda method: (method.rule == SCRATCH, method.name))
-    return Grid(dataset, split, images, methods, superseded)
+    return methods, superseded

@@ -45,13 +45,18 @@ def command_of(method: Method, conf: Path) -> str:
         for word in _overrides(key, value, usual)
     ]
     if config.get("init_from"):
-        overrides.append("init_from=DIRECTORY")
+        overrides.append(f"init_from=DIRECTORY/{_name(Path(config['init_from']))}")
     fractions = ",".join(f"{fraction:g}" for fraction in sorted(method.runs))
     seeds = ",".join(map(str, sorted({run.seed for run in runs})))
     cell = [f"label_fraction={fractions}", f"seed={seeds}"]
     sweep = ["-m"] if any("," in word for word in cell) else []
     words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
     return " ".join(["fasthebb", *map(shlex.quote, words)])
+
+
+def _name(weights: Path) -> str:
+    """Of a stage's directory, or of a file of weights in it."""
+    return str(Path(weights.parent.name) / weights.name) if weights.suffix else weights.name
 
 
 def _overrides(key: str, value: Any, usual: Mapping[str, Any]) -> list[str]:

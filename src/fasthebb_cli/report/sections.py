@@ -1,16 +1,15 @@
 """What a report shows of one grid, as plain values that the templates lay out: text, tables, SVG and PNG."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fasthebb_cli.explain import conf_directory
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.chains import setting_text
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.report.estimates import Estimate
 from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
-from fasthebb_cli.report.layers import RETRIEVAL
+from fasthebb_cli.report.layers import RETRIEVAL, Layers
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
 from fasthebb_cli.report.recipes import command_of
 from fasthebb_cli.run.files import FILTERS_FILE
@@ -67,15 +66,15 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
 
-def build_section(grid: Grid, by_layer: Mapping[str, Mapping[str, Estimate]]) -> Section:
+def build_section(grid: Grid, layers: Layers | None, unfinished: Sequence[str]) -> Section:
     """The section of a grid.
 
     Args:
-        by_layer: by method the accuracy of a classifier on each layer, [0, 1].
+        unfinished: what was begun on its data set and isn't there, a line each.
     """
-    looks = looks_of(grid.methods)
+    looks = looks_of(grid.main)
     found = tables.answers(grid)
-    differing, shared = _settings(grid.methods)
+    differing, shared = _settings(grid.main)
     superseded = [f"{grid.superseded} earlier runs of the same cells are left out; the latest count."]
     return Section(
         title=grid.title,
@@ -90,27 +89,34 @@ def build_section(grid: Grid, by_layer: Mapping[str, Mapping[str, Estimate]]) ->
             for metric in grid.metrics
         ],
         figures=[Figure(_accuracy_caption(grid), accuracy_figure(grid, "top1", looks))] if grid.metrics else [],
-        layers=_layers(grid, by_layer, looks) if by_layer else None,
+        layers=_layers(layers, looks) if layers else None,
         times=tables.time_rows(grid),
         curves=_learning_curves(grid, looks),
         filters=_filters(grid),
         confusions=_confusions(grid),
-        commands=[(m.name, command) for m in grid.methods if (command := command_of(m, conf_directory()))],
+        commands=_commands(grid),
         settings=differing,
         shared=shared,
         made_with=_made_with(grid),
-        missing=tables.missing_lines(grid),
+        missing=[*tables.missing_lines(grid), *unfinished],
         choosing=tables.choosing_lines(grid),
         notes=superseded if grid.superseded else [],
     )
 
 
-def _layers(grid: Grid, by_layer: Mapping[str, Mapping[str, Estimate]], looks: Mapping[str, Look]) -> LayerTable:
+def _layers(layers: Layers, looks: Mapping[str, Look]) -> LayerTable:
+    by_layer = layers.estimates()
     columns, rows = tables.layer_rows(by_layer)
     drawn = {name: values for name, values in by_layer.items() if not name.endswith(RETRIEVAL)}
     svg = layers_figure(drawn, looks) if drawn else ""
     figure = Figure("Accuracy of a classifier on each layer, mean over seeds.", svg)
-    return LayerTable(tables.budget(grid, max(grid.fractions)), figure, columns, rows)
+    return LayerTable(tables.budget_text(layers.fraction, layers.labels), figure, columns, rows)
+
+
+def _commands(grid: Grid) -> list[tuple[str, str]]:
+    named = [(method.name, method) for method in grid.methods]
+    named += [(f"{method.name}, by layer", method) for method in grid.probes]
+    return [(name, command) for name, method in named if (command := command_of(method, conf_directory()))]
 
 
 def _accuracy_caption(grid: Grid) -> str:
@@ -121,7 +127,7 @@ def _accuracy_caption(grid: Grid) -> str:
 
 def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
     figures = []
-    for fraction in dict.fromkeys((grid.fractions[0], grid.fractions[-1])):
+    for fraction in dict.fromkeys((grid.fractions[0], grid.fractions[-1]) if grid.methods else ()):
         stages = {method.name: stage for method in grid.methods
                   if (run := _first(method, fraction)) and (stage := run.stage("finetune"))}  # fmt: skip
         for key, label in (("train_loss", "training loss"), ("train_top1", "training accuracy in %")):
@@ -132,7 +138,7 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
             if curves:
                 caption = f"Fine-tuning on {tables.budget(grid, fraction)}, seed {_seeds(stages)}: {label}."
                 figures.append(Figure(caption, curves_figure(curves, "epoch", label, looks)))
-    for method in grid.methods:
+    for method in grid.main:
         run = next(iter(method.all_runs()), None)
         stage = run.stage("pretrain") if run else None
         updates: dict[str, list[tuple[float, float]]] = {}
@@ -149,7 +155,7 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
 def _filters(grid: Grid) -> list[Figure]:
     """Of the lowest seed: as pre-training left them, for methods without any as fine-tuning on most labels did."""
     figures = []
-    for method in grid.methods:
+    for method in grid.main:
         run = _first(method, max(method.runs))
         stage = (run.stage("pretrain") or run.stage("finetune")) if run else None
         if stage is None:
@@ -196,7 +202,7 @@ def _settings(methods: list[Method]) -> tuple[list[tuple[str, list[str]]], list[
 def _made_with(grid: Grid) -> list[str]:
     """Versions and devices behind the numbers, each set once."""
     lines: dict[str, int] = {}
-    for method in grid.methods:
+    for method in [*grid.methods, *grid.probes]:
         for run in method.all_runs():
             versions = ", ".join(f"{name} {version}" for name, version in run.results.get("versions", {}).items())
             line = f"{versions}; {run.results.get('device', '')}"

@@ -4,13 +4,14 @@ Per cents have one decimal, differences are in points, and n is the number of se
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fasthebb_cli.report.chains import SCRATCH
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estimate
 from fasthebb_cli.report.grid import Grid, Method
+from fasthebb_cli.report.layers import Layers
 from fasthebb_cli.run.wording import clock
 
 NOT_HEBBIAN = (SCRATCH, "vae")  # the second learns without labels too, but by backprop
@@ -46,8 +47,8 @@ def answers(grid: Grid) -> list[Answer]:
     """One per label fraction, on top-1: the best Hebbian method against the best without pre-training."""
     found = []
     for fraction in grid.fractions:
-        learnt = grid.best(fraction, "top1", lambda method: method.rule not in NOT_HEBBIAN)
-        scratch = grid.best(fraction, "top1", lambda method: method.rule == SCRATCH)
+        learnt = grid.best(fraction, "top1", is_hebbian)
+        scratch = grid.best(fraction, "top1", is_scratch)
         where = budget(grid, fraction)
         if learnt is None or scratch is None:
             best = learnt or scratch
@@ -62,7 +63,8 @@ def answers(grid: Grid) -> list[Answer]:
         here, there = learnt.estimate(fraction, "top1"), scratch.estimate(fraction, "top1")
         assert here is not None
         assert there is not None
-        text = f"{where}: {learnt.name} has {mean_text(here)} %, {scratch.name} {mean_text(there)} %"
+        text = f"{where}: {learnt.name}{_of_how_many(grid, fraction, is_hebbian)} has {mean_text(here)} %, "
+        text += f"{scratch.name}{_of_how_many(grid, fraction, is_scratch)} {mean_text(there)} %"
         if difference is None:
             found.append(Answer("untold", f"{text}; they have no seed in common."))
             continue
@@ -71,6 +73,14 @@ def answers(grid: Grid) -> list[Answer]:
         untold = "untold" if difference.n == 1 else "open"
         found.append(Answer(better if difference.significant else untold, text))
     return found
+
+
+def is_hebbian(method: Method) -> bool:
+    return method.rule not in NOT_HEBBIAN
+
+
+def is_scratch(method: Method) -> bool:
+    return method.rule == SCRATCH
 
 
 def verdict(found: Sequence[Answer]) -> str:
@@ -149,15 +159,13 @@ def csv_rows(grids: Sequence[Grid]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def csv_layer_rows(grid: Grid, by_method: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
+def csv_layer_rows(grid: Grid, layers: Layers) -> list[dict[str, Any]]:
     """One row per method and layer, in the columns of `csv_rows`."""
-    shared = {"dataset": grid.dataset, "split": grid.split, "images": grid.images}
+    shared = {"dataset": grid.dataset, "split": grid.split, "images": grid.images,
+              "label_fraction": layers.fraction, "labels": layers.labels}  # fmt: skip
     return [
-        shared | {
-            "method": name, "metric": f"by layer: {layer}", "n": found.n, "mean": _rounded(found.mean),
-            "ci95": _rounded(found.half_width), "sd": _rounded(found.deviation),
-        }
-        for name, by_layer in by_method.items() for layer, found in by_layer.items()
+        shared | {"method": name, "metric": f"by layer: {layer}"} | _csv_values(layers.values[name][layer], found)
+        for name, by_layer in layers.estimates().items() for layer, found in by_layer.items()
     ]  # fmt: skip
 
 
@@ -172,14 +180,19 @@ def _csv_row(grid: Grid, metric: str, method: Method, fraction: float) -> dict[s
         "label_fraction": fraction,
         "labels": grid.labels(fraction),
         "metric": metric,
+        "baseline": baseline.name if baseline and value else None,
+        "difference": _rounded(round(difference.mean, 12) + 0.0 if difference else None),  # 0.0 where rounding is left
+        "p": _rounded(difference.p if difference else None),
+        "n_paired": difference.n if difference else None,
+    } | _csv_values(values, value)
+
+
+def _csv_values(values: Mapping[int, float], value: Estimate | None) -> dict[str, Any]:
+    return {
         "n": len(values),
         "mean": _rounded(value.mean if value else None),
         "ci95": _rounded(value.half_width if value else None),
         "sd": _rounded(value.deviation if value else None),
-        "baseline": baseline.name if baseline and value else None,
-        "difference": _rounded(difference.mean if difference else None),
-        "p": _rounded(difference.p if difference else None),
-        "n_paired": difference.n if difference else None,
         "seeds": " ".join(map(str, sorted(values))),
         "values": " ".join(f"{values[seed]:.6g}" for seed in sorted(values)),
     }
@@ -188,7 +201,7 @@ def _csv_row(grid: Grid, metric: str, method: Method, fraction: float) -> dict[s
 def time_rows(grid: Grid) -> list[dict[str, str]]:
     """Per method the mean time and speed of pre-training and, from the fewest labels to the most, of fine-tuning."""
     rows = []
-    for method in grid.methods:
+    for method in grid.main:
         pretrained = {str(stage.path): stage.results for run in method.all_runs() if (stage := run.stage("pretrain"))}
         tuned = {fraction: [stage.results for run in runs.values() if (stage := run.stage("finetune"))]
                  for fraction, runs in sorted(method.runs.items())}  # fmt: skip
@@ -216,7 +229,10 @@ def missing_lines(grid: Grid) -> list[str]:
 
 
 def budget(grid: Grid, fraction: float) -> str:
-    labels = grid.labels(fraction)
+    return budget_text(fraction, grid.labels(fraction))
+
+
+def budget_text(fraction: float, labels: int | None) -> str:
     return percent_label(fraction) + (f" ({labels:,} labels)" if labels else "")
 
 
@@ -261,8 +277,14 @@ def explanation() -> str:
         "difference in points to the baseline over the seeds that both have, with the p of the paired t test, "
         f"two-sided. At p < {SIGNIFICANT} it counts as significant; with many cells some will by chance. The best of a "
         "column is bold. The baseline is the best method without pre-training at that fraction; where there is none, "
-        "the best of the others. Best is the highest mean of those with the most seeds."
+        "the best of the others. Best is the highest mean of those with the most seeds, on these very images: a best "
+        "of many is too good, so choose on the validation split first."
     ).replace("95%", "95 %")
+
+
+def _of_how_many(grid: Grid, fraction: float, accept: Callable[[Method], bool]) -> str:
+    count = len(grid.rivals(fraction, "top1", accept))
+    return f" (best of {count})" if count > 1 else ""
 
 
 def _mean(results: Sequence[Mapping[str, Any]], key: str) -> float:
