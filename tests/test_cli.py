@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -17,6 +19,7 @@ from fasthebb_cli import cli
 from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.run import pipeline
+from fasthebb_cli.run.locks import holder_of
 from fasthebb_cli.run.wording import printable
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
@@ -364,6 +367,29 @@ def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*pretrain*/results.json"))) == 1
     assert len(list(tmp_path.glob("*evaluate*/results.json"))) == 2
     assert done.stdout.count("failed") == 2  # the row, and the count below the table
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path) -> None:
+    """The first cell is there from before; the others run until they are killed."""
+    words = ["-m", "fasthebb_cli", "train", *SMALL, "pretrain.epochs=2000", f"out={tmp_path}", "rule=hpca"]
+    done = subprocess.run([sys.executable, *words, "pretrain.epochs=1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    side_by_side = ["-m", "pretrain.epochs=1,2000,2001", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    sweep = subprocess.Popen(
+        [sys.executable, *words, *side_by_side], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 120
+    while len(list(tmp_path.glob("*pretrain*/metrics.jsonl"))) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    holders = [holder_of(path) for path in tmp_path.glob("*pretrain*")]
+    os.kill(next(int(holder.split()[-1]) for holder in holders if holder), signal.SIGKILL)
+    out, errors = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1
+    assert "hydra/launcher=joblib: a process that ran cells was killed" in errors
+    assert "Traceback" not in errors
+    assert "top-1 %" in out
 
 
 def test_texts_of_a_cell_are_no_markup(command: Command) -> None:

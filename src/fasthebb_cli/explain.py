@@ -108,6 +108,10 @@ def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:
             group, _, choice = f"{group}/{choice}".partition("/")
         elif choice.startswith("submitit_"):
             return 'hydra/launcher: SLURM and local jobs need submitit; install it: pip install "fasthebb[slurm]"'
+        elif f"{group}/{choice}" == "hydra/sweeper/optuna":
+            return 'hydra/sweeper: a search needs Optuna; install it: pip install "fasthebb[optuna]"'
+        elif choice == "joblib":
+            return 'hydra/launcher: cells side by side need joblib; install it: pip install "fasthebb[joblib]"'
         elif ours := group_choices(conf, group):
             return f"{group}={choice}: no such choice; fasthebb's own are: {', '.join(ours)}"
         else:

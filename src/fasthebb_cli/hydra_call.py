@@ -84,6 +84,18 @@ def run_hydra(task: Callable[[DictConfig], object], words: list[str], config: st
     return _call_hydra(task, words, config)
 
 
+def explained(error: Exception) -> Exception:
+    """What launchers raise of cells in other processes, in words."""
+    if is_submitits(error):
+        return RunError(explain_job(str(error)))
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's
+        return RunError(
+            "hydra/launcher=joblib: a process that ran cells was killed, perhaps for lack of memory, and the others "
+            "with it; the same command goes on, with fewer at a time by hydra.launcher.n_jobs"
+        )
+    return error
+
+
 def _call_hydra(task: Callable[[DictConfig], object], words: list[str], config: str) -> int:
     before, sys.argv = sys.argv, ["fasthebb", *words]
     try:
@@ -97,7 +109,10 @@ def _call_hydra(task: Callable[[DictConfig], object], words: list[str], config: 
     except OSError as error:  # Hydra makes the folder
         return fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
-        return fail(RunError(explain_job(str(error))) if is_submitits(error) else error, words)
+        done = cells.end_early()
+        if str(error).startswith("No trials are completed"):  # Optuna's; why stands in the table
+            return done
+        return fail(explained(error), words)
     finally:
         sys.argv = before
     return 0

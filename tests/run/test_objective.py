@@ -9,6 +9,10 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.objective import objective_of
 from tests.conftest import Ran
 
+SEARCH = ("train", "-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=0", "hydra.sweeper.n_jobs=1")
+ON_VALIDATION = ("objective=evaluate.top1", "evaluate.split=validation")
+BEST = (*SEARCH, *ON_VALIDATION, "hydra.sweeper.direction=maximize")
+
 
 def test_a_number_is_found_by_its_path() -> None:
     results = {"probe": {"layers": {"conv1": {"top1": 0.5}}}, "evaluate": {"top1": 1, "split": "validation"}}
@@ -23,11 +27,42 @@ def test_a_number_is_found_by_its_path() -> None:
 @pytest.mark.filterwarnings("default")
 def test_a_search_ends_with_the_best_of_those_that_worked(command: Callable[..., Ran]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    sweeper = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1")
-    words = ("hydra.sweeper.direction=maximize", "objective=evaluate.top1", "evaluate.split=validation")
-    ran = command("train", "-m", *sweeper, *words, "hydra.sweeper.sampler.seed=0", "finetune.lr=choice(1e-9,0.05,1e9)")
+    ran = command(*BEST, "hydra.sweeper.n_trials=4", "finetune.lr=choice(1e-9,0.05,1e9)")
     assert ran.code == 1, ran.err
     assert "failed" in ran.out
     assert "with finetune.lr=0.05" in ran.out
     best = yaml.safe_load((ran.runs / "optimization_results.yaml").read_text())
     assert best["best_params"] == {"finetune.lr": 0.05}, ran.out
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_search_in_which_all_fails_ends_with_their_table(command: Callable[..., Ran]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    ran = command(*BEST, "hydra.sweeper.n_trials=2", "finetune.lr=choice(1e9,1e10)")
+    assert ran.code == 1
+    assert ran.out.count("failed") == 3  # a row each, and their number
+    assert "No trials" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "hydra/sweeper: a search needs an objective, as in objective=evaluate.top1 evaluate.split=validation"),
+        (
+            ON_VALIDATION,
+            "hydra.sweeper.direction=minimize looks for the worst evaluate.top1; it must be maximize",
+        ),
+        (
+            ("objective=pretrain.loss", "hydra.sweeper.direction=maximize"),
+            "hydra.sweeper.direction=maximize looks for the worst pretrain.loss; it must be minimize",
+        ),
+    ],
+)
+def test_a_search_for_nothing_or_the_worst_is_refused(
+    command: Callable[..., Ran], words: tuple[str, ...], message: str
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    ran = command(*SEARCH, *words, "finetune.lr=choice(0.1,0.2)")
+    assert ran.code == 2
+    assert ran.err == f"error: {message}\n"
+    assert not list(ran.runs.glob("*-*"))

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.failures import fail
 from fasthebb_cli.run.files import write_text
+from fasthebb_cli.run.objective import check_search
 from fasthebb_cli.run.wording import clock, labels, make_console, percent
 
 # For the processes of a sweep's cells, which inherit the environment: the command's name and when it was started
@@ -38,7 +42,7 @@ def is_older(path: Path) -> bool:
     return not path.exists() or path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
 
 
-_reports: set[Path] = set()  # folders that this process reported to
+_reports: set[Path] = set()  # folders that the cells of this process's sweep report to
 
 
 def write_cell(out: str, number: int, overrides: Sequence[str], cell: dict[str, Any]) -> None:
@@ -49,7 +53,19 @@ def write_cell(out: str, number: int, overrides: Sequence[str], cell: dict[str, 
 
 
 class SweepTable(Callback):
-    """Hydra calls it when a sweep ends; it prints the table and ends the process with the worst exit code."""
+    """Hydra calls it when a sweep begins and when it ends: it checks a search, and prints the table over all cells.
+
+    Hydra takes no notice of errors here, so each way ends the process with its exit code.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _reports.add(_directory(config.hydra.sweep.dir))
+        direction = config.hydra.sweeper.get("direction")  # a sweeper that searches has one
+        if direction is not None and not config.get("dry_run"):
+            try:
+                check_search(config.get("objective"), str(getattr(direction, "name", direction)))
+            except InputError as error:
+                sys.exit(fail(error))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         code = _conclude(_directory(config.hydra.sweep.dir))
@@ -63,10 +79,9 @@ class SweepTable(Callback):
         sys.exit(code)
 
 
-def end_early() -> None:
-    """The table of what was done, when a sweep is stopped."""
-    for directory in _reports:
-        _conclude(directory)
+def end_early() -> int:
+    """The table of what was done, when a sweep is stopped or can't go on; gives the worst exit code."""
+    return max((_conclude(directory) for directory in _reports), default=0)
 
 
 def _conclude(directory: Path) -> int:
@@ -77,7 +92,7 @@ def _conclude(directory: Path) -> int:
         print_cells(make_console(), cells)
     for path in files:
         path.unlink()
-    if files:
+    with suppress(OSError):  # there is none, or another cell has reported meanwhile
         directory.rmdir()
     return max((cell["code"] for cell in cells), default=0)
 

@@ -28,6 +28,19 @@ def check_objective(config: Config) -> None:
         raise InputError(f"objective={config.objective} has a value with {stage}.select=best only; or {EXAMPLE[6:]}")
 
 
+def check_search(objective: str | None, direction: str) -> None:
+    """Finds before anything runs that a search has nothing to look for, or looks for the worst.
+
+    Raises:
+        InputError: so it is.
+    """
+    if objective is None:
+        raise InputError(f"hydra/sweeper: a search needs an objective, {EXAMPLE}")
+    wanted = "minimize" if objective.endswith("loss") else "maximize"
+    if direction != wanted:
+        raise InputError(f"hydra.sweeper.direction={direction} looks for the worst {objective}; it must be {wanted}")
+
+
 def objective_of(objective: str, results: Mapping[str, Any]) -> float:
     """The number at `stage.key.key` of the stages' results.
 
