@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.nets.networks import conv6
 from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.heads import HEADS, Samples
@@ -97,6 +98,8 @@ def test_what_follows_in_place_changes_no_feature() -> None:
 def test_layers_are_chosen_by_pattern() -> None:
     network = conv6(channels=3, size=32, classes=10, width=0.02)
     assert list(probed_layers(network, ["conv[12]", "fc5.1"])) == ["conv1", "conv2", "fc5.1"]
+    resnet = build_network("torchvision:resnet18", {}, channels=3, size=32, classes=2)
+    assert list(probed_layers(resnet, None))[4:8] == [f"features.layer{number}" for number in (1, 2, 3, 4)]
     with pytest.raises(InputError, match="nothing is called 'conv9'; the network has: conv1"):
         probed_layers(network, ["conv9"])
 

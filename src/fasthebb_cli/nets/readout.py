@@ -1,14 +1,15 @@
 """What reads a network's features: a classifier of one or two layers, after any layer of the network.
 
 After an early layer it sees maps averaged to a small grid. Few labels are spent better there than after the last
-layer: there are fewer weights to learn, and early layers keep where things are. A network is cut by the names of its
-children, the last of which is called `classifier`.
+layer: there are fewer weights to learn, and early layers keep where things are. A network is cut after a child, the
+last of which is called `classifier`, or after any module in one, where torch.fx can follow what leads there.
 """
 
 from collections import OrderedDict
 
 import torch
 from torch import nn
+from torch.fx.proxy import TraceError
 
 GRID = 4  # the output's height and width as the classifier sees it, at most
 
@@ -27,9 +28,13 @@ def cut_after(network: nn.Module, layer: str, *, channels: int, size: int, class
     if not isinstance(network, nn.Sequential) or next(reversed(children), None) != "classifier":
         raise ValueError("only an nn.Sequential that ends in a child called classifier can be cut after a layer")
     names = [name for name in children if name not in ("whitening", "classifier")]
-    if layer not in names:
-        raise ValueError(f"no layer {layer!r}; the network has: {', '.join(names)}")
-    kept = OrderedDict(list(children.items())[: list(children).index(layer) + 1])
+    child, _, inner = layer.partition(".")
+    if child not in names or inner not in dict(children[child].named_modules()):
+        inside = f", and in {child}: {', '.join(_names(children[child], child))}" if child in names else ""
+        raise ValueError(f"no layer {layer!r}; the network has: {', '.join(names)}{inside}")
+    kept = OrderedDict(list(children.items())[: list(children).index(child) + 1])
+    if inner:
+        kept[child] = UpTo(children[child], inner)
     dropout = _dropout(children["classifier"])
     output = _output(nn.Sequential(kept), channels, size)
     pool: list[nn.Module] = []
@@ -37,6 +42,8 @@ def cut_after(network: nn.Module, layer: str, *, channels: int, size: int, class
         grid = min(GRID, output.shape[1])
         pool = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
         output = output[:, :grid, :grid]
+    elif output.dim() > 1:  # a row for each part of the image
+        pool = [nn.Flatten()]
     kept["classifier"] = nn.Sequential(*pool, nn.Dropout(dropout), nn.Linear(output.numel(), classes))
     return nn.Sequential(kept)
 
@@ -65,6 +72,33 @@ def output_layer(network: nn.Module) -> tuple[str, nn.Linear]:
     if not found:
         raise ValueError("the network has no linear layer in a child called classifier")
     return found[-1]
+
+
+class UpTo(nn.Module):
+    """What of a network leads to one of its modules, shared with it.
+
+    Raises:
+        ValueError: what it computes depends on its input's values, which torch.fx can't follow.
+    """
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        from torchvision.models.feature_extraction import create_feature_extractor  # slow to import
+
+        super().__init__()
+        leaves = {type(module) for module in network.modules() if not any(module.children())}  # as batch norm of ours
+        try:
+            self.part = create_feature_extractor(network, {layer: layer}, tracer_kwargs={"leaf_modules": [*leaves]})
+        except (TraceError, TypeError, ValueError) as error:
+            raise ValueError(f"a {type(network).__name__} can't be cut inside ({error})") from error
+        self.layer = layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.part(images)[self.layer]
+        return output
+
+
+def _names(module: nn.Module, prefix: str) -> list[str]:
+    return [f"{prefix}.{name}" for name, _ in module.named_children()]
 
 
 def _dropout(classifier: nn.Module) -> float:

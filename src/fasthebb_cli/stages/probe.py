@@ -95,10 +95,18 @@ def probe(context: Context) -> Task:
 def probed_layers(network: nn.Module, patterns: list[str] | None) -> dict[str, nn.Module]:
     """Modules by name: the network's children but whitening and classifier, or all that match a pattern.
 
+    Where there is but one child, as in networks of torchvision, it is the children of that.
+
     Raises:
         InputError: a pattern matches nothing.
     """
     children = {name: module for name, module in network.named_children() if name not in ("whitening", "classifier")}
+    while len(children) == 1:
+        ((outer, module),) = children.items()
+        inside = {f"{outer}.{name}": child for name, child in module.named_children()}
+        if not inside:
+            break
+        children = inside
     if patterns is None:
         return children
     every = {name: module for name, module in network.named_modules() if name}
