@@ -115,3 +115,39 @@ def test_compare_with_one_that_is_not_finished(tmp_path: Path, capsys: pytest.Ca
     code, printed, _ = call(capsys, "compare", make_run(tmp_path, "none", 0.1, 0, 0.5), unfinished(tmp_path, "left"))
     assert code == 0
     assert "stale, no results yet" in printed
+
+
+def test_probes_are_listed_and_compared_by_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    probes = [
+        make_stage(
+            tmp_path, "probe", {"seed": seed, "rule.name": "hpca"},
+            {"layers": {"conv1": {"top1": 0.5, "knn": 0.25}, "conv2": {"top1": top1}}},
+        )[0]
+        for seed, top1 in ((0, 0.75), (1, 0.625))
+    ]  # fmt: skip
+    _, printed, _ = call(capsys, "runs", tmp_path)
+    assert "conv2 75.0" in printed
+    _, printed, _ = call(capsys, "compare", *probes)
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "conv1, top-1 % 50.0 50.0 +0.0" in lines
+    assert "conv1, knn % 25.0 25.0 +0.0" in lines
+    assert "conv2, top-1 % 75.0 62.5 -12.5" in lines
+
+
+def test_accuracies_on_other_images_are_not_subtracted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make_run(tmp_path, "hpca", 0.1, 0, 0.8), make_run(tmp_path, "hpca", 0.1, 1, 0.5, samples=77)
+    _, printed, _ = call(capsys, "compare", first, second)
+    assert ["top-1", "%", "80.0", "50.0", "other", "images"] in [line.split() for line in printed.splitlines()]
+
+
+def test_labels_looked_at_are_told_at_every_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "none", 0.1, 0, 0.9, labels_validation=300)
+    for columns, told in (("80", "300+300v"), ("160", "300 + 300 val.")):
+        monkeypatch.setenv("COLUMNS", columns)
+        _, printed, _ = call(capsys, "runs", tmp_path)
+        assert told in printed

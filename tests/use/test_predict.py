@@ -38,7 +38,7 @@ def predict(command: Command, *words: object) -> Ran:
 
 def test_it_is_as_often_right_as_evaluate_says(command: Command, taught: Taught, tmp_path: Path) -> None:
     out = tmp_path / "there" / "predictions.csv"
-    ran = predict(command, taught.finetune, taught.test, f"out={out}")
+    ran = predict(command, taught.evaluate, taught.test, f"out={out}")  # the model is that of the stage before
     assert ran.code == 0, ran.err
     rows = rows_of(out)
     assert list(rows[0]) == ["path", "class", "probability"]

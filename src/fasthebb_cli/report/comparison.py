@@ -15,6 +15,7 @@ from fasthebb_cli.run.files import FINGERPRINT_FILE
 from fasthebb_cli.run.wording import clock, labels, percent
 
 UNKNOWN = "–"
+HEADS = {"top1": "top-1", "top5": "top-5"}  # a probe's scores as people write them
 
 
 def compare(places: list[Path], settings: dict[str, str], console: Console) -> None:
@@ -63,11 +64,15 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     if not ours and not theirs:
         return []
     rows: list[tuple[str, ...]] = []
-    for key, name in (("top1", "top-1 %"), ("top5", "top-5 %")):
-        a, b = ours.get(key), theirs.get(key)
-        rows.append((name, percent(a), percent(b), UNKNOWN if a is None or b is None else f"{100 * (b - a):+.1f}"))
+    told = [{"top-1 %": item.get("top1"), "top-5 %": item.get("top5")} | _by_layer(item) for item in (ours, theirs)]
+    alike = all(ours.get(key) == theirs.get(key) for key in ("dataset", "split", "samples"))
+    for name in dict.fromkeys((*told[0], *told[1])):
+        a, b = (item.get(name) for item in told)
+        both = f"{100 * (b - a):+.1f}" if a is not None and b is not None else UNKNOWN
+        rows.append((name, percent(a), percent(b), both if alike or both == UNKNOWN else "other images"))
     a, b = ours.get("loss"), theirs.get("loss")
-    rows.append(("loss", _number(a), _number(b), UNKNOWN if a is None or b is None else f"{b - a:+.4f}"))
+    both = f"{b - a:+.4f}" if alike and a is not None and b is not None else UNKNOWN
+    rows.append(("loss", _number(a), _number(b), both))
     a, b = ours.get("seconds"), theirs.get("seconds")
     faster = f"x {b / a:.2f}" if a and b else UNKNOWN
     rows.append(("time", *(UNKNOWN if value is None else clock(value) for value in (a, b)), faster))
@@ -79,6 +84,15 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     rows.append(("labels", *(labels(results) if results else UNKNOWN for results in (ours, theirs)), difference))
     rows.append(("finished", *(str(results.get("finished", UNKNOWN)) for results in (ours, theirs)), ""))
     return rows
+
+
+def _by_layer(results: Mapping[str, Any]) -> dict[str, float]:
+    """Of a probe: each head's score on each layer."""
+    layers = results.get("layers")
+    return {
+        f"{layer}, {HEADS.get(head, head)} %": score
+        for layer, scores in (layers.items() if isinstance(layers, dict) else ()) for head, score in scores.items()
+    }  # fmt: skip
 
 
 def _number(value: float | None) -> str:

@@ -57,7 +57,7 @@ def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
         "rule": [_rule(item) for item in directories],
         "fraction": [_fraction(item) for item in directories],
         "seed": [str(item.content.get("seed", UNKNOWN)) for item in directories],
-        "top-1 %": [percent(item.results.get("top1")) for item in directories],
+        "top-1 %": [_top1(item) for item in directories],
         "labels": [_labels(item, is_wide=is_wide) for item in directories],
         "time": [_time(item) for item in directories],
     }
@@ -110,11 +110,22 @@ def _fraction(item: StageDirectory) -> str:
     return UNKNOWN if value is None else f"{100 * value:g} %"
 
 
+def _top1(item: StageDirectory) -> str:
+    """Of a probe the best layer's, with its name."""
+    layers = item.results.get("layers")
+    scores = {layer: found["top1"] for layer, found in layers.items() if "top1" in found} if layers else {}
+    if scores:
+        best = max(scores, key=lambda layer: scores[layer])
+        return f"{best} {percent(scores[best])}"
+    return percent(item.results.get("top1"))
+
+
 def _labels(item: StageDirectory, *, is_wide: bool) -> str:
-    """Labels trained on, and with room those looked at for choosing."""
+    """Labels trained on, and those looked at for choosing."""
     if not item.results:
         return UNKNOWN
-    return labels(item.results) if is_wide else f"{item.results['labels_train']:,}"
+    text = labels(item.results)
+    return text if is_wide else text.replace(" + ", "+").replace(" val.", "v")
 
 
 def _time(item: StageDirectory) -> str:

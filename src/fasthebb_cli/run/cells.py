@@ -120,7 +120,10 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
     console.print(table)
     failed = sum(cell["code"] != 0 for cell in cells)
     if failed:
-        console.print(f"{failed} of {len(cells)} cells failed; the same command does them again and reuses the rest")
+        again = "the same command does them again and reuses the rest"
+        mend = "what they were given is wrong, as it says above"
+        bad_input = all(cell["code"] in (0, 2) for cell in cells)
+        console.print(f"{failed} of {len(cells)} cells failed; {mend if bad_input else again}")
     _print_means(console, cells, [key for key in keys if key != "seed"], repeated="seed" in keys)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.build import build_network
-from fasthebb_cli.run.files import MODEL_FILE, write_atomically
+from fasthebb_cli.run.files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     Raises:
         InputError: the file is not there, damaged, or not written by fasthebb.
     """
-    path = path / MODEL_FILE if path.is_dir() else path
+    path = _model_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -75,6 +75,17 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path} was not written by fasthebb: it has no description of its network") from error
     return weights, card
+
+
+def _model_file(path: Path) -> Path:
+    """Of a directory its own, or of a stage that learns nothing that of the one before it, if it lies beside."""
+    if not path.is_dir() or (path / MODEL_FILE).exists() or not (path / FINGERPRINT_FILE).exists():
+        return path / MODEL_FILE if path.is_dir() else path
+    previous = read_json(path / FINGERPRINT_FILE).get("previous")
+    for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}"):
+        if previous is not None and read_json(results).get("fingerprint") == previous:
+            return results.parent / MODEL_FILE
+    return path / MODEL_FILE
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
