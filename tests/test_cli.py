@@ -206,6 +206,16 @@ def test_a_sweep_over_label_fractions_pretrains_once(command: Command) -> None:
     assert again.out.count("cached") == 4
 
 
+def test_a_sweep_pretrains_once_for_each_rule_and_seed(command: Command) -> None:
+    ran = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,gha", "seed=0,1", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    learnt = [json.loads((path / "results.json").read_text()) for path in ran.directories("pretrain")]
+    assert sorted((found["rule"], found["seed"]) for found in learnt) == [
+        ("gha", 0), ("gha", 1), ("hpca", 0), ("hpca", 1),
+    ]  # fmt: skip
+    assert len(ran.directories("finetune")) == len(ran.directories("evaluate")) == 8
+
+
 def test_a_sweep_whose_cells_end_in_a_probe_shows_what_was_evaluated(command: Command) -> None:
     stages = "stages=[finetune,evaluate,probe]"
     ran = command("train", "-m", "rule=none", "label_fraction=0.1", "seed=0,1", stages, "probe.layers=[conv1]")
