@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import fasthebb_cli
 from fasthebb_cli import cli
+from fasthebb_cli.commands import COMMANDS
 from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.run import pipeline
@@ -488,3 +489,20 @@ def test_help_of_a_verb_with_keys_of_its_own(command: Callable[..., Ran], verb: 
     assert page.code == 0
     assert key in page.out
     assert "examples" not in page.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_is_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([name, "--help"]) == 0
+    page = capsys.readouterr().out
+    usage = COMMANDS[name]
+    assert page.startswith(f"fasthebb {name} {usage.paths}")
+    assert len(page.splitlines()) < 20
+    for key, setting in usage.keys.items():
+        assert f"{key}={setting.default}" in page
+    words = usage.example.split()
+    assert words[:2] == ["fasthebb", name]
+    assert usage.example in page
+    keys = [word.partition("=")[0] for word in words if "=" in word]
+    assert set(keys) <= set(usage.keys)
+    assert usage.least <= len(words) - 2 - len(keys) <= usage.most
