@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import fasthebb_cli
 from fasthebb_cli import cli
+from fasthebb_cli.commands import COMMANDS
 from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.run import pipeline
@@ -207,6 +208,16 @@ def test_a_sweep_over_label_fractions_pretrains_once(command: Command) -> None:
     assert len(ran.directories("evaluate")) == 4
     again = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,none")
     assert again.out.count("cached") == 4
+
+
+def test_a_sweep_pretrains_once_for_each_rule_and_seed(command: Command) -> None:
+    ran = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,gha", "seed=0,1", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    learnt = [json.loads((path / "results.json").read_text()) for path in ran.directories("pretrain")]
+    assert sorted((found["rule"], found["seed"]) for found in learnt) == [
+        ("gha", 0), ("gha", 1), ("hpca", 0), ("hpca", 1),
+    ]  # fmt: skip
+    assert len(ran.directories("finetune")) == len(ran.directories("evaluate")) == 8
 
 
 def test_a_sweep_whose_cells_end_in_a_probe_shows_what_was_evaluated(command: Command) -> None:
@@ -508,3 +519,20 @@ def test_help_of_a_verb_with_keys_of_its_own(command: Callable[..., Ran], verb: 
     assert page.code == 0
     assert key in page.out
     assert "examples" not in page.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_is_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([name, "--help"]) == 0
+    page = capsys.readouterr().out
+    usage = COMMANDS[name]
+    assert page.startswith(f"fasthebb {name} {usage.paths}")
+    assert len(page.splitlines()) < 20
+    for key, setting in usage.keys.items():
+        assert f"{key}={setting.default}" in page
+    words = usage.example.split()
+    assert words[:2] == ["fasthebb", name]
+    assert usage.example in page
+    keys = [word.partition("=")[0] for word in words if "=" in word]
+    assert set(keys) <= set(usage.keys)
+    assert usage.least <= len(words) - 2 - len(keys) <= usage.most

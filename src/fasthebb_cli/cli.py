@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from rich.console import Console, Group
 
 import fasthebb_cli
 from fasthebb_cli.commands import COMMANDS, run_command
 from fasthebb_cli.compose import load, load_bench, load_data
 from fasthebb_cli.config import DataConfig
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.explain import FLAGS, help_page, tool_page
+from fasthebb_cli.explain import FLAGS, command_page, help_page, tool_page
 from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.failures import TRACEBACK_VARIABLE, fail, fail_together
 from fasthebb_cli.hydra_call import for_hydra, here_and_now, run_hydra
@@ -55,8 +55,7 @@ def run(arguments: list[str]) -> int:
         Console().print(f"fasthebb {fasthebb_cli.__version__}", highlight=False)
         return 0
     if not arguments or {"-h", "--help", "help"} & set(arguments):
-        tool = next((word for word in arguments[:1] if word in ("bench", "data")), None)
-        Console().print(tool_page(conf_directory(), tool) if tool else help_page(conf_directory()), highlight=False)
+        Console().print(_help(arguments[0] if arguments else ""), highlight=False)
         return 0
     verb, *rest = arguments
     if verb not in VERBS and not launch().first:  # the rest is done by one process
@@ -141,6 +140,12 @@ def run_data(cfg: DictConfig) -> None:
         do(config, make_console())
     except Exception as problem:  # noqa: BLE001  as in run_cell
         sys.exit(fail(problem))
+
+
+def _help(verb: str) -> Group:
+    if verb in COMMANDS:
+        return command_page(verb)
+    return tool_page(conf_directory(), verb) if verb in ("bench", "data") else help_page(conf_directory())
 
 
 def _run_command(name: str, words: list[str], wants_traceback: bool) -> int:

@@ -8,12 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
 from fasthebb_cli.errors import InputError
 
 Command = Callable[[list[Path], dict[str, str], Console], None]
+
+
+class Setting(NamedTuple):
+    """A key's default value, as text, and what --help says of it."""
+
+    default: str
+    line: str
 
 
 @dataclass(frozen=True)
@@ -23,27 +31,52 @@ class Usage:
     Args:
         paths: what its positional arguments are, for messages.
         least, most: how many of them.
-        keys: settings with their default values, as text.
+        example: one for --help.
     """
 
     function: str
     paths: str
     least: int
     most: int
-    keys: Mapping[str, str]
+    keys: Mapping[str, Setting]
+    example: str
 
 
 MANY = 100_000
-_READING = {"batch_size": "64", "device": "auto", "workers": "0"}
+_READING = {
+    "batch_size": Setting("64", "images that the network sees at once"),
+    "device": Setting("auto", "or cpu, cuda, cuda:1, mps, xpu"),
+    "workers": Setting("0", "processes that decode ahead; 0: this one does"),
+}
 COMMANDS: dict[str, Usage] = {
-    "predict": Usage("fasthebb_cli.use.predict:predict", "MODEL FOLDER", 2, 2, {"out": "predictions.csv"} | _READING),
+    "predict": Usage(
+        "fasthebb_cli.use.predict:predict", "MODEL FOLDER", 2, 2,
+        {"out": Setting("predictions.csv", "the file, path,class,probability a line")} | _READING,
+        "fasthebb predict runs/DIRECTORY photos out=predictions.csv",
+    ),
     "features": Usage(
         "fasthebb_cli.use.features:features", "MODEL FOLDER", 2, 2,
-        {"layer": "", "out": "features", "pool": "4"} | _READING,
+        {
+            "layer": Setting("", "its name, as conv3; empty: the last before the classifier"),
+            "out": Setting("features", "OUT.npy, a row an image, and OUT.txt, their paths"),
+            "pool": Setting("4", "maps are averaged to pool x pool at most; 0: they are not"),
+        } | _READING,
+        "fasthebb features runs/DIRECTORY photos layer=conv3 out=conv3",
     ),
-    "report": Usage("fasthebb_cli.report.command:report", "RUNS ...", 1, MANY, {"out": "report"}),
-    "runs": Usage("fasthebb_cli.report.overview:list_runs", "[RUNS ...]", 0, MANY, {"state": ""}),
-    "compare": Usage("fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {}),
+    "report": Usage(
+        "fasthebb_cli.report.command:report", "RUNS ...", 1, MANY,
+        {"out": Setting("report", "folder of report.html, .md and .csv")},
+        "fasthebb report runs out=report",
+    ),
+    "runs": Usage(
+        "fasthebb_cli.report.overview:list_runs", "[RUNS ...]", 0, MANY,
+        {"state": Setting("", "only those: finished, running, failed or stale; empty: all")},
+        "fasthebb runs runs state=failed",
+    ),
+    "compare": Usage(
+        "fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {},
+        "fasthebb compare runs/DIRECTORY runs/OTHER",
+    ),
 }  # fmt: skip
 
 
@@ -54,7 +87,7 @@ def run_command(name: str, words: Sequence[str], console: Console) -> None:
         InputError: too few or too many paths, or a setting that the command doesn't have.
     """
     usage = COMMANDS[name]
-    settings, paths = dict(usage.keys), []
+    settings, paths = {key: setting.default for key, setting in usage.keys.items()}, []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in usage.keys:
@@ -74,5 +107,5 @@ def run_command(name: str, words: Sequence[str], console: Console) -> None:
 
 def usage_line(name: str) -> str:
     usage = COMMANDS[name]
-    keys = "".join(f" [{key}={value or 'VALUE'}]" for key, value in usage.keys.items())
+    keys = "".join(f" [{key}={setting.default or 'VALUE'}]" for key, setting in usage.keys.items())
     return f"fasthebb {name} {usage.paths}{keys}"

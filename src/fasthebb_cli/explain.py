@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasthebb_cli.commands import COMMANDS
 from fasthebb_cli.config import GROUPS, DataConfig
 
 EXAMPLES = [
@@ -77,6 +78,17 @@ def tool_page(conf: Path, verb: str) -> Group:
     parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/] WHAT key=value ...", "", Text(VERB_LINES[verb])]
     parts += _section("keys", _keys(path))
     parts += ["", Text("and the groups and flags of fasthebb --help", style="dim")]
+    return Group(*parts)
+
+
+def command_page(name: str) -> Group:
+    """Of a command without a composed configuration: what it does, its settings, an example."""
+    usage = COMMANDS[name]
+    keys = " key=value ..." if usage.keys else ""
+    parts: list[RenderableType] = [Text.assemble((f"fasthebb {name}", "bold"), f" {usage.paths}{keys}"), ""]
+    parts.append(Text(VERB_LINES[name].partition(": fasthebb")[0]))
+    parts += _section("settings", [(f"{key}={setting.default}", setting.line) for key, setting in usage.keys.items()])
+    parts += ["", "[bold]example[/]", Padding(Text(f"$ {usage.example}"), (0, 0, 0, 2))]
     return Group(*parts)
 
 

@@ -21,7 +21,7 @@ from fasthebb_cli.report.directories import find_directories
 from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
 from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
-from fasthebb_cli.report.plots import looks_of
+from fasthebb_cli.report.plots import accuracy_figure, looks_of
 from tests.conftest import Ran
 from tests.report.made import call, make_grid, make_run, make_stage
 
@@ -327,6 +327,32 @@ def test_every_method_has_a_look_of_its_own() -> None:
     looks = looks_of(methods)
     assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == len(methods)
     assert not {looks[f"hpca {k}"]["color"] for k in range(12)} & {looks[f"none {k}"]["color"] for k in range(12)}
+
+
+def test_bands_of_the_accuracy_figure_are_the_95_percent_intervals(tmp_path: Path) -> None:
+    make_grid(tmp_path)
+    (grid,) = grids_of(tmp_path)
+    looks = looks_of(grid.methods)
+    svg = accuracy_figure(grid, "top1", looks)
+    for method in grid.methods:
+        colour, number = looks[method.name]["color"], r"(-?[\d.]+)"
+        line = re.search(rf'd="M {number} {number} \nL {number} {number} \n"[^>]*stroke: {colour}', svg)
+        band = re.search(rf'href="#(\w+)" x="0" y="{number}" style="fill: {colour}; fill-opacity', svg)
+        assert line, method.name
+        assert band, method.name
+        x1, y1, x2, y2 = map(float, line.groups())
+        outline = re.search(rf'id="{band[1]}" d="([^"]*)"', svg)
+        assert outline
+        points = [(float(x), float(y) + float(band[2])) for x, y in re.findall(rf"{number} {number}", outline[1])]
+        first, second = (method.estimate(fraction, "top1") for fraction in grid.fractions)
+        assert first
+        assert second
+        scale = (y1 - y2) / (second.mean - first.mean)
+        for x, y, found in ((x1, y1, first), (x2, y2, second)):
+            assert found.half_width
+            edges = [other for at, other in points if at == pytest.approx(x)]
+            half = scale * found.half_width
+            assert (min(edges), max(edges)) == pytest.approx((y - half, y + half), rel=1e-4)
 
 
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,21 +131,51 @@ def test_what_does_not_go_together(command: Callable[..., Ran], words: list[str]
     assert not list(ran.runs.glob("*-pretrain-*")), "it was found only after pre-training"
 
 
-def hybrid_context(*words: str) -> Context:
-    """A cell whose network is three linear layers on 32 x 32 digits, the middle one to learn by Oja's rule."""
-    config = loaded("dataset=digits", "gpu=cpu", "rule=oja", "rule.lr=0.5", "finetune.by_rule=[middle]",
-                    "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant", "finetune.momentum=0",
-                    "finetune.weight_decay=0", "finetune.augment=none", "label_fraction=0.3", *words)  # fmt: skip
-    torch.manual_seed(0)
-    first = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 12, bias=False), nn.Tanh())
-    layers = {"first": first, "middle": nn.Linear(12, 6, bias=False), "classifier": nn.Linear(6, 10)}
-    network = nn.Sequential(OrderedDict(layers))
+def context_around(network: nn.Module, *words: str) -> Context:
+    """A cell of plain gradient descent on 32 x 32 digits with that network."""
+    config = loaded("dataset=digits", "gpu=cpu", "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant",
+                    "finetune.momentum=0", "finetune.weight_decay=0", "finetune.augment=none", "label_fraction=0.3",
+                    *words)  # fmt: skip
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(
         config, "finetune", config.finetune, dataset, network, prepare(config.gpu), statistics,
         untrained=True, resumed=False,
     )  # fmt: skip
+
+
+def hybrid_context(*words: str) -> Context:
+    """Three linear layers, the middle one to learn by Oja's rule."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 12, bias=False), nn.Tanh())
+    layers = {"first": first, "middle": nn.Linear(12, 6, bias=False), "classifier": nn.Linear(6, 10)}
+    return context_around(
+        nn.Sequential(OrderedDict(layers)), "rule=oja", "rule.lr=0.5", "finetune.by_rule=[middle]", *words
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "drops"),
+    [
+        (["finetune.features_lr=0"], False),
+        (["++finetune.layer_lr={first*: 0}"], False),
+        (["finetune.classifier_epochs=1"], False),
+        (["finetune.features_lr=0.1"], True),
+    ],
+)
+def test_frozen_features_drop_nothing(words: list[str], drops: bool) -> None:
+    """With dropout among them the classifier learns in an epoch what it learns without."""
+    learnt = []
+    for dropout in (0.5, 0.0):
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 12), nn.Dropout(dropout))
+        context = context_around(nn.Sequential(OrderedDict({"first": first, "classifier": nn.Linear(12, 10)})), *words)
+        context.untrained = False
+        task = finetune(context)
+        for step, batch in enumerate(task.batches(0, 0)):
+            task.step(0, step, batch)
+        learnt.append(context.network.state_dict()["classifier.weight"])
+    assert torch.equal(*learnt) is not drops
 
 
 @pytest.mark.parametrize("projection", [False, True])

@@ -1,7 +1,7 @@
 """Hebbian pre-training through the command: every rule of conf/, and what the learner can be asked to do."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -9,11 +9,17 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from fasthebb_cli import cli
+from fasthebb_cli.compute import prepare
+from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.hebb.settings import RULES
 from fasthebb_cli.nets.whitening import Whitening
-from tests.conftest import Ran
+from fasthebb_cli.stages import Context
+from fasthebb_cli.stages.start import BATCH_SIZE, fit_whitening
+from tests.conftest import Ran, loaded
 
 Command = Callable[..., Ran]
 CHOICES = sorted(path.stem for path in (cli.conf_directory() / "rule").glob("*.yaml"))
@@ -181,6 +187,41 @@ def test_whitening_is_fitted_once_and_handed_on(command: Command, monkeypatch: p
     names = [name for name in states[0] if name.startswith("whitening")]
     assert names
     assert all(torch.equal(state[name], states[0][name]) for state in states for name in names)
+
+
+def test_whitening_is_fitted_on_training_images_alone_and_on_20_000_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of validation, test and without labels are of another kind here, and nothing of them is seen."""
+    seen: list[torch.Tensor] = []
+    fit = Whitening.fit
+
+    def watched(layer: Whitening, batches: Iterable[torch.Tensor], smoothing: float) -> None:
+        seen.append(torch.cat(list(batches)))
+        fit(layer, seen[-1].split(1000), smoothing)
+
+    monkeypatch.setattr(Whitening, "fit", watched)
+    config = loaded("dataset=digits", "rule=swta", "gpu=cpu")
+    validation, test, unlabelled = (torch.tensor([k]) for k in range(3))
+    for count, used in ((500, 500), (25_000, 20_000 // BATCH_SIZE * BATCH_SIZE)):
+        draws = torch.Generator().manual_seed(0)
+        pixels = torch.randint(1, 256, (3 + count, 3, 4, 4), dtype=torch.uint8, generator=draws)
+        pixels[:3] = 0
+        dataset = Dataset(
+            "digits", ("a",), InMemory(pixels), torch.zeros(3 + count, dtype=torch.int64),
+            torch.arange(3, 3 + count), validation, test, unlabelled, "00",
+        )  # fmt: skip
+        layer, expected = Whitening(3, 4), Whitening(3, 4)
+        compute, statistics = prepare(config.gpu), (torch.zeros(3), torch.ones(3))
+        fit_whitening(
+            Context(
+                config, "pretrain", config.pretrain, dataset, nn.Sequential(layer), compute, statistics,
+                untrained=True, resumed=False,
+            )
+        )  # fmt: skip
+        assert len(seen[-1]) == used
+        assert seen[-1].min() > 0
+        fit(expected, [seen[-1]], 0.1)
+        torch.testing.assert_close(layer.matrix, expected.matrix)
+        assert not torch.equal(layer.matrix, torch.eye(48))
 
 
 @pytest.mark.slow

@@ -23,10 +23,11 @@ def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: s
     Args:
         labels_of_train: int64 (N,).
         fraction: in (0, 1].
-        kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first of a permutation).
+        kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first of a permutation, as
+            in the papers: of many classes with few labels each, some go without).
 
     Raises:
-        InputError: a class would have no label, or there are no labels at all.
+        InputError: a class of a stratified subset would have no label, or there are no labels at all.
     """
     n = len(labels_of_train)
     if n == 0 or int(labels_of_train.min()) < 0:
@@ -37,7 +38,7 @@ def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: s
         order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, "label_subset")))
     else:
         raise InputError(f"label_subset must be one of stratified, random, not {kind!r}")
-    count, needed = round(fraction * n), _every_class(labels_of_train[order])
+    count, needed = round(fraction * n), _every_class(labels_of_train[order]) if kind == "stratified" else 1
     if count < needed:
         smallest = min(1.0, ceil(needed / n * 1e6) / 1e6)
         raise InputError(

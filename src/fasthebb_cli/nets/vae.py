@@ -92,7 +92,8 @@ class VariationalAutoencoder(nn.Module):
 def loss_terms(images: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
     """Squared error and divergence from a standard normal code, summed within an image, means over images; 0 of none.
 
-    (x - x')^2 and 0.5 (mean^2 + variance - log variance - 1); their sum is the negative evidence bound.
+    (x - x')^2 and 0.5 (mean^2 + variance - log variance - 1); their sum is the negative evidence bound
+    of pixels with a variance of 1/2, but for a constant.
     """
     error = (reconstruction.float() - images.float()).square().flatten(1).sum(1)
     mean, log_variance = mean.float(), log_variance.float()

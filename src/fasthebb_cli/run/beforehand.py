@@ -16,13 +16,14 @@ from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, PretrainCo
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import check_by_rule
+from fasthebb_cli.stages.vae import autoencoder_of
 
 
 def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
-    """Labels, splits, layers that are named, and the size of the images.
+    """Labels, splits, layers that are named, the size of the images, and whether an autoencoder can mirror the network.
 
     Raises:
-        InputError: one of them is not there, or the network can't take such images.
+        InputError: one of them is not there, or the network can't take such images or be mirrored.
     """
     for stage in stages:
         settings = stage.settings
@@ -36,6 +37,8 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
     for stage in stages:
         _check_patterns(stage.settings, network)
     with torch.device("meta"):
+        if config.rule.name == "vae":
+            autoencoder_of(config, dataset, network)
         for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
             new_network(config, dataset, layer, hidden)
         for stage in stages:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasthebb_cli import processes
+from fasthebb_cli.config import Config
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
@@ -35,7 +37,9 @@ def vae(context: Context) -> Task:
         raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
     dataset = context.dataset
     indices = torch.cat([dataset.train, dataset.unlabelled])
-    made = _autoencoder(context)
+    with torch.random.fork_rng(devices=[]):  # every process begins with the same
+        torch.default_generator.manual_seed(context.seed_for("autoencoder"))
+        made = autoencoder_of(context.config, dataset, network)
     latents = made.latents
     autoencoder = share_batch_norm(compute.place(made))
     optimizer_for = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
@@ -97,16 +101,19 @@ def vae(context: Context) -> Task:
     return task
 
 
-def _autoencoder(context: Context) -> VariationalAutoencoder:
-    source, options = context.dataset.source, context.config.rule.options
+def autoencoder_of(config: Config, dataset: Dataset, network: nn.Module) -> VariationalAutoencoder:
+    """The autoencoder around the network, whose other layers are drawn by torch's generator.
+
+    Raises:
+        InputError: an unknown option, or a layer that can't be mirrored.
+    """
+    source, options = dataset.source, config.rule.options
     unknown = [name for name in options if name != "latents"]
     if unknown:
         raise InputError(f"rule.options.{unknown[0]}: rule=vae accepts: latents")
     try:
-        with torch.random.fork_rng(devices=[]):  # every process begins with the same
-            torch.default_generator.manual_seed(context.seed_for("autoencoder"))
-            return VariationalAutoencoder(
-                context.network, channels=source.channels, size=source.size, latents=options.get("latents", 256)
-            )
+        return VariationalAutoencoder(
+            network, channels=source.channels, size=source.size, latents=options.get("latents", 256)
+        )
     except (ValueError, TypeError) as error:
         raise InputError(f"rule=vae: {error}") from error
