@@ -183,7 +183,10 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     finally:
         record.close()
     measured = task.finish(position.records[-1] if position.records else {})
-    return processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
+    results = processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
+    if position.stopped:
+        raise Interrupted("the end")
+    return results
 
 
 def _as_run_error(error: Exception, stage: PlannedStage) -> RunError | None:
