@@ -78,6 +78,16 @@ def test_any_number_of_workers_gives_the_same_batches(damaged: Path) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [None, False])
+def test_a_link_to_nowhere_is_such_an_image(damaged: Path, in_memory: bool | None) -> None:
+    before = load(damaged, in_memory=in_memory, on_bad_image="skip")
+    link = damaged / "train/a/x.png"
+    link.symlink_to("gone.png")
+    found = load(damaged, in_memory=in_memory, on_bad_image="skip", download=True)  # other settings: listed again
+    assert found.digest == before.digest
+    assert f"{link}: can't be read as an image: No such file or directory" in found.left_out
+
+
+@pytest.mark.parametrize("in_memory", [None, False])
 def test_a_class_is_not_lost_in_silence(damaged: Path, in_memory: bool | None) -> None:
     for path in (damaged / "train/b").iterdir():
         path.write_bytes(b"")

@@ -97,7 +97,8 @@ def from_files(
     once for that, before anything is split or numbered.
 
     Args:
-        parts: files of "train" and, where there are any, "test", "validation" and "unlabelled".
+        parts: files of "train" and, where there are any, "test", "validation" and "unlabelled". Of millions, give
+            iterators: a list of them would be in memory beside the one that is made here.
         read: gives the bytes of a path, for files inside an archive.
     """
     files, counts = FileList(), dict.fromkeys(parts, 0)
@@ -114,7 +115,7 @@ def from_files(
         counts = {part: int(readable[chosen].sum()) for part, chosen in indices.items()}
         indices = consecutive(counts)
         kept = readable.nonzero().flatten()
-        files = FileList(files[i] for i in kept.tolist())
+        files = FileList(file for i, file in enumerate(files) if i not in damaged)
         pixels = source.pixels if isinstance(source, InMemory) else None
         source = ImageFiles(files.paths, config.size, read) if pixels is None else InMemory(pixels[kept])
     digest = files_digest(counts, config.size, classes, map(listed, files))

@@ -154,7 +154,8 @@ def decode(
             ImageOps.exif_transpose(image, in_place=True)
             fitted = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BILINEAR)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()).split(" <_io")[0]
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(said.split()).split(" <_io")[0]
         raise InputError(f"{path}: can't be read as an image: {reason or type(error).__name__}") from error
     return np.asarray(fitted).transpose(2, 0, 1)
 
