@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
@@ -94,7 +95,7 @@ def from_files(
     """Collection of image files, decoded into memory now if `config.in_memory` says so or, null, if they fit.
 
     With `config.on_bad_image=skip` files that can't be decoded are left out as if they were not there: each is decoded
-    once for that, before anything is split or numbered.
+    once for that, before anything is split or numbered. Of several processes, which all call this, the first does it.
 
     Args:
         parts: files of "train" and, where there are any, "test", "validation" and "unlabelled". Of millions, give
@@ -140,7 +141,7 @@ def source_of(
         return InMemory(decode_all(paths, config.size, read, damaged))
     source = ImageFiles(paths, config.size, read)
     if damaged is not None:
-        find_damaged(source, damaged)
+        damaged |= processes.from_first(lambda: find_damaged(source))
     return source
 
 

@@ -132,12 +132,14 @@ def decode_all(
     return pixels
 
 
-def find_damaged(source: ImageFiles, damaged: dict[int, str]) -> None:
-    """Decodes every image once and adds the number and the error of each that can't be."""
+def find_damaged(source: ImageFiles) -> dict[int, str]:
+    """Decodes every image once: number and error of each that can't be."""
+    damaged: dict[int, str] = {}
     for chunk in torch.split(torch.arange(len(source)), 64 * PART):
         found: dict[int, str] = {}
         decode_all([source.paths[i] for i in chunk.tolist()], source.size, source.read_bytes, found)
-        damaged.update({int(chunk[i]): problem for i, problem in found.items()})
+        damaged |= {int(chunk[i]): problem for i, problem in found.items()}
+    return damaged
 
 
 def decode(

@@ -8,8 +8,9 @@ from rich.table import Table
 from torch import Tensor
 
 from fasthebb_cli.config import DataConfig
-from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std, statistics_of
+from fasthebb_cli.data.dataset import Dataset, mean_and_std, statistics_of
 from fasthebb_cli.run.files import write_atomically
+from fasthebb_cli.run.images import open_dataset
 from fasthebb_cli.run.view import View
 
 ROWS, COLUMNS = 20, 10  # of the picture: a class or a part a row
@@ -18,8 +19,7 @@ TILE, MARGIN, CAPTION = 96, 4, 14  # pixels: most of an image's side, between im
 
 def tell(config: DataConfig, view: View) -> None:
     """Prints images per class and split, mean and deviation, and writes the picture."""
-    dataset = load_dataset(config.dataset, config.seed)
-    view.left_out(dataset.left_out)
+    dataset = open_dataset(config.dataset, config.seed, view)
     view.console.print(counts_table(dataset))
     mean, std = mean_and_std(dataset)
     told = (

@@ -21,6 +21,11 @@ def labels(results: Mapping[str, Any]) -> str:
     return f"{results['labels_train']:,}{choosing}"
 
 
+def images(count: int, kind: str = "") -> str:
+    """A number of images as people write it: 1 image, 2 training images, 1,200 images."""
+    return f"{count:,} {kind}{' ' if kind else ''}image{'' if count == 1 else 's'}"
+
+
 def clock(seconds: float) -> str:
     """A duration as people write it: 4.2 s, 3 min 20 s, 5 h 12 min."""
     if seconds < 10:
