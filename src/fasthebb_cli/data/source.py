@@ -6,6 +6,7 @@ resized to S (bilinear, antialiased), its centre cut out. Knows nothing of label
 
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from fasthebb_cli.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of pixels up to which a data set is kept in memory unless told otherwise
 PART = 16  # images that a decoding thread takes at a time
+
+# Pillow prints it beyond 89 megapixels; beyond twice as many it is an error, and stays one
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _UNREADABLE = (
     OSError,  # includes Pillow's "cannot identify image file"
