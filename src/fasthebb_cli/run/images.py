@@ -6,7 +6,7 @@ from fasthebb_cli import processes
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import images
+from fasthebb_cli.run.wording import counted
 
 
 def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
@@ -19,7 +19,7 @@ def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
         listed = replace(config, in_memory=False, on_bad_image="error")  # downloads, but decodes nothing
         count = processes.from_first(lambda: len(collection_of(listed).files or ()))
         if count:
-            view.note(f"dataset.on_bad_image=skip: decodes {images(count)} to find those that can't be read")
+            view.note(f"dataset.on_bad_image=skip: decodes {counted(count, 'image')} to find those that can't be read")
     elif config.download:
         processes.from_first(lambda: load_dataset(config, seed) and None)
     dataset = load_dataset(config, seed)

@@ -21,9 +21,9 @@ def labels(results: Mapping[str, Any]) -> str:
     return f"{results['labels_train']:,}{choosing}"
 
 
-def images(count: int, kind: str = "") -> str:
-    """A number of images as people write it: 1 image, 2 training images, 1,200 images."""
-    return f"{count:,} {kind}{' ' if kind else ''}image{'' if count == 1 else 's'}"
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """A number of things as people write it: 1 image, 1,200 images, 2 classes (whose plural is to be given)."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
 def clock(seconds: float) -> str:
