@@ -86,14 +86,22 @@ class Started:
     def kill(self) -> None:
         self.send(signal.SIGKILL)
 
-    def send(self, number: signal.Signals) -> None:
+    def numbers(self) -> list[int]:
+        """Of all its processes that live."""
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if f"{MARK}={self.out}\0".encode() in (folder / "environ").read_bytes():
-                    os.kill(int(folder.name), number)
+                    found.append(int(folder.name))
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        for process in self.numbers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def text(self) -> str:
-        return self.process.communicate()[0]
+        return self.process.communicate(timeout=120)[0]
 
 
 class Forked:

@@ -118,6 +118,9 @@ def test_data_sets_the_loader_beside_the_step(bench: Bench, tmp_path: Path) -> N
     assert code == 0, err
     assert "dataset.in_memory=false measures reading and decoding" in out
     assert list(json.loads(file.read_text())["workers"]) == ["0"]
+    code, out, err = bench("data", *words, "dataset=digits", "dataset.in_memory=false")
+    assert code == 0, err
+    assert "the images are in memory, as those of this data set always are" in out
     folder = ("dataset=image_folder", f"dataset.root={root}", "dataset.in_memory=false", "dataset.validation_samples=2")
     code, out, err = bench("data", *words, *folder)
     assert code == 0, err
@@ -157,6 +160,7 @@ def test_the_step_is_taken_in_the_precision_asked_for() -> None:
     [
         (["step", "rule=vae"], "rule=vae is no Hebbian rule; choose one of: hpca"),
         (["data", "dataset.size=0"], "dataset.size must be at least 1"),
+        (["data", "size=16"], "size: bench data has the images of a data set; set dataset.size"),
         (["stop"], "what must be one of step, layer, scale, data"),
         (["step", "repeets=3"], "did you mean repeats"),
         (["step", "batch_size=1"], "batch_size must be at least 2"),

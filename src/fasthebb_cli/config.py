@@ -204,6 +204,8 @@ class BenchConfig:
         for name, value in (("size", self.images), ("batch_size", self.batch), ("classes", self.classes)):
             at_least(name, value, 2)
         at_least("repeats", self.repeats, 1)
+        if self.what == "data" and self.size is not None:
+            raise ValueError("size: bench data has the images of a data set; set dataset.size")
 
     @property
     def images(self) -> int:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fasthebb_cli.errors import RunError
+from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.launch import launch, seconds_of
 
 T = TypeVar("T")
@@ -137,12 +137,23 @@ def decide(*, stop: bool = False, save: bool = False) -> Decision:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What the first process makes, for all of them."""
+    """What the first process makes, for all of them.
+
+    Raises:
+        Interrupted: in all, if the first is stopped while it makes it.
+    """
     if count() == 1:
         return make()
-    made: list[Any] = [make() if is_first() else None]
+    made: list[Any] = [None]
+    if is_first():
+        try:
+            made = [make()]
+        except Interrupted as stopped:
+            made = [stopped]
     decide()
     dist.broadcast_object_list(made, group=_decisions())
+    if isinstance(made[0], Interrupted):
+        raise made[0]
     value: T = made[0]
     return value
 

@@ -1,8 +1,8 @@
 """Signals that ask for a stop, and what a job does afterwards to be started again.
 
-Inside a stage they are answered by `loop.stop_requests`, which saves first; elsewhere nothing is in the making that a
-new start would not redo, so the process may end at once. SLURM sends SIGTERM when a job is preempted or cancelled, and
-what `--signal` names, here SIGUSR1 or SIGUSR2, before its time is up.
+Inside a stage they are answered by `loop.stop_requests`, which saves first, or by `stops_raise`, where nothing can be
+saved; elsewhere nothing is in the making that a new start would not redo, so the process may end at once. SLURM sends
+SIGTERM when a job is preempted or cancelled, and what `--signal` names, here SIGUSR1 or SIGUSR2, before its time is up.
 """
 
 import multiprocessing
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from fasthebb_cli.errors import Interrupted
 from fasthebb_cli.launch import launch
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -26,6 +27,27 @@ def stop_at_once(*_: object) -> None:
     for child in multiprocessing.active_children():  # workers take no signal that asks for a stop
         child.kill()
     os._exit(STOPPED)
+
+
+@contextmanager
+def stops_raise() -> Iterator[None]:
+    """STOP_SIGNALS raise Interrupted in here, whatever is going on: for what takes long and can't be saved."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def on_signal(*_: object) -> None:
+        restore()  # a second signal must not disturb what the first one ends
+        raise Interrupted("the start")
+
+    try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, on_signal)
+        yield
+    finally:
+        restore()
 
 
 @contextmanager

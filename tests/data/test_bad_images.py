@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data import source
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.loading import batches
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.images import open_dataset
+from fasthebb_cli.run.view import View
+from fasthebb_cli.run.wording import make_console
 from tests.conftest import Ran
 from tests.data.images import class_folders, save
+from tests.many import together
 
 
 def load(root: Path, **settings: Any) -> Dataset:
@@ -60,6 +65,33 @@ def test_skipping_is_as_if_they_were_not_there(damaged: Path, mended: Path, in_m
     assert expected.left_out == ()
 
 
+@pytest.mark.slow
+def test_of_several_processes_the_first_looks_for_all(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTHEBB_TEST_DAMAGED", str(damaged))
+    (decoded, first), (none, second) = together("tests.data.test_bad_images:looked_at", 2)
+    assert (decoded, none) == (30, 0)
+    assert first == second == load(damaged, in_memory=False, on_bad_image="skip").digest
+
+
+def looked_at() -> tuple[int, str]:
+    """How many images this process decodes to open the set, and the digest of what it finds."""
+    decoded = 0
+    decode = source.decode
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return decode(*arguments)
+
+    setattr(source, "decode", counted)  # noqa: B010
+    config = DatasetConfig(
+        name="image_folder", root=os.environ["FASTHEBB_TEST_DAMAGED"], size=8, in_memory=False, on_bad_image="skip",
+        download=True,
+    )  # fmt: skip
+    dataset = open_dataset(config, 0, View(make_console()))
+    return decoded, dataset.digest
+
+
 def test_where_nothing_is_damaged_it_changes_nothing(mended: Path) -> None:
     assert load(mended, on_bad_image="skip").digest == load(mended).digest
 
@@ -75,6 +107,16 @@ def test_any_number_of_workers_gives_the_same_batches(damaged: Path) -> None:
 
     for here, there in zip(epoch(0), epoch(2), strict=True):
         assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("in_memory", [None, False])
+def test_a_link_to_nowhere_is_such_an_image(damaged: Path, in_memory: bool | None) -> None:
+    before = load(damaged, in_memory=in_memory, on_bad_image="skip")
+    link = damaged / "train/a/x.png"
+    link.symlink_to("gone.png")
+    found = load(damaged, in_memory=in_memory, on_bad_image="skip", download=True)  # other settings: listed again
+    assert found.digest == before.digest
+    assert f"{link}: can't be read as an image: No such file or directory" in found.left_out
 
 
 @pytest.mark.parametrize("in_memory", [None, False])
@@ -107,6 +149,7 @@ def test_a_run_names_them_and_counts_them(command: Callable[..., Ran], tmp_path:
     assert "00.png: can't be read as an image" in ran.err
     ran = command("pretrain", *words, "dataset.on_bad_image=skip")
     assert ran.code == 0, ran.err
+    assert ran.out.index("decodes 14 images to find those") < ran.out.index("00.png: can't be read as an image")
     assert ran.out.count("can't be read as an image") == 10
     assert "12 images can't be read and are left out" in ran.out
     for i in range(12):

@@ -69,11 +69,12 @@ def test_files_are_in_the_order_of_their_whole_names(tmp_path: Path) -> None:
 WHOLE = """
 import os, resource, sys
 import torch
-from fasthebb_cli.data.collection import consecutive, files_digest, listed
-from fasthebb_cli.data.files import FileList
+from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data import folders
+from fasthebb_cli.data.files import ImageFile
+from fasthebb_cli.data.imagenet import imagenet
 from fasthebb_cli.data.loading import batches
 from fasthebb_cli.data.splits import stratified_order
-from tests.data.test_files import imagenet_files
 
 class Nothing:
     channels = size = 1
@@ -83,14 +84,21 @@ class Nothing:
 def peak():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
+def list_images(folder):  # 1,280 of each class, and names as long as ImageNet's
+    wnid = folder.name
+    for i in range(1_230 if folder.parent.name == "train" else 50):
+        name = f"{wnid}_{10_000 + i}.JPEG"
+        yield ImageFile(name, f"{folder}/{name}", 110_000 + i)
+
 count = 1_280_000
+folders.list_images = list_images
 list(batches(Nothing(), torch.arange(10), batch_size=4, device=torch.device("cpu"), order_seed=0))
 stratified_order(torch.arange(10), 0)
 before = peak()
-files = FileList(imagenet_files(count))
-files_digest({"train": count}, 210, ("a",), map(listed, files))
+collection = imagenet(DatasetConfig(name="imagenet", root=sys.argv[1], size=210))
 listed_peak = peak()
-train = stratified_order(files.labels(), 0).sort().values
+assert len(collection.source) == count
+train = stratified_order(collection.labels, 0).sort().values
 stream = batches(Nothing(), train, batch_size=256, device=torch.device("cpu"), order_seed=1)
 seen = torch.zeros(count, dtype=torch.uint8)
 for _, chosen in stream:
@@ -101,11 +109,21 @@ print((listed_peak - before) / count, (peak() - before) / count)
 
 
 @pytest.mark.slow
-def test_a_whole_imagenet_is_listed_split_and_shuffled_in_bounded_memory() -> None:
+def test_a_whole_imagenet_is_listed_split_and_shuffled_in_bounded_memory(tmp_path: Path) -> None:
     """Peaks of the process, in bytes an image: of listing, and of all with the split, two orders and the batches."""
+    for k in range(1000):
+        for part in ("train", "val"):
+            folder = tmp_path / part / f"n{10_000_000 + k}"
+            folder.mkdir(parents=True)
+    (folder.parents[1] / "train" / folder.name / "0.JPEG").touch()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
-        [sys.executable, "-c", WHOLE], env=environment, capture_output=True, text=True, check=True, timeout=250
+        [sys.executable, "-c", WHOLE, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
     )
     listing, everything = map(float, ran.stdout.split())
     assert listing <= BYTES

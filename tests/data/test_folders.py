@@ -189,7 +189,7 @@ def unreadable(root: Path) -> None:
         (flat_test, r"test: has no class folders with images"),
         (stray_image, r"train/stray.png: lies beside class folders"),
         (no_images, r"dataset.root: no images in .*; looked for .jpg"),
-        (broken_link, r"train/a/x.png: can't be read: No such file"),
+        (broken_link, r"train/a/x.png: can't be read as an image: No such file or directory$"),
         (unreadable, r"train/b/001.png: can't be read as an image: cannot identify image file$"),
     ],
 )

@@ -1,5 +1,7 @@
 """Decoding: every kind of image becomes uint8 RGB, S x S, and what can't be read is named."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,16 @@ def test_an_image_of_the_right_size_is_read_as_it_is(tmp_path: Path) -> None:
     pixels = read(save(tmp_path / "a.png", 1))
     assert pixels.dtype == torch.uint8
     assert torch.equal(pixels, chw(picture(1)))
+
+
+def test_a_large_image_is_read_without_a_word(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", 1)
+    code = (
+        "from PIL import Image; from fasthebb_cli.data.source import decode; "
+        f"Image.MAX_IMAGE_PIXELS = 50; decode({str(path)!r}, 8)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    assert ran.stderr == ""
 
 
 @pytest.mark.parametrize(("width", "height"), [(20, 8), (8, 20), (16, 16), (5, 3)])

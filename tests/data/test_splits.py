@@ -115,6 +115,8 @@ def test_split_sizes() -> None:
     assert split_sizes(100, None, 5, None) == (75, 5, 20)
     assert split_sizes(100, 50, 10, None) == (50, 10, 40)
     assert split_sizes(100, 10, 10, 10) == (10, 10, 10)
+    assert split_sizes(2, None, None, 0) == (1, 1, 0)
+    assert split_sizes(3, None, None, None) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("train", [91, 100, 1000])
@@ -123,3 +125,8 @@ def test_an_impossible_split_names_the_setting_and_the_number(train: int) -> Non
         InputError, match=rf"dataset.train_samples={train} dataset.test_samples=10: there are 100 images"
     ):
         split_sizes(100, train, None, 10)
+
+
+def test_too_few_images_are_not_blamed_on_a_setting() -> None:
+    with pytest.raises(InputError, match=r"^dataset: there is 1 image for training and validation, .*; add images$"):
+        split_sizes(1, None, None, 0)

@@ -34,6 +34,7 @@ def test_mean_and_deviation_are_those_of_the_training_images(data: Data, tmp_pat
     assert code == 0, err
     assert "mean (0.2000, 0.0000, 1.0000), deviation (0.1633, 0.0039, 0.0039) of all training images" in out
     assert "(no label)" in out
+    assert "samples in" in out
 
 
 def test_it_says_what_is_wrong(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,8 +46,36 @@ def test_it_says_what_is_wrong(data: Data, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_only_a_file_is_replaced(data: Data, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    code, _, err = data("info", "dataset=digits", f"out={tmp_path / 'pipe'}")
+    os.mkfifo(tmp_path / "pipe.png")
+    code, _, err = data("info", "dataset=digits", f"out={tmp_path / 'pipe.png'}")
     assert (code, err.count("\n")) == (1, 1)
     assert "it is there and not a file" in err
-    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "pipe.png").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "folder.png", "folder"])
+def test_a_name_that_is_no_pictures_is_refused_at_once(data: Data, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    code, out, err = data("info", "dataset=digits", f"out={tmp_path / name}")
+    assert (code, out) == (2, "")
+    assert f"out={tmp_path / name} must be the name of a picture that ends in .png" in err
+
+
+def test_classes_are_named_as_their_folders_are(data: Data, tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"[bold]x": 2, "a\nb\x1b": 2})
+    class_folders(tmp_path / "photos/test", {"[bold]x": 1, "a\nb\x1b": 1})
+    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
+    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
+    assert code == 0, err
+    assert "\n[bold]x " in out
+    assert "\na\\nb\\x1b " in out
+    assert "samples of 2 classes in" in out
+
+
+def test_one_image_of_each_class_is_enough_beside_a_test_set(data: Data, tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"a": 1, "b": 1})
+    class_folders(tmp_path / "photos/test", {"a": 1})
+    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
+    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
+    assert code == 0, err
+    assert ["all", "1", "1", "1"] in [line.split() for line in out.splitlines()]

@@ -380,3 +380,20 @@ def test_a_packing_goes_on_only_from_what_it_wrote(tmp_path: Path) -> None:
         (tmp_path / "packing.jsonl").write_text(f"{json.dumps(asdict(plan))}\n{line}\n")
         with pytest.raises(InputError, match=r"packing.jsonl: is damaged"):
             Packing(tmp_path, plan)
+
+
+def test_one_image_is_no_images(data: Data, tmp_path: Path) -> None:
+    save(tmp_path / "photos/a.png", 1)
+    given = ["prepare", "dataset=image_folder", "dataset.size=8"]
+    code, out, err = data(*given, f"dataset.root={tmp_path / 'photos'}", f"out={tmp_path / 'packed'}")
+    assert code == 0, err
+    for said in (
+        "image_folder: 1 train image, no classes",
+        "\n1 image 8 x 8",
+        "\n1 image can be read",
+        "packed 1 image,",
+    ):
+        assert said in out
+    code, out, err = data(*given, f"dataset.root={tmp_path / 'packed'}")
+    assert code == 0, err
+    assert "every block is as it was written (1)" in out

@@ -17,9 +17,11 @@ from torch import Tensor
 from fasthebb_cli import processes
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, from_arrays
-from fasthebb_cli.errors import RunError
+from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.hebb.rules import Terms, hpca
+from fasthebb_cli.signals import stops_raise
 from tests.conftest import SMALL
+from tests.many import together
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +168,25 @@ def test_a_sweep_goes_on_after_a_cell_that_fails_everywhere(tmp_path: Path) -> N
     assert "1 of 2 cells failed" in text
     assert text.count("error:") == 1
     assert len(list(tmp_path.glob("*-pretrain-*/model.safetensors"))) == 1
+
+
+def test_a_stop_of_the_first_while_the_others_wait_for_it_stops_all() -> None:
+    assert together("tests.run.test_many:stopped_first", 2) == ["the start", "the start"]
+
+
+def stopped_first() -> str:
+    """Where the process is stopped."""
+
+    @stops_raise()
+    def make() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(200)
+
+    try:
+        processes.from_first(make)
+    except Interrupted as stopped:
+        return str(stopped)
+    return "nowhere"
 
 
 def uneven(config: DatasetConfig) -> Collection:

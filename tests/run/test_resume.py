@@ -76,7 +76,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
             break
         time.sleep(0.1)
     process.send_signal(number)
-    text = process.communicate()[0]
+    text = process.communicate(timeout=30)[0]
     assert process.returncode == 130, text
     assert "the same command goes on" in text
     assert "Traceback" not in text
@@ -108,31 +108,52 @@ def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_s
     assert outcome(tmp_path / "runs") == outcome(tmp_path / "once")
 
 
-@pytest.mark.slow
-def test_a_signal_to_every_process_as_slurm_sends_it_spares_those_that_decode(tmp_path: Path) -> None:
-    class_folders(tmp_path / "photos/train", {"cats": 40, "dogs": 40})
-    class_folders(tmp_path / "photos/test", {"cats": 4, "dogs": 4})
-    settings = (
+def decoding(tmp_path: Path, workers: int) -> Started:
+    """A run that has saved, with processes that decode."""
+    if not (tmp_path / "photos").exists():
+        class_folders(tmp_path / "photos/train", {"cats": 40, "dogs": 40})
+        class_folders(tmp_path / "photos/test", {"cats": 4, "dogs": 4})
+    began = time.time()
+    process = Started(
+        tmp_path / "runs",
         "dataset=image_folder",
         f"dataset.root={tmp_path / 'photos'}",
         "dataset.size=32",
         "dataset.in_memory=false",
-        "gpu.workers=2",
+        f"gpu.workers={workers}",
         "pretrain.batch_size=4",
         "pretrain.epochs=50",
         "stages=[pretrain]",
     )
+    while not any(path.stat().st_mtime > began for path in tmp_path.glob("runs/*/checkpoint.pt")):
+        assert process.poll() is None, process.text()
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_a_signal_to_every_process_as_slurm_sends_it_spares_those_that_decode(tmp_path: Path) -> None:
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        process = Started(tmp_path / "runs", *settings)
-        began = time.time()
-        while not any(path.stat().st_mtime > began for path in tmp_path.glob("runs/*/checkpoint.pt")):
-            assert process.poll() is None, process.text()
-            time.sleep(0.05)
+        process = decoding(tmp_path, workers=2)
         process.send(number)
         text = process.text()
         assert process.poll() == 130, text
         assert "stopped and saved at epoch" in text
         assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_processes_that_decode_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    process = decoding(tmp_path, workers=1)
+    assert len(process.numbers()) >= 3, "the run, its fork server and the one that decodes"
+    process.process.kill()
+    end = time.monotonic() + 10
+    while process.numbers() and time.monotonic() < end:
+        time.sleep(0.1)
+    left = process.numbers()
+    process.kill()
+    text = process.text()
+    assert not left, text
 
 
 @pytest.mark.slow
@@ -142,7 +163,7 @@ def test_a_signal_outside_of_a_stage_ends_the_run_at_once(tmp_path: Path) -> Non
         process = start(tmp_path / "stopped", 1000, "pretrain.epochs=1", "finetune.epochs=1")
         time.sleep(tenths / 10)
         process.send_signal(signal.SIGUSR1)
-        text = process.communicate()[0]
+        text = process.communicate(timeout=60)[0]  # one that was done before has to end by itself
         assert "Traceback" not in text
         assert process.returncode in (0, 130, -signal.SIGUSR1), text  # the last before there is any Python to ask
         kills += process.returncode != 0
@@ -163,7 +184,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     (checkpoint,) = tmp_path.glob("damaged/*/checkpoint.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     again = start(tmp_path / "damaged", 1000, *settings)
-    text = again.communicate()[0]
+    text = again.communicate(timeout=200)[0]
     assert again.returncode == 0, text
     assert f"{checkpoint} is damaged" in text
     assert "resumed at" in text

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.nets.networks import conv6
+from fasthebb_cli.run import loop
 from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.heads import HEADS, Samples
 from fasthebb_cli.stages.probe import Features, probed_layers
@@ -154,9 +156,12 @@ def test_a_stopped_probe_says_that_it_starts_over(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def stop(*_: object) -> dict[str, float]:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        if moment == "while heads learn":
+            time.sleep(60)
         return {"top1": 0.0, "top5": 0.0}
 
+    began = time.monotonic()
     with monkeypatch.context() as patched:
         if moment == "within the pass":
             patched.setattr(Features, "collect", lambda kept, network, batch: stop() and None)
@@ -165,11 +170,28 @@ def test_a_stopped_probe_says_that_it_starts_over(
             patched.setitem(HEADS, "linear", stop)
         ran = command("train", "stages=[pretrain,probe]", "label_fraction=0.1")
     assert ran.code == 130
+    assert time.monotonic() - began < 50, "the head has not slept to its end"
     assert "at the start of probe" in ran.err
     assert not list(ran.directories("probe")[0].glob("checkpoint.pt"))
     ran = command("train", "stages=[pretrain,probe]", "label_fraction=0.1")
     assert ran.code == 0, ran.err
     assert ran.results("probe")["layers"]["conv1"]["top1"] > 0
+
+
+def test_a_probe_that_is_done_when_it_is_stopped_keeps_its_results(
+    command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("rule=none", "stages=[probe,evaluate]", "label_fraction=0.1", "probe.layers=[conv1]")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "check_finite", lambda network: os.kill(os.getpid(), signal.SIGTERM))  # after the scores
+        ran = command("train", *words)
+    assert ran.code == 130
+    assert "stopped and saved at the end of probe" in ran.err
+    assert not ran.directories("evaluate")
+    results = ran.results("probe")
+    ran = command("train", *words)
+    assert ran.code == 0, ran.err
+    assert ran.results("probe") == results
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,10 @@ def _data(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, A
         table.add_row(str(workers), f"{pace:,.0f}", each, f"{step_pace:,.0f}", limit, f"{100 * waiting:.0f}")
     console.print(table)
     if choices == [0]:
-        console.print("the images are in memory; dataset.in_memory=false measures reading and decoding", style="dim")
+        advice = "; dataset.in_memory=false measures reading and decoding"
+        always = ", as those of this data set always are"
+        where = always if bench.dataset.in_memory is False else advice
+        console.print(f"the images are in memory{where}", style="dim", soft_wrap=True)
     return result
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from fasthebb_cli import processes
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
@@ -94,10 +95,11 @@ def from_files(
     """Collection of image files, decoded into memory now if `config.in_memory` says so or, null, if they fit.
 
     With `config.on_bad_image=skip` files that can't be decoded are left out as if they were not there: each is decoded
-    once for that, before anything is split or numbered.
+    once for that, before anything is split or numbered. Of several processes, which all call this, the first does it.
 
     Args:
-        parts: files of "train" and, where there are any, "test", "validation" and "unlabelled".
+        parts: files of "train" and, where there are any, "test", "validation" and "unlabelled". Of millions, give
+            iterators: a list of them would be in memory beside the one that is made here.
         read: gives the bytes of a path, for files inside an archive.
     """
     files, counts = FileList(), dict.fromkeys(parts, 0)
@@ -114,7 +116,7 @@ def from_files(
         counts = {part: int(readable[chosen].sum()) for part, chosen in indices.items()}
         indices = consecutive(counts)
         kept = readable.nonzero().flatten()
-        files = FileList(files[i] for i in kept.tolist())
+        files = FileList(file for i, file in enumerate(files) if i not in damaged)
         pixels = source.pixels if isinstance(source, InMemory) else None
         source = ImageFiles(files.paths, config.size, read) if pixels is None else InMemory(pixels[kept])
     digest = files_digest(counts, config.size, classes, map(listed, files))
@@ -139,7 +141,7 @@ def source_of(
         return InMemory(decode_all(paths, config.size, read, damaged))
     source = ImageFiles(paths, config.size, read)
     if damaged is not None:
-        find_damaged(source, damaged)
+        damaged |= processes.from_first(lambda: find_damaged(source))
     return source
 
 

@@ -4,12 +4,15 @@ train/<class>/..  test/<class>/..   (val/ for test/; with both, val/ is the vali
 <class>/..                          one pool, split 60 / 20 / 20 by the seed
 a.png b.png ..                      a flat folder: no labels, for pre-training only
 any, with dataset.labels=FILE.csv   lines of path,label; images that are not listed have no label
+
+Images are listed one by one as they are asked for: a list of millions is made once, by `from_files`.
 """
 
 import csv
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from fasthebb_cli.config import DatasetConfig
@@ -30,37 +33,47 @@ def image_folder(config: DatasetConfig) -> Collection:
     if not root.is_dir():
         raise InputError(f"dataset.root: there is no folder {root}")
     extra = None if config.unlabelled is None else Path(config.unlabelled).expanduser().absolute()
-    unlabelled = FileList()
-    if extra is not None:
-        if not extra.is_dir():
-            raise InputError(f"dataset.unlabelled: there is no folder {extra}")
-        unlabelled = FileList(file._replace(name=f"unlabelled/{file.name}") for file in list_images(extra))
-        if not unlabelled:
-            raise InputError(f"dataset.unlabelled: no images in {extra}; looked for {', '.join(SUFFIXES)}")
+    if extra is not None and not extra.is_dir():
+        raise InputError(f"dataset.unlabelled: there is no folder {extra}")
+    parts: Mapping[str, Iterable[ImageFile]]
     if config.labels is not None:
         classes, parts = _listed(config.labels, root, extra)
     else:
         classes, parts = _layout(root, extra)
-    for file in parts.pop("unlabelled", FileList()):
-        unlabelled.append(file)
-    return from_files(parts | ({"unlabelled": unlabelled} if unlabelled else {}), classes, config)
+    if extra is not None:
+        problem = f"dataset.unlabelled: no images in {extra}; looked for {', '.join(SUFFIXES)}"
+        more = (file._replace(name=f"unlabelled/{file.name}") for file in _some(list_images(extra), problem))
+        parts = {**parts, "unlabelled": chain(more, parts.get("unlabelled", ()))}
+    return from_files(parts, classes, config)
 
 
-def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:
+def _some(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFile]:
+    """The same files.
+
+    Raises:
+        InputError: there are none; says the problem.
+    """
+    empty = True
+    for file in files:
+        empty = False
+        yield file
+    if empty:
+        raise InputError(problem)
+
+
+def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:
     """Classes and files of each part, found by the names of the folders."""
     base = root / "train" if (root / "train").is_dir() else root
     names = class_folders(base, extra)
     if not names:
-        files = list_images(base, extra)
-        if not files:
-            raise InputError(f"dataset.root: no images in {base}; looked for {', '.join(SUFFIXES)}")
-        return (), {"train": files}
+        problem = f"dataset.root: no images in {base}; looked for {', '.join(SUFFIXES)}"
+        return (), {"train": _some(list_images(base, extra), problem)}
     beside = sorted(p for p in base.iterdir() if _is_image(p.name) and p.is_file())
     if beside:
         raise InputError(
             f"{beside[0]}: lies beside class folders; move it into one, or list labels with dataset.labels"
         )
-    parts = {"train": labelled(base, names, root, extra)}
+    parts: dict[str, Iterable[ImageFile]] = {"train": labelled(base, names, root, extra)}
     if base != root:
         held_out = [part for part in ("test", "val") if (root / part).is_dir()]
         for part, folder in zip(("test", "validation"), held_out, strict=False):
@@ -82,7 +95,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> FileList:
+def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> Iterator[ImageFile]:
     """Images below the class folders of `base`, with the number of their class, named relative to `root`.
 
     Raises:
@@ -93,53 +106,53 @@ def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | Non
     unknown = sorted(present - number.keys())
     if unknown:
         raise InputError(f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images")
-    files = FileList()
-    for name in sorted(present):
-        found = list_images(base / name)
-        if not found:
-            raise InputError(f"{base / name}: the class folder has no images; fill it or remove it")
-        prefix = (base / name).relative_to(root).as_posix()
-        for file in found:
-            files.append(file._replace(name=f"{prefix}/{file.name}", label=number[name]))
-    if not files:
+    if not present:
         raise InputError(f"{base}: has no class folders with images")
-    return files
+    for name in sorted(present):
+        prefix, problem = (base / name).relative_to(root).as_posix(), "the class folder has no images"
+        for file in _some(list_images(base / name), f"{base / name}: {problem}; fill it or remove it"):
+            yield file._replace(name=f"{prefix}/{file.name}", label=number[name])
 
 
-def list_images(top: Path, extra: Path | None = None) -> FileList:
+def list_images(top: Path, extra: Path | None = None) -> Iterator[ImageFile]:
     """Every image below a folder, but hidden ones and those of the folder `extra`, sorted by name.
 
     Raises:
-        InputError: a folder or file can't be read.
+        InputError: a folder can't be read.
     """
-
-    files = FileList()
-    _add_images(os.fspath(top), "", None if extra is None else os.fspath(extra), set(), files)
-    return files
+    return _images_below(os.fspath(top), "", None if extra is None else os.fspath(extra), set())
 
 
-def _add_images(folder: str, prefix: str, extra: str | None, seen: set[str], files: FileList) -> None:
-    """Adds what lies below one folder. With a slash at a folder's end, names sort as the whole paths do."""
+def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str]) -> Iterator[ImageFile]:
+    """What lies below one folder. With a slash at a folder's end, names sort as the whole paths do."""
     if os.path.realpath(folder) in seen:
         raise InputError(f"{folder}: links to a folder that is read already; remove the link")
     seen.add(os.path.realpath(folder))
-    path = folder
     try:
         with os.scandir(folder) as entries:
             names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.startswith("."):
-                continue
-            if name.endswith("/"):
-                if path[:-1] != extra:
-                    _add_images(path[:-1], prefix + name, extra, seen, files)
-            elif _is_image(name):
-                status = os.stat(path)
-                if stat.S_ISREG(status.st_mode):  # not a pipe or a socket, which would never end
-                    files.append(ImageFile(prefix + name, path, status.st_size))
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.startswith("."):
+            continue
+        if name.endswith("/"):
+            if path[:-1] != extra:
+                yield from _images_below(path[:-1], prefix + name, extra, seen)
+        elif _is_image(name):
+            yield from _image(prefix + name, path)
+
+
+def _image(name: str, path: str) -> Iterator[ImageFile]:
+    """The file, also one that can't be read, as its decoding will say; nothing for what isn't a file."""
+    try:
+        status = os.stat(path)
+    except OSError:  # such as a link to nowhere
+        yield ImageFile(name, path, 0)
+        return
+    if stat.S_ISREG(status.st_mode):  # not a pipe or a socket, which would never end
+        yield ImageFile(name, path, status.st_size)
 
 
 def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:
@@ -170,6 +183,8 @@ def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...
     for part in ("train", *part_of.values()):
         if not parts[part]:
             raise InputError(f"{table}: lists no images of the {part} part below {root}")
+    if not parts["unlabelled"]:
+        del parts["unlabelled"]
     return classes, parts
 
 

@@ -1,7 +1,9 @@
 """Batches of a source, in order or shuffled by a seed, from any batch on. An epoch depends on nothing else."""
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from typing import Generic, Protocol, TypeVar
@@ -96,6 +98,18 @@ class _Chunks(TorchDataset[T_co | InputError | RunError], Generic[T_co]):
             return type(error)(str(error))
 
 
+def _end_with_its_starter(_: int) -> None:
+    """However that one ends. A worker waits for work otherwise, and the fork server for its last worker."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def end() -> None:
+        starter.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pin: bool) -> Iterator[T_co]:
     """What `source` reads for each chunk, in order, by worker processes, at least one.
 
@@ -112,6 +126,7 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
         num_workers=workers,
         multiprocessing_context=context,
         pin_memory=pin,
+        worker_init_fn=_end_with_its_starter,
         generator=torch.Generator(),  # its own, else it would draw from the one that the network uses
     )
     with stops_held():  # SLURM signals every process of a job

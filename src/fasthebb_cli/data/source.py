@@ -6,6 +6,7 @@ resized to S (bilinear, antialiased), its centre cut out. Knows nothing of label
 
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from fasthebb_cli.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of pixels up to which a data set is kept in memory unless told otherwise
 PART = 16  # images that a decoding thread takes at a time
+
+# Pillow prints it beyond 89 megapixels; beyond twice as many it is an error, and stays one
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _UNREADABLE = (
     OSError,  # includes Pillow's "cannot identify image file"
@@ -132,12 +136,14 @@ def decode_all(
     return pixels
 
 
-def find_damaged(source: ImageFiles, damaged: dict[int, str]) -> None:
-    """Decodes every image once and adds the number and the error of each that can't be."""
+def find_damaged(source: ImageFiles) -> dict[int, str]:
+    """Decodes every image once: number and error of each that can't be."""
+    damaged: dict[int, str] = {}
     for chunk in torch.split(torch.arange(len(source)), 64 * PART):
         found: dict[int, str] = {}
         decode_all([source.paths[i] for i in chunk.tolist()], source.size, source.read_bytes, found)
-        damaged.update({int(chunk[i]): problem for i, problem in found.items()})
+        damaged |= {int(chunk[i]): problem for i, problem in found.items()}
+    return damaged
 
 
 def decode(
@@ -154,7 +160,8 @@ def decode(
             ImageOps.exif_transpose(image, in_place=True)
             fitted = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BILINEAR)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()).split(" <_io")[0]
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(said.split()).split(" <_io")[0]
         raise InputError(f"{path}: can't be read as an image: {reason or type(error).__name__}") from error
     return np.asarray(fitted).transpose(2, 0, 1)
 

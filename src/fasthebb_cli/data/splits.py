@@ -95,17 +95,15 @@ def _proportional(sizes: list[int]) -> Iterator[int]:
 
 
 def split_sizes(total: int, train: int | None, validation: int | None, test: int | None) -> tuple[int, int, int]:
-    """Numbers of training, validation and test images out of `total`; None is what the others leave, or 20 %.
+    """Numbers of training, validation and test images out of `total`; None is what the others leave, or 20 % and at
+    least one.
 
     Raises:
         InputError: there are not enough images; names the setting and how many there are.
     """
-    fifth = round(total / 5)
-    asked = [
-        f"dataset.{name}_samples={value}"
-        for name, value in (("train", train), ("validation", validation), ("test", test))
-        if value
-    ]
+    fifth = max(1, round(total / 5))
+    given = {"train": train, "validation": validation, "test": test}
+    asked = {f"dataset.{name}_samples": value for name, value in given.items() if value}
     if test is None:
         test = fifth if train is None or validation is None else total - train - validation
         least = 1
@@ -118,8 +116,8 @@ def split_sizes(total: int, train: int | None, validation: int | None, test: int
         train = total - validation - test
     if train < 1 or validation < least_validation or test < least or train + validation + test > total:
         parts = "training and validation" if least == 0 else "training, validation and test"
-        raise InputError(
-            f"{' '.join(asked) or 'dataset.train_samples'}: there are {total} images for {parts}, "
-            f"each of which needs at least one; lower dataset.train_samples"
-        )
+        said = " ".join(f"{key}={value}" for key, value in asked.items()) or "dataset"
+        there = "there is 1 image" if total == 1 else f"there are {total} images"
+        advice = f"lower {' or '.join(asked)}" if asked else "add images"
+        raise InputError(f"{said}: {there} for {parts}, each of which needs at least one; {advice}")
     return train, validation, test

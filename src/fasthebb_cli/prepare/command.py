@@ -1,7 +1,7 @@
 """`fasthebb data prepare` checks the images of a data set and packs them; conf/data.yaml has the settings."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fasthebb_cli.prepare.info import tell
 from fasthebb_cli.prepare.packing import Packing, damaged_block, finished
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.view import View
+from fasthebb_cli.run.wording import counted
 from fasthebb_cli.use.progress import FolderProgress
 
 CHUNK = 64  # images that are read at a time
@@ -71,7 +72,7 @@ def prepare(config: DataConfig, view: View) -> None:
                 damaged, traits = _check(config, collection, view, packing)
                 _report(config, collection, damaged, traits, view)
                 packed = packing.finish(collection)
-            view.note(f"packed {packed.images:,} images, {_bytes(packed.length)}", "bold")
+            view.note(f"packed {counted(packed.images, 'image')}, {_bytes(packed.length)}", "bold")
         else:
             view.note("packed before", "bold")
     view.note(f"use it with dataset={plan.name} dataset.root={folder}", "none")
@@ -109,7 +110,9 @@ def _say_size(folder: Path, plan: Plan, collection: Collection, done: int, view:
         image = total // max(1, plan.images)
     free = shutil.disk_usage(folder).free
     how = f"{plan.size} x {plan.size}, {_bytes(image)} an image" if plan.format == "uint8" else "as they are"
-    view.note(f"{plan.images:,} images {how}: {_bytes(total)} in {folder}, where {_bytes(free)} are free", "none")
+    view.note(
+        f"{counted(plan.images, 'image')} {how}: {_bytes(total)} in {folder}, where {_bytes(free)} are free", "none"
+    )
     if total - done > free:
         raise RunError(f"out={folder}: {_bytes(total - done)} are needed, {_bytes(free)} are free; choose another disk")
 
@@ -164,14 +167,15 @@ def _report(config: DataConfig, collection: Collection, damaged: dict[int, str],
             view.warn(f"{path}: is an image that is not used, since its name doesn't end as one's does")
     total = len(collection.source)
     if not damaged:
-        view.note(f"all {total:,} images can be read", "bold")
+        view.note(f"{'' if total == 1 else 'all '}{counted(total, 'image')} can be read", "bold")
     elif config.dataset.on_bad_image == "error":
         raise InputError(
-            f"{len(damaged):,} of {total:,} images can't be read; mend or remove them, "
+            f"{len(damaged):,} of {counted(total, 'image')} can't be read; mend or remove them, "
             "or leave them out with dataset.on_bad_image=skip"
         )
     else:
-        view.warn(f"{len(damaged):,} of {total:,} images can't be read and are left out")
+        verb = "is" if len(damaged) == 1 else "are"
+        view.warn(f"{len(damaged):,} of {counted(total, 'image')} can't be read and {verb} left out")
 
 
 def _verify_packed(root: Path, config: DataConfig, view: View) -> None:
@@ -188,20 +192,25 @@ def _verify_packed(root: Path, config: DataConfig, view: View) -> None:
         raise InputError(f"{root}: block {block} of its images is not what was packed; pack it again")
     collection_of(config.dataset)
     parts = ", ".join(f"{count:,} {part}" for part, count in packed.counts.items())
-    view.note(f"{packed.plan.name}, packed ({packed.plan.format}): {parts}, {len(packed.classes):,} classes", "none")
+    view.note(f"{packed.plan.name}, packed ({packed.plan.format}): {parts}, {_classes(packed.classes)}", "none")
     view.left_out(packed.left_out)
-    view.note(f"all {len(packed.blocks):,} blocks are as they were written", "bold")
+    view.note(f"every block is as it was written ({len(packed.blocks):,})", "bold")
 
 
 def _counts(name: str, collection: Collection) -> str:
     parts = {part: getattr(collection, part) for part in ("train", "validation", "test", "unlabelled")}
     told = ", ".join(f"{len(chosen):,} {part}" for part, chosen in parts.items() if chosen is not None and len(chosen))
-    text = f"{name}: {told} images, {len(collection.classes):,} classes"
+    word = "image" if told.startswith("1 ") and "," not in told else "images"
+    text = f"{name}: {told} {word}, {_classes(collection.classes)}"
     found = (len(collection.train), 0 if collection.test is None else len(collection.test), len(collection.classes))
     if name in OFFICIAL and found != OFFICIAL[name]:
         train, test, classes = OFFICIAL[name]
         text += f"; a smaller copy: the whole set has {train:,} train, {test:,} test images, {classes:,} classes"
     return text
+
+
+def _classes(classes: Sequence[str]) -> str:
+    return counted(len(classes), "class", "classes") if classes else "no classes"
 
 
 def _bytes(count: float) -> str:

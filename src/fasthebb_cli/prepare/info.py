@@ -4,32 +4,42 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from fasthebb_cli.config import DataConfig
-from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std, statistics_of
+from fasthebb_cli.data.dataset import Dataset, mean_and_std, statistics_of
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import write_atomically
+from fasthebb_cli.run.images import open_dataset
 from fasthebb_cli.run.view import View
+from fasthebb_cli.run.wording import counted, printable
 
 ROWS, COLUMNS = 20, 10  # of the picture: a class or a part a row
 TILE, MARGIN, CAPTION = 96, 4, 14  # pixels: most of an image's side, between images, of a line of text
 
 
 def tell(config: DataConfig, view: View) -> None:
-    """Prints images per class and split, mean and deviation, and writes the picture."""
-    dataset = load_dataset(config.dataset, config.seed)
-    view.left_out(dataset.left_out)
+    """Prints images per class and split, mean and deviation, and writes the picture.
+
+    Raises:
+        InputError: out names no picture; and as `open_dataset`.
+    """
+    path = Path(config.out or f"{config.dataset.name.replace(':', '.')}.png").expanduser()
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise InputError(f"out={path} must be the name of a picture that ends in .png, and no folder")
+    dataset = open_dataset(config.dataset, config.seed, view)
     view.console.print(counts_table(dataset))
     mean, std = mean_and_std(dataset)
     told = (
         "all training images" if statistics_of(dataset) == "all" else statistics_of(dataset).replace(" ", " training ")
     )
     view.note(f"mean {_numbers(mean)}, deviation {_numbers(std)} of {told}, on a scale of 0 to 1", "none")
-    path = Path(config.out or f"{config.dataset.name.replace(':', '.')}.png").expanduser()
     picture = contact_sheet(dataset)
     write_atomically(path, lambda file: picture.save(file, "PNG"))
-    view.note(f"samples of {min(ROWS, max(1, len(dataset.classes)))} classes in {path}", "none")
+    shown = f" of {counted(min(ROWS, len(dataset.classes)), 'class', 'classes')}" if dataset.classes else ""
+    view.note(f"samples{shown} in {path}", "none")
 
 
 def counts_table(dataset: Dataset) -> Table:
@@ -52,7 +62,7 @@ def counts_table(dataset: Dataset) -> Table:
         torch.bincount(dataset.labels[chosen] + 1, minlength=len(dataset.classes) + 1) for chosen in parts.values()
     ]
     for k, name in enumerate(dataset.classes, 1):
-        table.add_row(name, *(f"{int(count[k]):,}" for count in counts))
+        table.add_row(escape(printable(name)), *(f"{int(count[k]):,}" for count in counts))
     if any(int(count[0]) for count in counts):
         table.add_row("(no label)", *(f"{int(count[0]):,}" for count in counts))
     table.add_row("all", *(f"{len(chosen):,}" for chosen in parts.values()), style="bold")
@@ -72,7 +82,7 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
     sheet = Image.new("RGB", (MARGIN + COLUMNS * step, len(rows) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (name, chosen) in enumerate(rows):
-        draw.text((MARGIN, row * height), name, fill="black")
+        draw.text((MARGIN, row * height), printable(name), fill="black")
         if not len(chosen):
             continue
         for column, pixels in enumerate(dataset.source.read(chosen).cpu()):

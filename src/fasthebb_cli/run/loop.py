@@ -40,12 +40,17 @@ class Display(Protocol):
 
 @dataclass
 class Position:
-    """Where a stage stands: `step` of `epoch` is the next to do, after `seconds` of work."""
+    """Where a stage stands: `step` of `epoch` is the next to do, after `seconds` of work.
+
+    Args:
+        stopped: the task is done and its results are to be kept, but nothing may follow.
+    """
 
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
     records: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,10 @@ def run_task(
             position.records = record.epochs
             display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
             due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause / 2)
+            position.stopped = due.stop and not task.resumable
             if due.stop or due.save:
                 save(epoch + 1, 0)
-                if due.stop:
+                if due.stop and task.resumable:
                     raise _interrupted(task, f"epoch {epoch + 1}, its end")
     position.seconds += time.perf_counter() - clock
     return position

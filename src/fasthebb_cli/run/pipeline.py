@@ -15,7 +15,7 @@ import torch
 from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import Config
-from fasthebb_cli.data.dataset import Dataset, load_dataset
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
@@ -36,6 +36,7 @@ from fasthebb_cli.run.files import (
     write_json,
     write_text,
 )
+from fasthebb_cli.run.images import open_dataset
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
 from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
@@ -79,10 +80,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     processes.join()
     compute = prepare(config.gpu)
     view.note(f"{config.dataset.name} on {compute.describe()}")
-    if config.dataset.download:  # by one, for all
-        processes.from_first(lambda: load_dataset(config.dataset, config.seed) and None)
-    dataset = load_dataset(config.dataset, config.seed)
-    view.left_out(dataset.left_out)
+    dataset = open_dataset(config.dataset, config.seed, view)
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
@@ -183,7 +181,10 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     finally:
         record.close()
     measured = task.finish(position.records[-1] if position.records else {})
-    return processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
+    results = processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
+    if position.stopped:
+        raise Interrupted("the end")
+    return results
 
 
 def _as_run_error(error: Exception, stage: PlannedStage) -> RunError | None:

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import Config
-from fasthebb_cli.data.dataset import Dataset, load_dataset
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.files import CHECKPOINT_FILE
+from fasthebb_cli.run.images import open_dataset
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.run.view import View
@@ -27,7 +28,7 @@ _measured: dict[tuple[object, ...], float] = {}
 def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
     """Prints the cell's stages and returns them as a sweep's rows."""
     compute = prepare(config.gpu)
-    dataset = load_dataset(config.dataset, config.seed)
+    dataset = open_dataset(config.dataset, config.seed, view)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "state", "images", "labels", "time", "where"):
         table.add_column(name, justify="right" if name in ("images", "labels", "time") else "left", overflow="fold")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fasthebb_cli.run.loop import Position
 from fasthebb_cli.run.plan import PlannedStage
-from fasthebb_cli.run.wording import clock, labels, percent, printable
+from fasthebb_cli.run.wording import clock, counted, labels, percent, printable
 from fasthebb_cli.stages import Task
 
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
@@ -45,7 +45,7 @@ class View:
         for line in lines[:LINES_LEFT_OUT]:
             self.warn(line)
         if lines:
-            self.warn(f"{len(lines):,} images can't be read and are left out")
+            self.warn(f"{counted(len(lines), 'image')} can't be read and {'is' if len(lines) == 1 else 'are'} left out")
 
     def differs(self, stage: PlannedStage, nearest: Path, difference: Mapping[str, tuple[Any, Any]]) -> None:
         changes = ", ".join(f"{key} {there} -> {here}" for key, (there, here) in difference.items())

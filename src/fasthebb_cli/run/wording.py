@@ -21,6 +21,11 @@ def labels(results: Mapping[str, Any]) -> str:
     return f"{results['labels_train']:,}{choosing}"
 
 
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """A number of things as people write it: 1 image, 1,200 images, 2 classes (whose plural is to be given)."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def clock(seconds: float) -> str:
     """A duration as people write it: 4.2 s, 3 min 20 s, 5 h 12 min."""
     if seconds < 10:

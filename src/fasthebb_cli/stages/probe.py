@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fasthebb_cli import processes
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.signals import stops_raise
 from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
@@ -52,10 +53,14 @@ def probe(context: Context) -> Task:
         with context.compute.autocast():
             kept.collect(network, batch)
 
-    def end_epoch(epoch: int) -> dict[str, Any]:
+    def validate(epoch: int) -> Iterator[None]:
         kept.gather()
+        yield
+
+    def end_epoch(epoch: int) -> dict[str, Any]:
         return {"probes": processes.from_first(score)}
 
+    @stops_raise()
     def score() -> dict[str, dict[str, float]]:
         labels = torch.cat(kept.labels)
         scores: dict[str, dict[str, float]] = {}
@@ -86,6 +91,7 @@ def probe(context: Context) -> Task:
         batch_size=settings.batch_size,
         batches=batches,
         step=step,
+        validate=validate,
         end_epoch=end_epoch,
         finish=finish,
         resumable=False,

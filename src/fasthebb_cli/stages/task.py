@@ -136,7 +136,7 @@ class Task:
         state: everything besides the network's weights that the next step depends on.
         warnings: of the epoch just ended, one line each.
         ended: before an epoch, why it and those after it are left out; empty: they are not.
-        resumable: a checkpoint may be taken within; else a stopped task starts over.
+        resumable: a checkpoint may be taken within; else a stopped task starts over, unless it is done.
         notes: what a user should know before it starts, one line each.
     """
 

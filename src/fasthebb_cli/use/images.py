@@ -63,7 +63,7 @@ def find_images(place: Path) -> FileList:
         return FileList([ImageFile(place.name, str(place), place.stat().st_size)])
     if not os.path.isdir(place):  # unlike Path.is_dir, no error for a name that is too long
         raise InputError(f"{place}: there is no such folder or image file")
-    files = list_images(place)
+    files = FileList(list_images(place))
     if not files:
         raise InputError(f"{place}: no images in this folder; looked for {', '.join(SUFFIXES)}")
     return files

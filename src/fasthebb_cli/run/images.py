@@ -1,0 +1,27 @@
+"""The images of a run: one process does for all what only one has to, and says beforehand what will take long."""
+
+from dataclasses import replace
+
+from fasthebb_cli import processes
+from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
+from fasthebb_cli.run.view import View
+from fasthebb_cli.run.wording import counted
+
+
+def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
+    """As `load_dataset`, for all processes; names images that are left out.
+
+    Raises:
+        InputError, RunError: as `load_dataset`.
+    """
+    if config.on_bad_image == "skip":
+        listed = replace(config, in_memory=False, on_bad_image="error")  # downloads, but decodes nothing
+        count = processes.from_first(lambda: len(collection_of(listed).files or ()))
+        if count:
+            view.note(f"dataset.on_bad_image=skip: decodes {counted(count, 'image')} to find those that can't be read")
+    elif config.download:
+        processes.from_first(lambda: load_dataset(config, seed) and None)
+    dataset = load_dataset(config, seed)
+    view.left_out(dataset.left_out)
+    return dataset
