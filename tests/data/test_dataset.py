@@ -299,9 +299,12 @@ def test_imagenet(below: str, tmp_path: Path) -> None:
     assert dataset.source.read(dataset.test).shape == (4, 3, 210, 210)
 
 
-def test_imagenet_tars_without_their_companions(tmp_path: Path) -> None:
-    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(b"")
-    with pytest.raises(InputError, match=r"could not unpack the tar files in .*ILSVRC2012_devkit"):
+@pytest.mark.parametrize("leftover", ["train/n2.tar", "val/ILSVRC2012_val_00000001.JPEG"])
+def test_what_was_left_of_unpacking_in_place_is_refused(leftover: str, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        class_folders(tmp_path / part, {"n1": 2})
+    (tmp_path / leftover).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{leftover}: lies in no class folder, as where unpacking was broken off"):
         load_dataset(config("imagenet", tmp_path), 0)
 
 

@@ -47,7 +47,7 @@ def test_no_path_outside_of_the_folder(tmp_path: Path, kind: str, name: str) -> 
         archive = tarred(tmp_path / "a.tar", [(tarfile.TarInfo(key), value) for key, value in content.items()])
     else:
         archive = zipped(tmp_path / "a.zip", content)
-    with pytest.raises(InputError, match=r"member .*evil.* lies outside of the folder; nothing was unpacked"):
+    with pytest.raises(InputError, match=r"member .*evil.* lies outside of the folder; nothing of it was unpacked"):
         unpack(archive, tmp_path / "there", lambda count: None)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [archive.name]
 
@@ -58,7 +58,7 @@ def test_no_path_outside_of_the_folder(tmp_path: Path, kind: str, name: str) -> 
 )
 def test_no_links_or_devices(tmp_path: Path, info: tarfile.TarInfo) -> None:
     archive = tarred(tmp_path / "a.tar", [(tarfile.TarInfo("good.txt"), b"good"), (info, b"")])
-    with pytest.raises(InputError, match=r"member 'a' is no file; nothing was unpacked"):
+    with pytest.raises(InputError, match=r"member 'a' is no file; nothing of it was unpacked"):
         unpack(archive, tmp_path / "there", lambda count: None)
     assert not (tmp_path / "there").exists()
 
@@ -153,5 +153,5 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     packed = bytearray(archive.read_bytes())
     packed[packed.index(b"PK\x01\x02") + 8] |= 1  # the directory's flag
     archive.write_bytes(packed)
-    with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing was unpacked"):
+    with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing of it was unpacked"):
         unpack(archive, tmp_path / "out", lambda done: None)

@@ -1,9 +1,9 @@
 """`fasthebb data prepare` checks the images of a data set and packs them; conf/data.yaml has the settings."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.console import Console
 from fasthebb_cli.config import DataConfig
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import EMBEDDED, collection_of
+from fasthebb_cli.data.imagenet import FOLDERS
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.packed import Plan, packed_root, read_packed
 from fasthebb_cli.data.source import ImageFiles
@@ -18,6 +19,7 @@ from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.archives import members_of, unpack
 from fasthebb_cli.prepare.checking import Checked, Checker, Traits, add_traits, misnamed
 from fasthebb_cli.prepare.info import tell
+from fasthebb_cli.prepare.official_tars import unpack_official
 from fasthebb_cli.prepare.packing import Packing, damaged_block, finished
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.view import View
@@ -52,6 +54,8 @@ def prepare(config: DataConfig, view: View) -> None:
     if not embedded and (packed_before := packed_root(config.dataset)) is not None:
         _verify_packed(packed_before, config, view)
         return
+    if config.dataset.name == "imagenet":
+        unpack_official(config.dataset, view)
     collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
     view.note(_counts(config.dataset.name, collection), "none")
     if config.out is None:
@@ -83,10 +87,19 @@ def _unpack(archive: Path, config: DataConfig, view: View) -> None:
     folder = Path(config.dataset.root).expanduser().absolute()
     with members_of(archive) as members:
         total = len(members)
-    with FolderProgress(view, f"unpacking {archive.name}", total) as progress:
+        if config.dataset.name == "imagenet" and not any(_below(member.name, FOLDERS) for member in members):
+            raise InputError(
+                f"archive={archive}: has no folder train or val; "
+                f"of the official tar files put all into {folder} and leave archive out"
+            )
+    with FolderProgress(view, f"unpacking {archive.name}", total, "files") as progress:
         written = unpack(archive, folder, progress.advance)
     there = f"; {total - written:,} were there" if written < total else ""
     view.note(f"unpacked {written:,} of {total:,} files into {folder}{there}", "none")
+
+
+def _below(name: str, folders: Sequence[str]) -> bool:
+    return any(part in folders for part in PurePosixPath(name).parts[:-1])
 
 
 def _plan(config: DataConfig, collection: Collection) -> Plan:
