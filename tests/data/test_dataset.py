@@ -26,7 +26,7 @@ from fasthebb_cli.data.collection import Collection, from_arrays, resized
 from fasthebb_cli.data.dataset import DATASETS, Dataset, _collection, load_dataset, mean_and_std
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
-from tests.data.images import class_folders, picture, tiny_imagenet
+from tests.data.images import class_folders, picture, tiny_imagenet, write_cifar
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 ON_DISK = sorted(DATASETS.keys() - {"mnist5k", "digits", "image_folder"})
@@ -160,23 +160,6 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(InputError, match=str(file)):
             load_dataset(config("mnist", tmp_path / "data"), 0)
-
-
-def write_cifar(cls: Any, root: Path) -> Path:
-    """Fifty and ten images in the files of CIFAR-10 or CIFAR-100; the first pixel is the label."""
-    folder: Path = root / cls.base_folder
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    key = "labels" if cls is datasets.CIFAR10 else "fine_labels"
-    for name, _ in cls.train_list + cls.test_list:
-        count = 50 if name == "train" else 10
-        data = rng.integers(0, 256, (count, 3072), np.uint8)
-        data[:, 0] = np.arange(count) % 10
-        data[:, 1] = 77  # to the right of it
-        (folder / name).write_bytes(pickle.dumps({"data": data, key: data[:, 0].tolist()}))
-    names = {cls.meta["key"]: [f"class {k}" for k in range(10)]}
-    (folder / cls.meta["filename"]).write_bytes(pickle.dumps(names))
-    return folder
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -26,6 +26,7 @@ from fasthebb_cli.run.view import View
 from fasthebb_cli.use.progress import FolderProgress
 
 CHUNK = 64  # images that are read at a time
+LISTED = 10  # classes that are named
 OFFICIAL = {  # training and test images, classes
     "mnist": (60_000, 10_000, 10), "fashion_mnist": (60_000, 10_000, 10), "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100), "stl10": (5_000, 8_000, 10), "tiny_imagenet": (100_000, 10_000, 200),
@@ -58,6 +59,7 @@ def prepare(config: DataConfig, view: View) -> None:
         unpack_official(config.dataset, view)
     collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
     view.note(_counts(config.dataset.name, collection), "none")
+    _warn_of_gaps(config.dataset.name, collection, view)
     if config.out is None:
         damaged, traits = _check(config, collection, view, None)
         _report(config, collection, damaged, traits, view)
@@ -209,12 +211,33 @@ def _verify_packed(root: Path, config: DataConfig, view: View) -> None:
 def _counts(name: str, collection: Collection) -> str:
     parts = {part: getattr(collection, part) for part in ("train", "validation", "test", "unlabelled")}
     told = ", ".join(f"{len(chosen):,} {part}" for part, chosen in parts.items() if chosen is not None and len(chosen))
-    text = f"{name}: {told} images, {len(collection.classes):,} classes"
+    return f"{name}: {told} images, {len(collection.classes):,} classes"
+
+
+def _warn_of_gaps(name: str, collection: Collection, view: View) -> None:
+    """Says where a known set has not its published numbers, and which classes can't be tested."""
     found = (len(collection.train), 0 if collection.test is None else len(collection.test), len(collection.classes))
-    if name in OFFICIAL and found != OFFICIAL[name]:
-        train, test, classes = OFFICIAL[name]
-        text += f"; a smaller copy: the whole set has {train:,} train, {test:,} test images, {classes:,} classes"
-    return text
+    whats, published = ("train images", "test images", "classes"), OFFICIAL.get(name, found)
+    differences = []
+    for what, count, total in zip(whats, found, published, strict=True):
+        if count < total:
+            differences.append(f"{total - count:,} of {total:,} {what} missing")
+        elif count > total:
+            differences.append(f"{count - total:,} more than {total:,} {what}")
+    if differences:
+        view.warn(f"differs from {name} as published: {', '.join(differences)}")
+    for part in ("test", "validation"):
+        chosen = getattr(collection, part)
+        if chosen is None:
+            continue
+        present = set(collection.labels[chosen.long()].tolist())
+        absent = [known for label, known in enumerate(collection.classes) if label not in present]
+        if absent:
+            more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
+            view.warn(
+                f"{len(absent):,} of {len(collection.classes):,} classes without {part} images: "
+                f"{', '.join(absent[:LISTED])}{more}"
+            )
 
 
 def _bytes(count: float) -> str:

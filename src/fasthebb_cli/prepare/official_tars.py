@@ -117,4 +117,4 @@ def _compare(archive: Path, published: str, view: View) -> None:
             done += len(piece)
             progress.advance(done // MEGABYTE - progress.done)
     if hashed.hexdigest() != published:
-        raise InputError(f"{archive}: is damaged: its md5 sum is not the published {published}; download it again")
+        raise InputError(f"{archive}: is damaged: its md5 sum is not the published {published}; get it again")
