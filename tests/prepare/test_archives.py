@@ -72,6 +72,48 @@ def test_no_links_in_a_zip(tmp_path: Path) -> None:
         unpack(tmp_path / "a.zip", tmp_path / "there", lambda count: None)
 
 
+@pytest.mark.parametrize("name", ["out/evil.txt", "out/new/evil.txt", "a/out/evil.txt"])
+def test_no_link_that_is_there_is_followed_outside(tmp_path: Path, name: str) -> None:
+    outside, there = tmp_path / "outside", tmp_path / "there"
+    outside.mkdir()
+    (there / "a").mkdir(parents=True)
+    for folder in (there, there / "a"):
+        (folder / "out").symlink_to(outside)
+    archive = zipped(tmp_path / "a.zip", {"good.txt": b"good", name: b"evil"})
+    with pytest.raises(InputError, match=r"out(/new)? leads out of the folder by a link; nothing of it was unpacked"):
+        unpack(archive, there, lambda count: None)
+    assert not list(outside.iterdir())
+    assert not (there / "good.txt").exists()
+
+
+def test_a_link_to_the_folder_or_within_it_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "there/b").mkdir(parents=True)
+    (tmp_path / "there/a").symlink_to("b")
+    (tmp_path / "link").symlink_to("there")
+    archive = zipped(tmp_path / "a.zip", {"a/one.txt": b"one"})
+    assert unpack(archive, tmp_path / "link", lambda count: None) == 1
+    assert (tmp_path / "there/b/one.txt").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # zipfile on writing it
+def test_the_last_of_one_name_counts(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / f"a.{kind}"
+    files = [("a.txt", b"old"), ("b.txt", b"b"), ("./a.txt", b"new"), ("b.txt", b"longer")]
+    if kind == "tar":
+        tarred(archive, [(tarfile.TarInfo(name), content) for name, content in files])
+    else:
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name, content in files:
+                packed.writestr(name, content)
+    counted = list[int]()
+    assert unpack(archive, tmp_path / "there", counted.append) == 2
+    assert sum(counted) == 2
+    assert (tmp_path / "there/a.txt").read_bytes() == b"new"
+    assert (tmp_path / "there/b.txt").read_bytes() == b"longer"
+    assert unpack(archive, tmp_path / "there", counted.append) == 0
+
+
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
 def test_files_are_unpacked_once_and_a_half_one_again(tmp_path: Path, kind: str) -> None:
     content = {"a/one.txt": b"one", "a/b/two.txt": b"two" * 1000}

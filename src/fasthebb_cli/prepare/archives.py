@@ -6,10 +6,11 @@ with its size is left, so that the same command goes on after a kill.
 
 import gzip
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
@@ -55,13 +56,19 @@ def unpack_members(
     """Unpacks files of an open archive below a folder; see `unpack`.
 
     Raises:
-        InputError: a member is a link, a device or lies outside of the folder.
+        InputError: a member is a link, a device or lies outside of the folder, or behind a link that is there.
         RunError: a file can't be written.
     """
     for member in members:
         problem = member.problem or _outside(member.name)
         if problem:
             raise InputError(f"{archive}: member {member.name!r} {problem}; nothing of it was unpacked")
+    top = os.path.realpath(folder)
+    for parent in {PurePosixPath(member.name).parent for member in members}:
+        if not Path(os.path.realpath(folder / parent)).is_relative_to(top):
+            raise InputError(
+                f"{archive}: {folder / parent} leads out of the folder by a link; nothing of it was unpacked"
+            )
     written = 0
     for member in members:
         path = folder / member.name
@@ -75,7 +82,7 @@ def unpack_members(
 
 @contextmanager
 def members_of(archive: Path) -> Iterator[list[Member]]:
-    """Files and what else is no folder in a tar or zip file.
+    """Files and what else is no folder in a tar or zip file; of several with one name the last, which tar leaves.
 
     Raises:
         InputError: it is neither, or damaged.
@@ -85,7 +92,7 @@ def members_of(archive: Path) -> Iterator[list[Member]]:
     with _reading(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
-                yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
+                yield _last(_zipped(packed, info) for info in packed.infolist() if not info.is_dir())
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed_tar:
                 yield _in_tar(packed_tar)
@@ -105,9 +112,13 @@ def members_inside(member: Member, archive: Path) -> Iterator[list[Member]]:
 
 
 def _in_tar(packed: tarfile.TarFile) -> list[Member]:
-    members = [_tarred(packed, info) for info in packed if not info.isdir()]
+    members = _last(_tarred(packed, info) for info in packed if not info.isdir())
     _ends_well(packed)
     return members
+
+
+def _last(members: Iterable[Member]) -> list[Member]:
+    return list({os.path.normpath(member.name): member for member in members}.values())
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
