@@ -313,6 +313,18 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "is packed already" in refused(*words(packed, tmp_path / "twice"))
     assert "comes with a package" in refused("prepare", "dataset=digits", f"out={tmp_path / 'digits'}")
     assert "format must be one of uint8, encoded" in refused(*words(photos), "format=png")
+    (tmp_path / "empty").mkdir()
+    archives = {name: shutil.make_archive(str(tmp_path / name), "tar", tmp_path / name) for name in ("photos", "empty")}
+    assert "archive: dataset digits comes with a package" in refused(
+        "prepare", "dataset=digits", f"dataset.root={tmp_path / 'made'}", f"archive={archives['photos']}"
+    )
+    before = sorted(packed.rglob("*"))
+    assert f"dataset.root={packed} is a packed set; unpack it into another folder" in refused(
+        *words(packed), f"archive={archives['photos']}"
+    )
+    assert sorted(packed.rglob("*")) == before
+    assert "empty.tar: holds no files" in refused(*words(tmp_path / "made"), f"archive={archives['empty']}")
+    assert not (tmp_path / "made").exists()
     for wrong in ([], ["stop"], ["dataset=digits"]):
         assert "fasthebb data prepare or fasthebb data info" in refused(*wrong)
     assert "dataset has no value: say which" in refused("prepare")

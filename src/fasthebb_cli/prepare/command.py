@@ -45,13 +45,14 @@ def run_data(config: DataConfig, console: Console) -> None:
 
 
 def prepare(config: DataConfig, view: View) -> None:
+    embedded = config.dataset.name in EMBEDDED
+    for key in ("archive", "out"):
+        if embedded and getattr(config, key) is not None:
+            raise InputError(
+                f"{key}: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
+            )
     if config.archive is not None:
         _unpack(Path(config.archive).expanduser(), config, view)
-    embedded = config.dataset.name in EMBEDDED
-    if embedded and config.out is not None:
-        raise InputError(
-            f"out: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
-        )
     if not embedded and (packed_before := packed_root(config.dataset)) is not None:
         _verify_packed(packed_before, config, view)
         return
@@ -87,8 +88,12 @@ def _unpack(archive: Path, config: DataConfig, view: View) -> None:
     if config.dataset.root is None:
         raise InputError("dataset.root has no value: set it to the folder that the archive is to be unpacked into")
     folder = Path(config.dataset.root).expanduser().absolute()
+    if packed_root(config.dataset) is not None:
+        raise InputError(f"archive={archive}: dataset.root={folder} is a packed set; unpack it into another folder")
     with members_of(archive) as members:
         total = len(members)
+        if not total:
+            raise InputError(f"archive={archive}: holds no files")
         if config.dataset.name == "imagenet" and not any(_below(member.name, FOLDERS) for member in members):
             raise InputError(
                 f"archive={archive}: has no folder train or val; "
