@@ -186,10 +186,13 @@ def _report(config: DataConfig, collection: Collection, damaged: dict[int, str],
     if not damaged:
         view.note(f"all {total:,} images can be read", "bold")
     elif config.dataset.on_bad_image == "error":
-        raise InputError(
+        told = (
             f"{len(damaged):,} of {total:,} images can't be read; mend or remove them, "
             "or leave them out with dataset.on_bad_image=skip"
         )
+        if config.out is not None:  # the packing was begun with the images as they are
+            told += f"; {config.out} goes on with the latter only: to mend, delete it, and check without out= before"
+        raise InputError(told)
     else:
         view.warn(f"{len(damaged):,} of {total:,} images can't be read and are left out")
 
