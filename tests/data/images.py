@@ -1,6 +1,8 @@
 """Small generated images and folders for the tests of `data`."""
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,3 +42,20 @@ def tiny_imagenet(root: Path, train: int = 10, val: int = 4) -> Path:
     (top / "wnids.txt").write_text("n02\nn01\n")
     (top / "words.txt").write_text("n01\tgoldfish\nn02\tcentipede\n")
     return top
+
+
+def write_cifar(cls: Any, root: Path) -> Path:
+    """Fifty and ten images in the files of CIFAR-10 or CIFAR-100; the first pixel is the label."""
+    folder: Path = root / cls.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    key = "labels" if cls.base_folder == "cifar-10-batches-py" else "fine_labels"
+    for name, _ in cls.train_list + cls.test_list:
+        count = 50 if name == "train" else 10
+        data = rng.integers(0, 256, (count, 3072), np.uint8)
+        data[:, 0] = np.arange(count) % 10
+        data[:, 1] = 77  # to the right of it
+        (folder / name).write_bytes(pickle.dumps({"data": data, key: data[:, 0].tolist()}))
+    names = {cls.meta["key"]: [f"class {k}" for k in range(10)]}
+    (folder / cls.meta["filename"]).write_bytes(pickle.dumps(names))
+    return folder

@@ -26,7 +26,7 @@ from fasthebb_cli.data.collection import Collection, from_arrays, resized
 from fasthebb_cli.data.dataset import DATASETS, Dataset, _collection, load_dataset, mean_and_std
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
-from tests.data.images import class_folders, picture, tiny_imagenet
+from tests.data.images import class_folders, picture, tiny_imagenet, write_cifar
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 ON_DISK = sorted(DATASETS.keys() - {"mnist5k", "digits", "image_folder"})
@@ -162,23 +162,6 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path) -> None:
             load_dataset(config("mnist", tmp_path / "data"), 0)
 
 
-def write_cifar(cls: Any, root: Path) -> Path:
-    """Fifty and ten images in the files of CIFAR-10 or CIFAR-100; the first pixel is the label."""
-    folder: Path = root / cls.base_folder
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    key = "labels" if cls is datasets.CIFAR10 else "fine_labels"
-    for name, _ in cls.train_list + cls.test_list:
-        count = 50 if name == "train" else 10
-        data = rng.integers(0, 256, (count, 3072), np.uint8)
-        data[:, 0] = np.arange(count) % 10
-        data[:, 1] = 77  # to the right of it
-        (folder / name).write_bytes(pickle.dumps({"data": data, key: data[:, 0].tolist()}))
-    names = {cls.meta["key"]: [f"class {k}" for k in range(10)]}
-    (folder / cls.meta["filename"]).write_bytes(pickle.dumps(names))
-    return folder
-
-
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar(name: str, inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,9 +282,12 @@ def test_imagenet(below: str, tmp_path: Path) -> None:
     assert dataset.source.read(dataset.test).shape == (4, 3, 210, 210)
 
 
-def test_imagenet_tars_without_their_companions(tmp_path: Path) -> None:
-    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(b"")
-    with pytest.raises(InputError, match=r"could not unpack the tar files in .*ILSVRC2012_devkit"):
+@pytest.mark.parametrize("leftover", ["train/n2.tar", "val/ILSVRC2012_val_00000001.JPEG"])
+def test_what_was_left_of_unpacking_in_place_is_refused(leftover: str, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        class_folders(tmp_path / part, {"n1": 2})
+    (tmp_path / leftover).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{leftover}: lies in no class folder, as where unpacking was broken off"):
         load_dataset(config("imagenet", tmp_path), 0)
 
 

@@ -47,7 +47,7 @@ def test_no_path_outside_of_the_folder(tmp_path: Path, kind: str, name: str) -> 
         archive = tarred(tmp_path / "a.tar", [(tarfile.TarInfo(key), value) for key, value in content.items()])
     else:
         archive = zipped(tmp_path / "a.zip", content)
-    with pytest.raises(InputError, match=r"member .*evil.* lies outside of the folder; nothing was unpacked"):
+    with pytest.raises(InputError, match=r"member .*evil.* lies outside of the folder; nothing of it was unpacked"):
         unpack(archive, tmp_path / "there", lambda count: None)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [archive.name]
 
@@ -58,7 +58,7 @@ def test_no_path_outside_of_the_folder(tmp_path: Path, kind: str, name: str) -> 
 )
 def test_no_links_or_devices(tmp_path: Path, info: tarfile.TarInfo) -> None:
     archive = tarred(tmp_path / "a.tar", [(tarfile.TarInfo("good.txt"), b"good"), (info, b"")])
-    with pytest.raises(InputError, match=r"member 'a' is no file; nothing was unpacked"):
+    with pytest.raises(InputError, match=r"member 'a' is no file; nothing of it was unpacked"):
         unpack(archive, tmp_path / "there", lambda count: None)
     assert not (tmp_path / "there").exists()
 
@@ -70,6 +70,48 @@ def test_no_links_in_a_zip(tmp_path: Path) -> None:
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(InputError, match=r"member 'a' is no file"):
         unpack(tmp_path / "a.zip", tmp_path / "there", lambda count: None)
+
+
+@pytest.mark.parametrize("name", ["out/evil.txt", "out/new/evil.txt", "a/out/evil.txt"])
+def test_no_link_that_is_there_is_followed_outside(tmp_path: Path, name: str) -> None:
+    outside, there = tmp_path / "outside", tmp_path / "there"
+    outside.mkdir()
+    (there / "a").mkdir(parents=True)
+    for folder in (there, there / "a"):
+        (folder / "out").symlink_to(outside)
+    archive = zipped(tmp_path / "a.zip", {"good.txt": b"good", name: b"evil"})
+    with pytest.raises(InputError, match=r"out(/new)? leads out of the folder by a link; nothing of it was unpacked"):
+        unpack(archive, there, lambda count: None)
+    assert not list(outside.iterdir())
+    assert not (there / "good.txt").exists()
+
+
+def test_a_link_to_the_folder_or_within_it_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "there/b").mkdir(parents=True)
+    (tmp_path / "there/a").symlink_to("b")
+    (tmp_path / "link").symlink_to("there")
+    archive = zipped(tmp_path / "a.zip", {"a/one.txt": b"one"})
+    assert unpack(archive, tmp_path / "link", lambda count: None) == 1
+    assert (tmp_path / "there/b/one.txt").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # zipfile on writing it
+def test_the_last_of_one_name_counts(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / f"a.{kind}"
+    files = [("a.txt", b"old"), ("b.txt", b"b"), ("./a.txt", b"new"), ("b.txt", b"longer")]
+    if kind == "tar":
+        tarred(archive, [(tarfile.TarInfo(name), content) for name, content in files])
+    else:
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name, content in files:
+                packed.writestr(name, content)
+    counted = list[int]()
+    assert unpack(archive, tmp_path / "there", counted.append) == 2
+    assert sum(counted) == 2
+    assert (tmp_path / "there/a.txt").read_bytes() == b"new"
+    assert (tmp_path / "there/b.txt").read_bytes() == b"longer"
+    assert unpack(archive, tmp_path / "there", counted.append) == 0
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
@@ -153,5 +195,5 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     packed = bytearray(archive.read_bytes())
     packed[packed.index(b"PK\x01\x02") + 8] |= 1  # the directory's flag
     archive.write_bytes(packed)
-    with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing was unpacked"):
+    with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing of it was unpacked"):
         unpack(archive, tmp_path / "out", lambda done: None)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from hashlib import blake2b
+from hashlib import blake2b, md5
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
@@ -25,9 +26,10 @@ from fasthebb_cli.data.loading import batches
 from fasthebb_cli.data.packed import PACKED_FILE, PackedPixels, Plan
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.prepare.command import OFFICIAL
 from fasthebb_cli.prepare.packing import Packing
 from tests.conftest import Ran
-from tests.data.images import class_folders, picture, save, tiny_imagenet
+from tests.data.images import class_folders, picture, save, tiny_imagenet, write_cifar
 from tests.prepare.conftest import Data
 
 CPU = torch.device("cpu")
@@ -127,7 +129,10 @@ def test_a_zip_and_arrays_are_packed_too(data: Data, tmp_path: Path) -> None:
     given = ["prepare", "dataset=tiny_imagenet", f"dataset.root={archive}", "dataset.size=8", f"out={tmp_path / 'zip'}"]
     code, out, err = data(*given)
     assert code == 0, err
-    assert "a smaller copy: the whole set has 100,000 train, 10,000 test images, 200 classes" in out
+    assert (
+        "warning: differs from tiny_imagenet as published: 99,980 of 100,000 train images missing, "
+        "9,996 of 10,000 test images missing, 198 of 200 classes missing\n"
+    ) in out
     assert_same(load(tmp_path / "zip", name="tiny_imagenet"), load(top, name="tiny_imagenet"))
     own = "tests.prepare.conftest:arrays"
     given = ["prepare", f"dataset={own}", f"dataset.root={tmp_path}", "dataset.size=8"]
@@ -136,6 +141,55 @@ def test_a_zip_and_arrays_are_packed_too(data: Data, tmp_path: Path) -> None:
     code, _, err = data(*given, f"out={tmp_path / 'encoded'}", "format=encoded")
     assert code == 2
     assert f"dataset {own} has no image files; use format=uint8" in err
+
+
+def test_more_images_than_were_published_are_no_smaller_copy(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["prepare", "dataset=tiny_imagenet", f"dataset.root={tiny_imagenet(tmp_path)}", "dataset.size=8"]
+    monkeypatch.setitem(OFFICIAL, "tiny_imagenet", (20, 3, 2))
+    assert "warning: differs from tiny_imagenet as published: 1 more than 3 test images\n" in data(*given)[1]
+    monkeypatch.setitem(OFFICIAL, "tiny_imagenet", (20, 4, 2))
+    assert "warning" not in data(*given)[1]
+
+
+def test_classes_that_cannot_be_tested_are_listed(data: Data, tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {f"c{k:02}": 1 for k in range(14)})
+    class_folders(tmp_path / "test", {"c00": 1, "c05": 1}, first=20)
+    class_folders(tmp_path / "val", {f"c{k:02}": 1 for k in range(13)}, first=30)
+    code, out, _ = data(*words(tmp_path))
+    assert code == 0
+    named = "c01, c02, c03, c04, c06, c07, c08, c09, c10, c11"
+    assert f"warning: 12 of 14 classes without test images: {named} and 2 more\n" in out
+    assert "warning: 1 of 14 classes without validation images: c13\n" in out
+
+
+def test_cifar_is_checked_and_packed_and_a_damaged_file_of_it_named(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_cifar(CIFAR10, tmp_path)
+
+    def published(names: list[list[str]]) -> list[tuple[str, str]]:
+        return [(name, md5((folder / name).read_bytes()).hexdigest()) for name, _ in names]
+
+    for key in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, key, published(getattr(CIFAR10, key)))
+    ((_, digest),) = published([[CIFAR10.meta["filename"], ""]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": digest})
+    given = ["prepare", "dataset=cifar10", f"dataset.root={tmp_path}"]
+    code, out, err = data(*given, f"out={tmp_path / 'packed'}")
+    assert code == 0, err
+    assert "cifar10: 50 train, 10 test images, 10 classes" in out
+    assert_same(load(tmp_path / "packed", 32, "cifar10"), load(tmp_path, 32, "cifar10"))
+    for name in ("data_batch_3", "test_batch", "batches.meta"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-1])
+        code, _, err = data(*given)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{folder / name}: is damaged: its md5 sum is not the published" in err
+        (folder / name).unlink()
+        assert f"{folder / name}: there is no such file; the copy of cifar10 is not complete" in data(*given)[2]
+        (folder / name).write_bytes(whole)
 
 
 def spoil(root: Path) -> list[str]:
@@ -157,6 +211,8 @@ def test_damaged_images_are_listed_and_only_left_out_when_told_to(
         assert code == 2
         assert all(f"{photos / name}: can't be read as an image" in out for name in damaged)
         assert "3 of 25 images can't be read; mend or remove them" in err
+        told = f"{tmp_path / 'packed'} goes on with the latter only: to mend, delete it, and check without out= before"
+        assert (told in err) == (line is given)
     with pytest.raises(InputError, match=r"packed: is only partly packed; the `fasthebb data prepare`"):
         load(tmp_path / "packed")
     code, out, err = data(*given, "dataset.on_bad_image=skip")
@@ -259,6 +315,18 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "is packed already" in refused(*words(packed, tmp_path / "twice"))
     assert "comes with a package" in refused("prepare", "dataset=digits", f"out={tmp_path / 'digits'}")
     assert "format must be one of uint8, encoded" in refused(*words(photos), "format=png")
+    (tmp_path / "empty").mkdir()
+    archives = {name: shutil.make_archive(str(tmp_path / name), "tar", tmp_path / name) for name in ("photos", "empty")}
+    assert "archive: dataset digits comes with a package" in refused(
+        "prepare", "dataset=digits", f"dataset.root={tmp_path / 'made'}", f"archive={archives['photos']}"
+    )
+    before = sorted(packed.rglob("*"))
+    assert f"dataset.root={packed} is a packed set; unpack it into another folder" in refused(
+        *words(packed), f"archive={archives['photos']}"
+    )
+    assert sorted(packed.rglob("*")) == before
+    assert "empty.tar: holds no files" in refused(*words(tmp_path / "made"), f"archive={archives['empty']}")
+    assert not (tmp_path / "made").exists()
     for wrong in ([], ["stop"], ["dataset=digits"]):
         assert "fasthebb data prepare or fasthebb data info" in refused(*wrong)
     assert "dataset has no value: say which" in refused("prepare")

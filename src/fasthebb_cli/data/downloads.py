@@ -86,7 +86,24 @@ def _torchvision(config: DatasetConfig, cls: Callable[..., Any], **arguments: An
     except (RuntimeError, OSError) as error:  # URLError is an OSError
         if arguments.get("download"):
             raise RunError(f"dataset {config.name}: download into {root} failed: {_one_line(error)}") from error
+        if base:
+            _name_damaged(config, cls, root if root.name == base else root / base)
         raise missing(config, f"complete {base or config.name}", download=True) from error
+
+
+def _name_damaged(config: DatasetConfig, cls: Any, folder: Path) -> None:
+    """Raises:
+    InputError: a file of a data set that torchvision does not take, if its folder is there.
+    """
+    from torchvision.datasets.utils import check_integrity  # here, as above
+
+    meta = getattr(cls, "meta", None)
+    published = [*cls.train_list, *cls.test_list, *([(meta["filename"], meta["md5"])] if meta else [])]
+    for name, md5 in published if folder.is_dir() else ():
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: there is no such file; the copy of {config.name} is not complete")
+        if not check_integrity(folder / name, md5):
+            raise InputError(f"{folder / name}: is damaged: its md5 sum is not the published {md5}; get it again")
 
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

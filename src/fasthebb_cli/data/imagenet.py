@@ -11,26 +11,26 @@ from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, class_folders, labelled, list_images
 from fasthebb_cli.errors import InputError
 
-TRAIN_TAR = "ILSVRC2012_img_train.tar"
+FOLDERS = ("train", "val")
+TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
 def imagenet(config: DatasetConfig) -> Collection:
     """ILSVRC 2012 from root/{train,val}/<wnid>/ or root/imagenet/{train,val}/<wnid>/.
 
-    The official tar files in the same places are unpacked there by torchvision, once, if the folders are missing.
-
     Raises:
-        InputError: neither is there.
+        InputError: the folders are not there, or half of what they were to be.
     """
-    tops = (root_of(config), root_of(config) / "imagenet")
-    packed = [top for top in tops if (top / TRAIN_TAR).is_file()]
-    found = [top for top in tops if (top / "train").is_dir() and (top / "val").is_dir()]
-    if not found and packed:
-        _unpack(packed[0])
-        found = packed
-    if not found:
-        raise missing(config, f"folders train and val, nor {TRAIN_TAR} and its companions,", download=False)
-    top = found[0]
+    top = next((top for top in _tops(config) if all((top / name).is_dir() for name in FOLDERS)), None)
+    if top is None:
+        if packed := still_packed(config):
+            raise InputError(
+                f"dataset imagenet: the tar files in {packed} are not unpacked, or not to the end; "
+                f"`fasthebb data prepare dataset=imagenet dataset.root={root_of(config)}` does it, or goes on with it"
+            )
+        raise missing(config, f"folders train and val, nor {TARS[0]} and its companions,", download=False)
+    for name in FOLDERS:
+        refuse_leftovers(top / name)
     classes = class_folders(top / "train")
     if not classes:
         raise missing(config, "class folders with images below train", download=False)
@@ -38,15 +38,31 @@ def imagenet(config: DatasetConfig) -> Collection:
     return from_files(parts, classes, config, table=Table(1_200_000, 1_281_167))
 
 
-def _unpack(top: Path) -> None:
-    try:
-        for split in ("train", "val"):
-            from torchvision import datasets  # here, since it takes seconds to import
+def still_packed(config: DatasetConfig) -> Path | None:
+    """Where official tar files lie that are not unpacked; None if the folders are there, or neither."""
+    tops = _tops(config)
+    if any(all((top / name).is_dir() for name in FOLDERS) for top in tops):
+        return None
+    return next((top for top in tops if any((top / name).is_file() for name in TARS)), None)
 
-            datasets.ImageNet(top, split=split)
-    except (RuntimeError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"dataset imagenet: could not unpack the tar files in {top}: {reason}") from error
+
+def refuse_leftovers(folder: Path) -> None:
+    """Other programs unpack the tar files in place; what a kill leaves then looks whole, but for files beside classes.
+
+    Raises:
+        InputError: there are such.
+    """
+    found = (path for path in folder.iterdir() if path.name.lower().endswith((".tar", *SUFFIXES)) and path.is_file())
+    beside = min((path for path in found if not path.name.startswith(".")), default=None)
+    if beside is not None:
+        raise InputError(
+            f"{beside}: lies in no class folder, as where unpacking was broken off; "
+            f"move it into one, or delete {folder} and unpack it again"
+        )
+
+
+def _tops(config: DatasetConfig) -> tuple[Path, Path]:
+    return root_of(config), root_of(config) / "imagenet"
 
 
 def tiny_imagenet(config: DatasetConfig) -> Collection:

@@ -6,13 +6,14 @@ with its size is left, so that the same command goes on after a kill.
 
 import gzip
 import lzma
-import shutil
+import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from shutil import copyfileobj
 from typing import IO, NamedTuple
 
 from fasthebb_cli.errors import InputError
@@ -28,7 +29,7 @@ class Member(NamedTuple):
 
     name: str
     length: int
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes]]
     problem: str | None
 
 
@@ -45,29 +46,43 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], None]) -> int:
         InputError: it is no tar or zip file, is damaged, or a member is a link, a device or lies outside of the folder.
         RunError: a file can't be written.
     """
-    written = 0
     with members_of(archive) as members:
-        for member in members:
-            problem = member.problem or _outside(member.name)
-            if problem:
-                raise InputError(f"{archive}: member {member.name!r} {problem}; nothing was unpacked")
-        for member in members:
-            path = folder / member.name
-            if not (path.is_file() and path.stat().st_size == member.length):
-                with replacing(path) as file:
-                    content = member.open()
-                    if content is None:
-                        raise InputError(f"{archive}: member {member.name!r} can't be read")
-                    with content:
-                        shutil.copyfileobj(content, file)
-                written += 1
-            advance(1)
+        return unpack_members(members, archive, folder, advance)
+
+
+def unpack_members(
+    members: Sequence[Member], archive: Path, folder: Path, advance: Callable[[int], None] = lambda count: None
+) -> int:
+    """Unpacks files of an open archive below a folder; see `unpack`.
+
+    Raises:
+        InputError: a member is a link, a device or lies outside of the folder, or behind a link that is there.
+        RunError: a file can't be written.
+    """
+    for member in members:
+        problem = member.problem or _outside(member.name)
+        if problem:
+            raise InputError(f"{archive}: member {member.name!r} {problem}; nothing of it was unpacked")
+    top = os.path.realpath(folder)
+    for parent in {PurePosixPath(member.name).parent for member in members}:
+        if not Path(os.path.realpath(folder / parent)).is_relative_to(top):
+            raise InputError(
+                f"{archive}: {folder / parent} leads out of the folder by a link; nothing of it was unpacked"
+            )
+    written = 0
+    for member in members:
+        path = folder / member.name
+        if not (path.is_file() and path.stat().st_size == member.length):
+            with replacing(path) as file, member.open() as content:
+                copyfileobj(content, file)
+            written += 1
+        advance(1)
     return written
 
 
 @contextmanager
 def members_of(archive: Path) -> Iterator[list[Member]]:
-    """Files and what else is no folder in a tar or zip file.
+    """Files and what else is no folder in a tar or zip file; of several with one name the last, which tar leaves.
 
     Raises:
         InputError: it is neither, or damaged.
@@ -77,14 +92,33 @@ def members_of(archive: Path) -> Iterator[list[Member]]:
     with _reading(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
-                yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
+                yield _last(_zipped(packed, info) for info in packed.infolist() if not info.is_dir())
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed_tar:
-                members = [_tarred(packed_tar, info) for info in packed_tar if not info.isdir()]
-                _ends_well(packed_tar)
-                yield members
+                yield _in_tar(packed_tar)
         else:
             raise InputError(f"archive={archive}: is no tar or zip file")
+
+
+@contextmanager
+def members_inside(member: Member, archive: Path) -> Iterator[list[Member]]:
+    """As `members_of`, of a tar file that is itself a member of an archive.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    with _reading(archive / member.name), member.open() as stream, tarfile.open(fileobj=stream) as packed:
+        yield _in_tar(packed)
+
+
+def _in_tar(packed: tarfile.TarFile) -> list[Member]:
+    members = _last(_tarred(packed, info) for info in packed if not info.isdir())
+    _ends_well(packed)
+    return members
+
+
+def _last(members: Iterable[Member]) -> list[Member]:
+    return list({os.path.normpath(member.name): member for member in members}.values())
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
@@ -105,7 +139,12 @@ def _ends_well(packed: tarfile.TarFile) -> None:
 
 
 def _tarred(packed: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
-    return Member(info.name, info.size, lambda: packed.extractfile(info), None if info.isreg() else "is no file")
+    def content() -> IO[bytes]:
+        stream = packed.extractfile(info)
+        assert stream is not None  # of what is a file
+        return stream
+
+    return Member(info.name, info.size, content, None if info.isreg() else "is no file")
 
 
 def _outside(name: str) -> str | None:

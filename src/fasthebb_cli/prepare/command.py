@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.console import Console
 from fasthebb_cli.config import DataConfig
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import EMBEDDED, collection_of
+from fasthebb_cli.data.imagenet import FOLDERS
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.packed import Plan, packed_root, read_packed
 from fasthebb_cli.data.source import ImageFiles
@@ -18,6 +19,7 @@ from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.archives import members_of, unpack
 from fasthebb_cli.prepare.checking import Checked, Checker, Traits, add_traits, misnamed
 from fasthebb_cli.prepare.info import tell
+from fasthebb_cli.prepare.official_tars import unpack_official
 from fasthebb_cli.prepare.packing import Packing, damaged_block, finished
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.view import View
@@ -25,6 +27,7 @@ from fasthebb_cli.run.wording import counted
 from fasthebb_cli.use.progress import FolderProgress
 
 CHUNK = 64  # images that are read at a time
+LISTED = 10  # classes that are named
 OFFICIAL = {  # training and test images, classes
     "mnist": (60_000, 10_000, 10), "fashion_mnist": (60_000, 10_000, 10), "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100), "stl10": (5_000, 8_000, 10), "tiny_imagenet": (100_000, 10_000, 200),
@@ -43,18 +46,22 @@ def run_data(config: DataConfig, console: Console) -> None:
 
 
 def prepare(config: DataConfig, view: View) -> None:
+    embedded = config.dataset.name in EMBEDDED
+    for key in ("archive", "out"):
+        if embedded and getattr(config, key) is not None:
+            raise InputError(
+                f"{key}: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
+            )
     if config.archive is not None:
         _unpack(Path(config.archive).expanduser(), config, view)
-    embedded = config.dataset.name in EMBEDDED
-    if embedded and config.out is not None:
-        raise InputError(
-            f"out: dataset {config.dataset.name} comes with a package and is read in an instant; leave it out"
-        )
     if not embedded and (packed_before := packed_root(config.dataset)) is not None:
         _verify_packed(packed_before, config, view)
         return
+    if config.dataset.name == "imagenet":
+        unpack_official(config.dataset, view)
     collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
     view.note(_counts(config.dataset.name, collection), "none")
+    _warn_of_gaps(config.dataset.name, collection, view)
     if config.out is None:
         damaged, traits = _check(config, collection, view, None)
         _report(config, collection, damaged, traits, view)
@@ -82,12 +89,25 @@ def _unpack(archive: Path, config: DataConfig, view: View) -> None:
     if config.dataset.root is None:
         raise InputError("dataset.root has no value: set it to the folder that the archive is to be unpacked into")
     folder = Path(config.dataset.root).expanduser().absolute()
+    if packed_root(config.dataset) is not None:
+        raise InputError(f"archive={archive}: dataset.root={folder} is a packed set; unpack it into another folder")
     with members_of(archive) as members:
         total = len(members)
-    with FolderProgress(view, f"unpacking {archive.name}", total) as progress:
+        if not total:
+            raise InputError(f"archive={archive}: holds no files")
+        if config.dataset.name == "imagenet" and not any(_below(member.name, FOLDERS) for member in members):
+            raise InputError(
+                f"archive={archive}: has no folder train or val; "
+                f"of the official tar files put all into {folder} and leave archive out"
+            )
+    with FolderProgress(view, f"unpacking {archive.name}", total, "files") as progress:
         written = unpack(archive, folder, progress.advance)
     there = f"; {total - written:,} were there" if written < total else ""
     view.note(f"unpacked {written:,} of {total:,} files into {folder}{there}", "none")
+
+
+def _below(name: str, folders: Sequence[str]) -> bool:
+    return any(part in folders for part in PurePosixPath(name).parts[:-1])
 
 
 def _plan(config: DataConfig, collection: Collection) -> Plan:
@@ -169,10 +189,13 @@ def _report(config: DataConfig, collection: Collection, damaged: dict[int, str],
     if not damaged:
         view.note(f"{'' if total == 1 else 'all '}{counted(total, 'image')} can be read", "bold")
     elif config.dataset.on_bad_image == "error":
-        raise InputError(
+        told = (
             f"{len(damaged):,} of {counted(total, 'image')} can't be read; mend or remove them, "
             "or leave them out with dataset.on_bad_image=skip"
         )
+        if config.out is not None:  # the packing was begun with the images as they are
+            told += f"; {config.out} goes on with the latter only: to mend, delete it, and check without out= before"
+        raise InputError(told)
     else:
         verb = "is" if len(damaged) == 1 else "are"
         view.warn(f"{len(damaged):,} of {counted(total, 'image')} can't be read and {verb} left out")
@@ -201,12 +224,33 @@ def _counts(name: str, collection: Collection) -> str:
     parts = {part: getattr(collection, part) for part in ("train", "validation", "test", "unlabelled")}
     told = ", ".join(f"{len(chosen):,} {part}" for part, chosen in parts.items() if chosen is not None and len(chosen))
     word = "image" if told.startswith("1 ") and "," not in told else "images"
-    text = f"{name}: {told} {word}, {_classes(collection.classes)}"
+    return f"{name}: {told} {word}, {_classes(collection.classes)}"
+
+
+def _warn_of_gaps(name: str, collection: Collection, view: View) -> None:
+    """Says where a known set has not its published numbers, and which classes can't be tested."""
     found = (len(collection.train), 0 if collection.test is None else len(collection.test), len(collection.classes))
-    if name in OFFICIAL and found != OFFICIAL[name]:
-        train, test, classes = OFFICIAL[name]
-        text += f"; a smaller copy: the whole set has {train:,} train, {test:,} test images, {classes:,} classes"
-    return text
+    whats, published = ("train images", "test images", "classes"), OFFICIAL.get(name, found)
+    differences = []
+    for what, count, total in zip(whats, found, published, strict=True):
+        if count < total:
+            differences.append(f"{total - count:,} of {total:,} {what} missing")
+        elif count > total:
+            differences.append(f"{count - total:,} more than {total:,} {what}")
+    if differences:
+        view.warn(f"differs from {name} as published: {', '.join(differences)}")
+    for part in ("test", "validation"):
+        chosen = getattr(collection, part)
+        if chosen is None:
+            continue
+        present = set(collection.labels[chosen.long()].tolist())
+        absent = [known for label, known in enumerate(collection.classes) if label not in present]
+        if absent:
+            more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
+            view.warn(
+                f"{len(absent):,} of {len(collection.classes):,} classes without {part} images: "
+                f"{', '.join(absent[:LISTED])}{more}"
+            )
 
 
 def _classes(classes: Sequence[str]) -> str:

@@ -10,15 +10,15 @@ from fasthebb_cli.run.wording import clock
 
 
 class FolderProgress:
-    """Images done of all; `with` shows the bar.
+    """Images done of all, or of what else `unit` names; `with` shows the bar.
 
     The rate leaves out the first batch, which waits for worker processes and a device to warm up.
     """
 
-    def __init__(self, view: View, title: str, total: int) -> None:
-        self.view, self.title, self.total, self.done = view, title, total, 0
+    def __init__(self, view: View, title: str, total: int, unit: str = "images") -> None:
+        self.view, self.title, self.total, self.unit, self.done = view, title, total, unit, 0
         self.began = self.latest = self.last_line = time.perf_counter()
-        self.first: tuple[int, float] | None = None  # images of the first batch, and when it was done
+        self.first: tuple[int, float] | None = None  # units of the first batch, and when it was done
         terminal = view.console.is_terminal
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=24),
@@ -34,10 +34,10 @@ class FolderProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.progress.stop()
 
-    def advance(self, images: int) -> None:
-        self.done, self.latest = self.done + images, time.perf_counter()
+    def advance(self, count: int) -> None:
+        self.done, self.latest = self.done + count, time.perf_counter()
         if self.first is None:
-            self.first = (images, self.latest)
+            self.first = (count, self.latest)
         self.progress.update(self.bar, completed=self.done)
         plain, finished = not self.view.console.is_terminal, self.done == self.total
         if plain and not finished and self.latest - self.last_line >= PLAIN_SECONDS:
@@ -45,10 +45,10 @@ class FolderProgress:
             self.view.note(f"{self.title} {self.done:,}/{self.total:,}  {self.speed()}", "none")
 
     def speed(self) -> str:
-        """Images per second, and the time that the rest takes at that rate."""
+        """Units per second, and the time that the rest takes at that rate."""
         if self.first is None:
             return ""
-        images, moment = self.first if self.done > self.first[0] else (0, self.began)
-        rate = (self.done - images) / max(self.latest - moment, 1e-9)
+        count, moment = self.first if self.done > self.first[0] else (0, self.began)
+        rate = (self.done - count) / max(self.latest - moment, 1e-9)
         left = f"  {clock((self.total - self.done) / rate)} left" if self.done < self.total else ""
-        return f"{rate:,.0f} images/s{left}"
+        return f"{rate:,.0f} {self.unit}/s{left}"
