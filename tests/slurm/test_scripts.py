@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, lacking
 from tests.data.images import class_folders
 from tests.disturbed import FASTHEBB, TWO, outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
@@ -26,7 +26,7 @@ def test_help_says_how_it_is_called(script: Path) -> None:
 
 def test_shellcheck_finds_nothing() -> None:
     if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
+        lacking("shellcheck is not installed")
     files = [*ALL, Path(__file__).with_name("start.sh")]
     done = subprocess.run(["shellcheck", *map(str, files)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
