@@ -20,6 +20,8 @@ from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.errors import RunError
 from fasthebb_cli.hebb.rules import Terms, hpca
 from tests.conftest import SMALL
+from tests.data.images import photographs
+from tests.hebb.test_many import same
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +101,33 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     for directory in (tmp_path / "two").glob("*-*"):
         assert len(list(directory.glob("events.out.tfevents.*"))) == 1
     assert "cached" in finished(start(tmp_path / "two", *settings))
+
+
+def test_two_processes_learn_from_photographs_as_one(tmp_path: Path) -> None:
+    """Files that each decodes for its part. (tanh, since what rounding lifts over relu's zero would be no rounding.)"""
+    counts = {"train": 25, "test": 12}
+    photographs(tmp_path / "photos", {f"{part}/{name}": count for part, count in counts.items() for name in "abc"})
+    dataset = (
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'photos'}",
+        "dataset.size=32",
+        "dataset.in_memory=false",
+    )
+    settings = (
+        *dataset,
+        "model.width=0.125",
+        "model.activation=tanh",
+        "pretrain.batch_size=25",
+        "pretrain.augment=light",
+    )
+    learning = ("finetune.batch_size=25", "finetune.lr=0.01", "finetune.epochs=8", "evaluate.batch_size=25")
+    for size, out in ((2, "two"), (1, "one")):
+        finished(start(tmp_path / out, "train", *settings, *learning, size=size))
+    for stage in ("pretrain", "finetune"):
+        same(weights(tmp_path / "two", stage), weights(tmp_path / "one", stage), 1e-4)
+    one, two = (results(tmp_path / out, "evaluate") for out in ("one", "two"))
+    assert two["confusion"] == one["confusion"]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("words", [("finetune=hebbian",), ("rule=swta", "finetune.by_rule=[conv1,conv3]")])
