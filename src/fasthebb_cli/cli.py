@@ -58,6 +58,11 @@ def run(arguments: list[str]) -> int:
         tool = next((word for word in arguments[:1] if word in ("bench", "data")), None)
         Console().print(tool_page(conf_directory(), tool) if tool else help_page(conf_directory()), highlight=False)
         return 0
+    try:
+        launch()
+    except InputError as error:  # said here, as `fail` asks which process it speaks for
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     verb, *rest = arguments
     if verb not in VERBS and not launch().first:  # the rest is done by one process
         return 0
