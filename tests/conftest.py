@@ -1,9 +1,10 @@
 """What tests share: running the command in this process, on the small digits data set and a narrow network."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -27,6 +28,13 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def lacking(what: str) -> NoReturn:
+    """Skips a test for want of something this machine hasn't; where FASTHEBB_TEST_ALL says that it has, it fails."""
+    if os.environ.get("FASTHEBB_TEST_ALL"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 def loaded(*overrides: str) -> Config:

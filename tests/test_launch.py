@@ -2,7 +2,7 @@
 
 import pytest
 
-from fasthebb_cli import processes
+from fasthebb_cli import cli, processes
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.launch import Launch, first_host, launch
 
@@ -15,6 +15,20 @@ SRUN = {
 def test_torchrun_comes_first() -> None:
     told = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     assert launch(SRUN | told) == Launch(5, 8, 1)
+
+
+@pytest.mark.parametrize("tasks", [2, 1])
+def test_submitit_comes_before_srun(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which starts submitit's tasks: one of one is alone, whatever step it is in."""
+    told = {
+        "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "77", "SUBMITIT_LOCAL_NTASKS": str(tasks),
+        "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_LOCALID": "0",
+    }  # fmt: skip
+    for name, value in (SRUN | told).items():
+        monkeypatch.setenv(name, value)
+    found = launch()
+    assert (found.rank, found.size, found.local_rank) == ((1, 2, 0) if tasks == 2 else (0, 1, 0))
+    assert found.address[1] == (20_077 if tasks == 2 else 0)
 
 
 def test_srun() -> None:
@@ -35,6 +49,18 @@ def test_a_single_task_of_srun_is_alone() -> None:
 def test_a_variable_that_is_no_number_is_named() -> None:
     with pytest.raises(InputError, match="environment variable RANK must be a number, not 'one'"):
         launch({"TORCHELASTIC_RUN_ID": "x", "RANK": "one", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+    with pytest.raises(InputError, match="environment variable SLURM_STEP_NUM_TASKS must be a number, not 'many'"):
+        launch(SRUN | {"SLURM_STEP_NUM_TASKS": "many"})
+
+
+@pytest.mark.parametrize("words", [["train", "dataset=digits"], ["runs"]])
+def test_it_is_one_line_to_the_user(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "many")
+    assert cli.run(words) == 2
+    line = "error: environment variable SLURM_STEP_NUM_TASKS must be a number, not 'many'; who started this?\n"
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(

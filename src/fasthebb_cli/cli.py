@@ -57,6 +57,11 @@ def run(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         Console().print(_help(arguments[0] if arguments else ""), highlight=False)
         return 0
+    try:
+        launch()
+    except InputError as error:  # said here, as `fail` asks which process it speaks for
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     verb, *rest = arguments
     if verb not in VERBS and not launch().first:  # the rest is done by one process
         return 0

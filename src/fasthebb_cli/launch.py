@@ -44,7 +44,8 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
         return _numbered(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "SUBMITIT_EXECUTOR" in environment:
         return _of_submitit()
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    tasks = _number({"SLURM_STEP_NUM_TASKS": "1", **environment}, "SLURM_STEP_NUM_TASKS")
+    if tasks > 1 and "SLURM_PROCID" in environment:
         job = _number(environment, "SLURM_JOB_ID")
         step = _number({"SLURM_STEP_ID": "0", **environment}, "SLURM_STEP_ID")
         port = FIRST_PORT + (101 * job + step) % PORTS  # apart for the steps of a job, and for jobs in a row

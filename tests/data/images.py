@@ -27,6 +27,21 @@ def class_folders(root: Path, classes: dict[str, int], first: int = 0) -> None:
             first += 1
 
 
+def photographs(root: Path, counts: dict[str, int]) -> None:
+    """`counts[folder]` JPEG files of 500 x 375, smooth with some noise, so that they take about as much as photographs
+    do. Classes, named by the last part of the folder, differ in brightness.
+    """
+    random = np.random.default_rng(0)
+    classes = sorted({Path(folder).name for folder in counts})
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            smooth = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)).astype(int)
+            noisy = smooth + random.integers(-12, 13, smooth.shape) + 10 * classes.index(Path(folder).name)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / folder / f"{i:03}.jpg", quality=90)
+
+
 def tiny_imagenet(root: Path, train: int = 10, val: int = 4) -> Path:
     """A copy of tiny-imagenet-200 with two classes in the real layout, below root."""
     top, wnids = root / "tiny-imagenet-200", ["n02", "n01"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -88,6 +89,7 @@ def test_packed_images_are_the_images(
 def test_workers_read_a_packed_set_for_themselves(data: Data, photos: Path, tmp_path: Path, format: str) -> None:
     assert data(*words(photos, tmp_path / "packed"), f"format={format}")[0] == 0
     dataset = load(tmp_path / "packed", in_memory=False)
+    assert len(pickle.dumps(dataset.source)) < 1000, "a worker would receive the images"
 
     def epoch(workers: int, start: int = 0) -> list[torch.Tensor]:
         stream = batches(

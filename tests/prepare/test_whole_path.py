@@ -4,29 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from PIL import Image
 
 from fasthebb_cli import cli
 from tests.conftest import Ran
+from tests.data.images import photographs
 from tests.prepare.conftest import Data
 
 FASTER = 5  # packed images are read so many times as fast as JPEG files are decoded, on the same cores
 WAITING = 0.05  # of a step's time at most
-
-
-def photographs(root: Path, counts: dict[str, int]) -> None:
-    """JPEG files of 500 x 375, smooth with some noise, so that they take about as much as photographs do."""
-    random = np.random.default_rng(0)
-    for k, (folder, count) in enumerate(counts.items()):
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            smooth = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)).astype(int)
-            noisy = smooth + random.integers(-12, 13, smooth.shape) + 10 * k
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / folder / f"{i:03}.jpg", quality=90)
 
 
 @pytest.fixture

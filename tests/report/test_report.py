@@ -22,7 +22,7 @@ from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
 from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
 from fasthebb_cli.report.plots import accuracy_figure, looks_of
-from tests.conftest import Ran
+from tests.conftest import Ran, lacking
 from tests.report.made import call, make_grid, make_run, make_stage
 
 
@@ -489,7 +489,7 @@ def in_chromium(tmp_path: Path, *options: str) -> str:
     """What the browser prints."""
     browser = shutil.which("chromium")
     if browser is None:
-        pytest.skip("needs chromium (Debian's package of that name)")
+        lacking("needs chromium (Debian's package of that name)")
     common = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
     done = subprocess.run([browser, *common, *options], check=True, capture_output=True, text=True, timeout=120)
     return done.stdout
@@ -529,7 +529,7 @@ def test_page_is_no_wider_than_its_window(width: int, tmp_path: Path, capsys: py
 def test_page_on_paper_shows_what_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All settings too."""
     if shutil.which("pdftotext") is None:
-        pytest.skip("needs pdftotext (Debian's poppler-utils)")
+        lacking("needs pdftotext (Debian's poppler-utils)")
     make_grid(tmp_path / "runs")
     call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
     in_chromium(tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "report.html").as_uri())

@@ -13,6 +13,7 @@ import torch
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run import checkpoint
 from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from tests.conftest import lacking
 from tests.disturbed import outcome, start, undisturbed
 
 
@@ -120,7 +121,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True)
     if done.returncode != 0:
-        pytest.skip("mounting a file system needs root")
+        lacking("mounting a file system needs root")
     try:
         yield folder
     finally:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import lacking
+
 CONFIGURATION = Path("/tmp/fasthebb-slurm/slurm.conf")
 SHORT_WAIT = 5  # seconds, in place of two minutes; started in the second in which it ended, a job would be refused
 PATIENCE = 300  # seconds, of tests on a machine that has other work
@@ -90,7 +92,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """A running SLURM with the partitions `low`, `high` and `pair`, whose jobs find `fasthebb`."""
     monkeypatch.setenv("SLURM_CONF", str(CONFIGURATION))
     if not CONFIGURATION.exists() or subprocess.run(["sinfo"], capture_output=True).returncode != 0:
-        pytest.skip("no SLURM is running here; tests/slurm/start.sh starts one (as root, with slurm-wlm and munge)")
+        lacking("no SLURM is running here; tests/slurm/start.sh starts one (as root, with slurm-wlm and munge)")
     command = tmp_path / "bin" / "fasthebb"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m fasthebb_cli "$@"\n')

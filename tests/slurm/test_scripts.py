@@ -1,6 +1,8 @@
 """The scripts that submit to SLURM, as a user calls them."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL
-from tests.data.images import class_folders
+from tests.conftest import SMALL, lacking
+from tests.data.images import class_folders, save
 from tests.disturbed import FASTHEBB, TWO, outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
@@ -26,7 +28,7 @@ def test_help_says_how_it_is_called(script: Path) -> None:
 
 def test_shellcheck_finds_nothing() -> None:
     if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
+        lacking("shellcheck is not installed")
     files = [*ALL, Path(__file__).with_name("start.sh")]
     done = subprocess.run(["shellcheck", *map(str, files)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -201,3 +203,37 @@ def test_data_are_prepared_in_a_job_without_gpus(cluster: Cluster) -> None:
     cluster.jobs.append(job)
     assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
     assert list((cluster.folder / "packed").iterdir())
+
+
+# fasthebb with a packing that saves after every few images, in place of every 256 MiB
+SAVES_OFTEN = """
+import sys
+from fasthebb_cli import cli
+from fasthebb_cli.prepare import command, packing
+packing.BLOCK_BYTES, command.CHUNK = 20_000, 4
+cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_stopped_packing_is_requeued_and_goes_on(cluster: Cluster) -> None:
+    class_folders(cluster.folder / "photos", {"cats": 5, "dogs": 5})
+    large = save(cluster.folder / "photos/cats/large.png", 10, (1000, 1000))
+    for i in range(150):  # each takes some 60 ms to decode: there is time to stop it
+        os.link(large, large.with_name(f"large{i:03}.png"))
+    script = cluster.folder / "saves_often.py"
+    script.write_text(SAVES_OFTEN)
+    (cluster.folder / "bin/fasthebb").write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
+    words = ("--partition=low", "--cpus-per-task=1", "--parsable", "dataset=image_folder", "dataset.root=photos")
+    job = cluster.call(str(SCRIPTS / "prepare_data.sh"), *words, "out=packed", "dataset.size=48").strip()
+    cluster.jobs.append(job)
+    journal = cluster.folder / "packed/packing.jsonl"
+    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1, 120, cluster.logs)  # after the plan
+    cluster.call("scancel", "--signal=USR1", job)
+    cluster.wait(job, lambda state: state["Restarts"] == "1")
+    assert not (cluster.folder / "packed/packed.json").exists(), "it was done before it was stopped"
+    assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
+    assert "stopped; the same command goes on" in cluster.logs()
+    assert re.search(r"goes on after \d+ images", cluster.logs()), cluster.logs()
+    assert json.loads((cluster.folder / "packed/packed.json").read_text())["images"] == 161

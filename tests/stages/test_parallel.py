@@ -81,10 +81,15 @@ def test_processes_train_an_autoencoder_like_one(size: int) -> None:
         same(found, autoencoded(), 1e-6)
 
 
+def trained_in_parts() -> dict[str, Tensor]:
+    return trained(micro_batch=2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
-def test_processes_train_like_one(size: int) -> None:
-    for found in together("tests.stages.test_parallel:trained", size):
+@pytest.mark.parametrize("function", ["trained", "trained_in_parts"])
+def test_processes_train_like_one(size: int, function: str) -> None:
+    for found in together(f"tests.stages.test_parallel:{function}", size):
         same(found, trained(), 1e-8)
 
 
