@@ -194,7 +194,7 @@ def _report(config: DataConfig, collection: Collection, damaged: dict[int, str],
             "or leave them out with dataset.on_bad_image=skip"
         )
         if config.out is not None:  # the packing was begun with the images as they are
-            told += f"; {config.out} goes on with the latter only: to mend, delete it, and check without out= before"
+            told += f"; {config.out} goes on with the latter only: to mend, delete it, and check without out= first"
         raise InputError(told)
     else:
         verb = "is" if len(damaged) == 1 else "are"
