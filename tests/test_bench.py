@@ -108,6 +108,7 @@ def test_layer_prints_a_table(bench: Bench) -> None:
     assert "fc5.1" in out
 
 
+@pytest.mark.slow
 def test_data_sets_the_loader_beside_the_step(bench: Bench, tmp_path: Path) -> None:
     root = tmp_path / "images"
     class_folders(root / "train", {"a": 6, "b": 6})

@@ -210,6 +210,7 @@ def test_a_sweep_over_label_fractions_pretrains_once(command: Command) -> None:
     assert again.out.count("cached") == 4
 
 
+@pytest.mark.slow
 def test_a_sweep_pretrains_once_for_each_rule_and_seed(command: Command) -> None:
     ran = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,gha", "seed=0,1", "pretrain.epochs=1")
     assert ran.code == 0, ran.err
@@ -293,6 +294,7 @@ def test_a_dry_run_times_every_layers_turn_and_counts_a_probes_labels(
     assert line.split()[2:4] == ["597", "100"]  # images of the pass, labels
 
 
+@pytest.mark.slow
 def test_mappings_take_new_keys_without_a_plus_and_sweep_under_their_own_name(command: Command) -> None:
     ran = command("train", "-m", "rule.options.damping=0.1,0.3", "finetune.layer_lr={conv1: 0}", "label_fraction=0.1")
     assert ran.code == 0, ran.err

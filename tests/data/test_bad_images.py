@@ -96,6 +96,7 @@ def test_where_nothing_is_damaged_it_changes_nothing(mended: Path) -> None:
     assert load(mended, on_bad_image="skip").digest == load(mended).digest
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_batches(damaged: Path) -> None:
     dataset = load(damaged, in_memory=False, on_bad_image="skip")
 

@@ -119,6 +119,7 @@ def test_a_worker_that_dies_is_one_line() -> None:
         next(stream)
 
 
+@pytest.mark.slow
 def test_workers_take_a_part_without_images(tmp_path: Path) -> None:
     """As a process has of a batch that is smaller than the number of processes."""
     (tmp_path / "images.bin").write_bytes(bytes(range(36)))

@@ -28,6 +28,7 @@ def test_an_image_of_the_right_size_is_read_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(pixels, chw(picture(1)))
 
 
+@pytest.mark.slow
 def test_a_large_image_is_read_without_a_word(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", 1)
     code = (

@@ -48,6 +48,7 @@ def test_the_classifier_reads_the_layer_averaged_to_a_grid(layer: str, inputs: i
         ("conv6", "conv3.0", 32, 192 * 16),
     ],
 )
+@pytest.mark.slow
 def test_the_classifier_may_read_what_lies_inside(name: str, layer: str, size: int, inputs: int) -> None:
     whole = build_network(name, {}, channels=3, size=size, classes=10).eval()
     cut = cut_after(whole, layer, channels=3, size=size, classes=7).eval()

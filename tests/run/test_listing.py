@@ -20,6 +20,7 @@ def lines(command: Callable[..., Ran]) -> Callable[..., list[list[str]]]:
     return listed
 
 
+@pytest.mark.slow
 def test_cells_name_the_pre_training_that_is_not_done_yet(
     lines: Callable[..., list[list[str]]], command: Callable[..., Ran]
 ) -> None:

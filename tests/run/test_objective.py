@@ -25,6 +25,7 @@ def test_a_number_is_found_by_its_path() -> None:
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_a_search_ends_with_the_best_of_those_that_worked(command: Callable[..., Ran]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     ran = command(*BEST, "hydra.sweeper.n_trials=4", "finetune.lr=choice(1e-9,0.05,1e9)")
@@ -36,6 +37,7 @@ def test_a_search_ends_with_the_best_of_those_that_worked(command: Callable[...,
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_a_search_in_which_all_fails_ends_with_their_table(command: Callable[..., Ran]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     ran = command(*BEST, "hydra.sweeper.n_trials=2", "finetune.lr=choice(1e9,1e10)")

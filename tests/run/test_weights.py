@@ -47,6 +47,7 @@ def test_init_from_another_data_set_keeps_all_but_the_classifier(command: Comman
     ],
     ids=["cut short", "empty", "foreign"],
 )
+@pytest.mark.slow
 def test_a_model_file_that_can_not_be_used_is_named(
     command: Command, damage: Callable[[Path], None], expected: str
 ) -> None:

@@ -30,6 +30,7 @@ def ended(task: Task, epoch: int) -> dict[str, Any]:
     return task.end_epoch(epoch)
 
 
+@pytest.mark.slow
 def test_few_labels_still_get_200_steps(command: Callable[..., Ran]) -> None:
     ran = command("train", "rule=none", "label_fraction=0.02", "finetune.epochs=null", "--dry-run")
     assert ran.code == 0, ran.err
@@ -82,6 +83,7 @@ def test_the_hebbian_classifier_scores_by_class_means(command: Callable[..., Ran
     torch.testing.assert_close(weights["classifier.1.weight"].norm(dim=1), torch.ones(10))
 
 
+@pytest.mark.slow
 def test_the_hebbian_classifier_learns_the_same_in_parts(command: Callable[..., Ran]) -> None:
     words = ("train", "finetune=hebbian", "finetune.select=best", "label_fraction=0.2")
     assert command(*words).code == 0
@@ -93,6 +95,7 @@ def test_the_hebbian_classifier_learns_the_same_in_parts(command: Callable[..., 
     torch.testing.assert_close(parts["classifier.1.weight"], whole["classifier.1.weight"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callable[..., Ran]) -> None:
     """Each is an ordinary classifier to the stage after it."""
     more = ("+finetune@extra.all=default", "stages=[pretrain,finetune,all,evaluate]", "extra.all.epochs=1")
@@ -271,6 +274,7 @@ def test_a_hybrid_of_one_stage_through_the_command(command: Callable[..., Ran], 
     assert len(ran.directories("pretrain")) == 1
 
 
+@pytest.mark.slow
 def test_patience_ends_where_validation_stopped_rising(command: Callable[..., Ran]) -> None:
     words = ("rule=none", "label_fraction=0.05", "finetune.select=best")
     whole = command("train", *words, "finetune.epochs=25")

@@ -42,6 +42,7 @@ def test_every_rule_learns_in_every_layer(command: Command, rule: str) -> None:
         assert 1e-7 < layer["update"] < 10, (name, layer)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_learns_to_paint_and_leaves_only_the_encoder(command: Command) -> None:
     ran = command("train", "rule=vae", "pretrain.epochs=4", "label_fraction=0.2")
     assert ran.code == 0, ran.err
@@ -104,6 +105,7 @@ def test_another_optimizer_learns_otherwise(command: Command) -> None:
         ["pretrain.teacher=true", "pretrain.teacher_units={conv2: 10}"],
     ],
 )
+@pytest.mark.slow
 def test_what_the_learner_can_be_asked_for_reaches_it(command: Command, words: list[str]) -> None:
     usual = ["pretrain.teacher=true"] if "pretrain.teacher=true" in words else []
     for asked in (usual, words):

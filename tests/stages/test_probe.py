@@ -152,6 +152,7 @@ def test_features_of_all_layers_come_from_one_pass(
 
 
 @pytest.mark.parametrize("moment", ["within the pass", "while heads learn"])
+@pytest.mark.slow
 def test_a_stopped_probe_says_that_it_starts_over(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
