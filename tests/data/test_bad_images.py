@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def looked_at() -> tuple[int, str]:
         decoded += 1
         return decode(*arguments)
 
-    setattr(source, "decode", counted)  # noqa: B010
+    patch.object(source, "decode", counted).start()
     config = DatasetConfig(
         name="image_folder", root=os.environ["FASTHEBB_TEST_DAMAGED"], size=8, in_memory=False, on_bad_image="skip",
         download=True,

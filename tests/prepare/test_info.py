@@ -11,6 +11,14 @@ from tests.data.images import class_folders, save
 from tests.prepare.conftest import Data
 
 
+def info_of_photos(data: Data, tmp_path: Path) -> str:
+    """What it prints of the folder `photos`, at 8 x 8."""
+    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
+    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
+    assert code == 0, err
+    return out
+
+
 def test_counts_statistics_and_samples(data: Data, tmp_path: Path) -> None:
     class_folders(tmp_path / "photos/train", {"cat": 10, "dog": 5})
     class_folders(tmp_path / "photos/test", {"cat": 2, "dog": 3}, first=20)
@@ -29,9 +37,7 @@ def test_mean_and_deviation_are_those_of_the_training_images(data: Data, tmp_pat
     for k, value in enumerate((0, 51, 102)):  # a fifth of the scale apart
         path = save(tmp_path / f"photos/{k}.png", k)
         Image.new("RGB", (8, 8), (value, 0, 255)).save(path)
-    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
-    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
-    assert code == 0, err
+    out = info_of_photos(data, tmp_path)
     assert "mean (0.2000, 0.0000, 1.0000), deviation (0.1633, 0.0039, 0.0039) of all training images" in out
     assert "(no label)" in out
     assert "samples in" in out
@@ -64,9 +70,7 @@ def test_a_name_that_is_no_pictures_is_refused_at_once(data: Data, tmp_path: Pat
 def test_classes_are_named_as_their_folders_are(data: Data, tmp_path: Path) -> None:
     class_folders(tmp_path / "photos/train", {"[bold]x": 2, "a\nb\x1b": 2})
     class_folders(tmp_path / "photos/test", {"[bold]x": 1, "a\nb\x1b": 1})
-    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
-    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
-    assert code == 0, err
+    out = info_of_photos(data, tmp_path)
     assert "\n[bold]x " in out
     assert "\na\\nb\\x1b " in out
     assert "samples of 2 classes in" in out
@@ -75,7 +79,5 @@ def test_classes_are_named_as_their_folders_are(data: Data, tmp_path: Path) -> N
 def test_one_image_of_each_class_is_enough_beside_a_test_set(data: Data, tmp_path: Path) -> None:
     class_folders(tmp_path / "photos/train", {"a": 1, "b": 1})
     class_folders(tmp_path / "photos/test", {"a": 1})
-    given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
-    code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
-    assert code == 0, err
+    out = info_of_photos(data, tmp_path)
     assert ["all", "1", "1", "1"] in [line.split() for line in out.splitlines()]

@@ -263,6 +263,9 @@ def test_accuracy_by_layer(tmp_path: Path) -> None:
     make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "swta"}, {"layers": {"conv1": {"top1": 0.25, "knn": 0.5}}})
     found = by_layer(tmp_path)
     assert (found["swta"], found["swta, k-NN"]) == ({"conv1": 0.25}, {"conv1": 0.5})
+    make_stage(tmp_path, "probe", {"seed": 0, "rule.name": "hpca"}, {"layers": {"conv1": {"top1": 0.25}}})
+    found = by_layer(tmp_path)
+    assert (found["hpca"], found["hpca, probed"]) == ({"conv1": 0.5, "conv2": 0.7}, {"conv1": 0.25})
 
 
 def test_probes_of_other_features_or_heads_are_other_rows(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ def test_a_search_in_which_all_fails_ends_with_their_table(command: Callable[...
             ("objective=pretrain.loss", "hydra.sweeper.direction=maximize"),
             "hydra.sweeper.direction=maximize looks for the worst pretrain.loss; it must be minimize",
         ),
+        (
+            ("objective=pretrain.seconds", "hydra.sweeper.direction=maximize"),
+            "hydra.sweeper.direction=maximize looks for the worst pretrain.seconds; it must be minimize",
+        ),
     ],
 )
 def test_a_search_for_nothing_or_the_worst_is_refused(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.weights import ModelCard, load_model, read_model, save_model
 from tests.conftest import Ran
 
@@ -25,6 +26,18 @@ def test_load_model_gives_the_network_that_was_measured(command: Command) -> Non
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     weights = load_file(directory / "model.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_an_evaluation_stands_for_the_model_it_measured_and_no_stage_that_learns_for_another(command: Command) -> None:
+    ran = command("train", "label_fraction=0.2", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    (learnt,), (measured,) = ran.directories("finetune"), ran.directories("evaluate")
+    weights, card = read_model(measured)
+    assert card.taught
+    assert all(torch.equal(weights[name], value) for name, value in load_file(learnt / "model.safetensors").items())
+    (learnt / "model.safetensors").unlink()  # as before it is finished; the pre-training before it has one
+    with pytest.raises(InputError, match="no model at"):
+        read_model(learnt)
 
 
 def test_init_from_another_data_set_keeps_all_but_the_classifier(command: Command, tmp_path: Path) -> None:

@@ -40,10 +40,12 @@ def accuracies_by_layer(grid: Grid) -> Layers | None:
             found = method.values(most, "top1")
             if found:
                 values.setdefault(name, {})[str(method.settings[LAYER])] = found
+    taken = {name for name, _ in swept}
     for method in grid.probes:
+        name = f"{method.name}, probed" if method.name in taken else method.name
         for seed, run in method.runs.get(most, {}).items():
             for layer, head, value in _scores(run):
-                values.setdefault(method.name + HEADS[head], {}).setdefault(layer, {})[seed] = value
+                values.setdefault(name + HEADS[head], {}).setdefault(layer, {})[seed] = value
     runs = [run for method in measured for run in method.runs.get(most, {}).values()]
     return Layers(most, labels_of(runs), values) if values else None
 

@@ -36,7 +36,7 @@ def check_search(objective: str | None, direction: str) -> None:
     """
     if objective is None:
         raise InputError(f"hydra/sweeper: a search needs an objective, {EXAMPLE}")
-    wanted = "minimize" if objective.endswith("loss") else "maximize"
+    wanted = "minimize" if objective.endswith(("loss", "seconds")) else "maximize"
     if direction != wanted:
         raise InputError(f"hydra.sweeper.direction={direction} looks for the worst {objective}; it must be {wanted}")
 

@@ -81,7 +81,8 @@ def _model_file(path: Path) -> Path:
     """Of a directory its own, or of a stage that learns nothing that of the one before it, if it lies beside."""
     if not path.is_dir() or (path / MODEL_FILE).exists() or not (path / FINGERPRINT_FILE).exists():
         return path / MODEL_FILE if path.is_dir() else path
-    previous = read_json(path / FINGERPRINT_FILE).get("previous")
+    content = read_json(path / FINGERPRINT_FILE)
+    previous = content.get("previous") if content.get("kind") in ("evaluate", "probe") else None
     for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}"):
         if previous is not None and read_json(results).get("fingerprint") == previous:
             return results.parent / MODEL_FILE
