@@ -23,6 +23,7 @@ class Compute:
     precision: str
     channels_last: bool
     compile: bool
+    replay: bool  # what is asked of a GPU again and again is recorded once
     lacks_compiler: bool = False  # so that what was to be compiled runs eager
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -70,7 +71,8 @@ def prepare(config: GpuConfig) -> Compute:
     torch.backends.cudnn.benchmark = not config.deterministic
     lacks_compiler = config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS))
     compiles = config.compile and not lacks_compiler
-    return Compute(device, config.precision, config.channels_last, compiles, lacks_compiler)
+    replays = config.graph and device.type == "cuda" and own.size == 1  # alone: sums over processes aren't recorded
+    return Compute(device, config.precision, config.channels_last, compiles, replays, lacks_compiler)
 
 
 def _device(name: str) -> torch.device:

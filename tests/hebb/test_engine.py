@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+from unittest import mock
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fasthebb_cli.hebb import engine, products
+from fasthebb_cli.hebb import engine, grain
 from fasthebb_cli.hebb.geometry import Layer
+from fasthebb_cli.hebb.grain import GPU, PROCESSOR, Grain
 from fasthebb_cli.hebb.responses import RESPONSES, Moments
 from fasthebb_cli.hebb.rules import Mask, Terms, hpca
 from fasthebb_cli.hebb.settings import RULES
@@ -52,16 +54,22 @@ RULE_OPTIONS: list[tuple[str, Options]] = [
 ]
 
 
+BLOCK = PROCESSOR.block
+# as on a processor, as on a GPU, and the latter with pieces small enough for several of each
+GRAINS = [PROCESSOR, GPU, replace(GPU, pairs=3, block=4)]
+
+
 @dataclass
 class Case:
     layer: Layer
     x: Tensor
     rule: str
     options: Options
+    grain: Grain = PROCESSOR
 
 
-def sums(layer: Layer, x: Tensor, rule: str, options: Options) -> engine.Sums:
-    with torch.no_grad():
+def sums(layer: Layer, x: Tensor, rule: str, options: Options, pieces: Grain = PROCESSOR) -> engine.Sums:
+    with torch.no_grad(), mock.patch.object(grain, "of", return_value=pieces):
         pre = engine.pre_activation(layer, x, layer(x))
         setting = RULES[rule]
         y_NGK = RESPONSES[setting.response](pre)
@@ -78,7 +86,7 @@ def assert_close(found: Tensor, wanted: Tensor, *, tolerance: float = 1e-10, sca
 
 def assert_agrees(case: Case) -> None:
     wanted = reference.update(copy.deepcopy(case.layer).double(), case.x.double(), case.rule, **case.options)
-    found = sums(case.layer, case.x, case.rule, case.options).gradient_(case.layer.weight).neg()
+    found = sums(case.layer, case.x, case.rule, case.options, case.grain).gradient_(case.layer.weight).neg()
     assert found.dtype == case.x.dtype
     tolerance = 1e-10
     if case.x.dtype == torch.float32:
@@ -117,7 +125,7 @@ def _case(draw: st.DrawFn, layer: Layer, shape: list[int]) -> Case:
         x = x.contiguous(memory_format=torch.channels_last)
         layer = layer.to(memory_format=torch.channels_last)
     rule, options = draw(st.sampled_from(RULE_OPTIONS))
-    return Case(layer, x, rule, options)
+    return Case(layer, x, rule, options, draw(st.sampled_from(GRAINS)))
 
 
 def _pair(draw: st.DrawFn, low: int, high: int) -> tuple[int, int]:
@@ -175,7 +183,7 @@ def full_map_convolutions(draw: st.DrawFn) -> Case:
 def linears(draw: st.DrawFn) -> Case:
     """Few samples for many units (blocks, the last one cut short) or the reverse (K x K matrix)."""
     if draw(st.booleans()):
-        samples, units = draw(st.integers(1, 4)), draw(st.integers(1, 2 * products.BLOCK + 3))
+        samples, units = draw(st.integers(1, 4)), draw(st.integers(1, 2 * BLOCK + 3))
     else:
         samples, units = draw(st.integers(40, 80)), draw(st.integers(1, 5))
     layer = nn.Linear(draw(st.integers(1, 24)), units, bias=draw(st.booleans()))
@@ -213,14 +221,14 @@ def test_micro_batches_add_up_to_the_batch(case: Case, cuts: list[int]) -> None:
     total = sums(case.layer, pieces[0], case.rule, case.options)
     for piece in pieces[1:]:
         total.add_(sums(case.layer, piece, case.rule, case.options))
-    whole = sums(case.layer, x, case.rule, case.options)
+    whole = sums(case.layer, x, case.rule, case.options, case.grain)
     assert len(pieces) > 1
     weight = case.layer.weight.detach()
     assert_close(total.gradient_(weight).neg(), whole.gradient_(weight).neg())
 
 
 LAYERS: list[tuple[Layer, list[int]]] = [
-    (nn.Linear(6, 2 * products.BLOCK + 7), [5, 6]),
+    (nn.Linear(6, 2 * BLOCK + 7), [5, 6]),
     (nn.Linear(30, 9), [200, 30]),
     (nn.Conv2d(4, 6, 3, padding=1, groups=2), [2, 4, 5, 5]),
     (nn.Conv2d(2, 5, 3), [4, 2, 3, 3]),
@@ -228,16 +236,18 @@ LAYERS: list[tuple[Layer, list[int]]] = [
 ]
 
 
+@pytest.mark.parametrize("pieces", GRAINS, ids=["processor", "gpu", "small"])
 @pytest.mark.parametrize("mask", ["tril", "diag"])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=["blocks", "matrix", "groups", "full map", "padded map"])
-def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask: Mask) -> None:
+def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask: Mask, pieces: Grain) -> None:
     """G^T X - mask(G^T R) W for any G and R, though in hpca they are the same."""
     torch.manual_seed(0)
     layer, x = copy.deepcopy(layer).double(), torch.randn(shape, dtype=torch.float64)
     with torch.no_grad():
         dot_NGK = engine.pre_activation(layer, x, layer(x)).dot_NGK
         gate, recombination = torch.randn_like(dot_NGK), torch.randn_like(dot_NGK)
-        found = engine.sums(layer, x, Terms(gate, recombination, mask)).numerator
+        with mock.patch.object(grain, "of", return_value=pieces):
+            found = engine.sums(layer, x, Terms(gate, recombination, mask)).numerator
     groups, units = gate.shape[1:]
     wanted = torch.zeros_like(layer.weight).reshape(groups, units, -1)
     w_GKD = layer.weight.detach().reshape(groups, units, -1)
@@ -253,20 +263,27 @@ def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask:
     assert_close(found, wanted.detach().reshape(found.shape))
 
 
-@pytest.mark.parametrize(("samples", "units", "blocks"), [(5, 3 * products.BLOCK, True), (2000, 100, False)])
+@pytest.mark.parametrize(("samples", "units", "blocks"), [(5, 3 * BLOCK, True), (2000, 100, False)])
 def test_a_linear_layer_is_done_in_the_cheaper_form(samples: int, units: int, blocks: bool) -> None:
     """Few samples for many units go by blocks, many samples for few units through the K x K matrix."""
     layer, x = nn.Linear(400, units, bias=False), torch.randn(samples, 400)
     shapes = _shapes(layer, x)
-    assert ((products.PARTS, products.PAIRS, products.PAIRS) in shapes) is not blocks  # the lower triangle of K x K
-    assert ((3, products.BLOCK, products.BLOCK) in shapes) is blocks
+    assert ((PROCESSOR.parts, PROCESSOR.pairs, PROCESSOR.pairs) in shapes) is not blocks  # the lower triangle of K x K
+    assert ((3, BLOCK, BLOCK) in shapes) is blocks
+
+
+def test_a_gpu_is_asked_for_few_products() -> None:
+    """All blocks of a wide layer are one batch, and so are all pairs of a convolution's units."""
+    wide = _shapes(nn.Linear(400, 3 * GPU.block, bias=False), torch.randn(5, 400), GPU)
+    assert wide == [(3, GPU.block, GPU.block), (3, GPU.block, 400)]
+    assert _shapes(nn.Conv2d(3, 100, 3, bias=False), torch.randn(8, 3, 9, 9), GPU) == [(1, 100, 100), (100, 27)]
 
 
 @pytest.mark.parametrize(("size", "few"), [(2, True), (12, False)])
 def test_a_deep_convolution_on_small_maps_goes_by_blocks_too(size: int, few: bool) -> None:
     """Four patches for many units, or two hundred; the same update either way as without any choice."""
     layer, x = nn.Conv2d(3, 96, 3, padding=1, bias=False), torch.randn(1, 3, size, size)
-    assert ((3, products.BLOCK, products.BLOCK) in _shapes(layer, x)) is few
+    assert ((3, BLOCK, BLOCK) in _shapes(layer, x)) is few
     wanted = reference.update(copy.deepcopy(layer).double(), x.double(), "hpca")
     assert_close(sums(layer, x, "hpca", {}).gradient_(layer.weight).neg().double(), wanted, tolerance=1e-5)
 
@@ -277,7 +294,7 @@ def test_a_full_map_convolution_is_done_as_a_linear_layer() -> None:
     assert (1, 8, 50) not in _shapes(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 6, 6))
 
 
-def _shapes(layer: Layer, x: Tensor) -> list[tuple[int, ...]]:
+def _shapes(layer: Layer, x: Tensor, pieces: Grain = PROCESSOR) -> list[tuple[int, ...]]:
     """Shapes of the plain matrix products that hpca's sums are made of."""
 
     class Recorder(TorchFunctionMode):
@@ -290,7 +307,7 @@ def _shapes(layer: Layer, x: Tensor) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     with torch.no_grad():
         terms = hpca(engine.pre_activation(layer, x, layer(x)).dot_NGK.relu())
-        with Recorder():
+        with Recorder(), mock.patch.object(grain, "of", return_value=pieces):
             engine.sums(layer, x, terms)
     return shapes
 

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch._dynamo.utils
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb import engine
+from fasthebb_cli.hebb import engine, grain
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.responses import RESPONSES, Moments
 from fasthebb_cli.hebb.rules import gha, hebbian_classifier, taught, teacher_signal
@@ -204,9 +205,9 @@ def test_a_teacher_leaves_the_networks_first_layer_alone_and_not_the_first_that_
 def test_running_variance_is_that_within_batches() -> None:
     """A mean that moves from batch to batch is no variance of a unit's response."""
     first, second = (Moments.of(torch.tensor([[[m - 1.0]], [[m + 1.0]]])) for m in (-3.0, 3.0))
-    moved = first.moved_to(second, 0.1)
-    assert (float(moved.mean), float(moved.variance)) == pytest.approx((-2.4, 1.0))
-    assert float(moved.mean_square) == pytest.approx(10.0)
+    first.move_to_(second, 0.1)
+    assert (float(first.mean), float(first.variance)) == pytest.approx((-2.4, 1.0))
+    assert float(first.mean_square) == pytest.approx(10.0)
 
 
 def test_labels_and_classes_go_together() -> None:
@@ -233,10 +234,10 @@ def test_a_rule_of_ones_own_is_a_function() -> None:
 
 def test_a_chunks_responses_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more numbers at a time than a cache holds, as long as that is a whole image; a linear layer goes at once."""
-    monkeypatch.setattr(engine, "CHUNK", 3 * 5 * 36)
+    monkeypatch.setattr(grain, "PROCESSOR", replace(grain.PROCESSOR, chunk=3 * 5 * 36))
     conv, x = nn.Conv2d(2, 5, 3), torch.randn(8, 2, 8, 8)
     assert [len(part) for part, _ in engine.chunks(conv, x, conv(x))] == [3, 3, 2]
-    monkeypatch.setattr(engine, "CHUNK", 1)
+    monkeypatch.setattr(grain, "PROCESSOR", replace(grain.PROCESSOR, chunk=1))
     assert [len(part) for part, _ in engine.chunks(conv, x, conv(x))] == [1] * 8
     linear = nn.Linear(4, 5)
     assert [len(part) for part, _ in engine.chunks(linear, x[..., :4], linear(x[..., :4]))] == [8]
@@ -264,7 +265,7 @@ def test_chunks_of_a_batch_add_up_to_it(rule: str, taught: bool, monkeypatch: py
     labels = torch.tensor([0, 1, 2, 0, 1, 2]) if taught else None
     found = []
     for chunk in (1, 1 << 30):
-        monkeypatch.setattr(engine, "CHUNK", chunk)
+        monkeypatch.setattr(grain, "PROCESSOR", replace(grain.PROCESSOR, chunk=chunk))
         found.append(learnt(rule, labels=labels, classes=3 if taught else None, steps=2))
     for name in NAMES:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-11)

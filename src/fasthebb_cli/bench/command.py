@@ -66,7 +66,7 @@ def subject_of(
     torch.manual_seed(0)
     images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
     labels = torch.randint(bench.classes, (batch,)).to(compute.device)
-    return Subject(network, learner, images, labels, bench.rule.name, compute.autocast)
+    return Subject(network, learner, images, labels, bench.rule.name, compute.autocast, compute.replay)
 
 
 def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     layers = layer_inputs(subject)
     contenders = {}
     for name, (layer, x) in layers.items():
-        contenders[f"{name} step"] = _observe_and_step(_learner(bench, compute, nn.Sequential(layer)), x, compute)
-        contenders[f"{name} minimum"] = layer_minimum(layer, x)
+        contenders[f"{name} step"] = _step_of(_learner(bench, compute, nn.Sequential(layer)), x, compute)
+        contenders[f"{name} minimum"] = subject.repeated(layer_minimum(layer, x))
     times = median_ms(contenders, bench.repeats, compute.device)
     table = _table(console, f"layers, {bench.model.name}, {bench.rule.name}, batch {bench.batch}, {compute.describe()}")
     for name in ("layer", "step ms", "minimum ms", "x minimum", "share %"):
@@ -124,14 +124,14 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
 
 
 def _learner(bench: BenchConfig, compute: Compute, network: nn.Module, **arguments: Any) -> HebbianLearner:
-    return attached(bench.rule, network, "model", lr=1e-3, compile=compute.compile, **arguments)
+    same = {"lr": 1e-3, "compile": compute.compile, "replay": compute.replay}
+    return attached(bench.rule, network, "model", **same, **arguments)
 
 
-def _observe_and_step(learner: HebbianLearner, x: torch.Tensor, compute: Compute) -> Any:
+def _step_of(learner: HebbianLearner, x: torch.Tensor, compute: Compute) -> Any:
     def work() -> None:
         with compute.autocast():
-            learner.observe(x)
-        learner.step()
+            learner.learn(x)
 
     return work
 
@@ -225,7 +225,7 @@ def _wide_layer(bench: BenchConfig, compute: Compute, units: int) -> Any:
     torch.manual_seed(0)
     layer = nn.Linear(2304, units, bias=False).to(compute.device)
     learner = _learner(bench, compute, nn.Sequential(layer))
-    return _observe_and_step(learner, torch.randn(bench.batch, 2304).to(compute.device), compute)
+    return _step_of(learner, torch.randn(bench.batch, 2304).to(compute.device), compute)
 
 
 def _table(console: Console, title: str) -> Table:

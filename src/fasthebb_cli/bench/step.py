@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fasthebb_cli.bench.measure import Work, alternating_ms, flops, paired_quartiles, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
 from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.replay import Replay
 
 NAIVE_BYTES = 1 << 29  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
 NAIVE_REPEATS = 5  # at most; each takes seconds
@@ -29,6 +30,7 @@ class Subject:
         images, labels: one batch on the device.
         rule: name, for the naive form.
         autocast: the precision of products, as a context.
+        replay: a step is recorded once, and replayed as one CUDA graph.
     """
 
     network: Callable[[], nn.Module]
@@ -37,6 +39,18 @@ class Subject:
     labels: Tensor
     rule: str
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    replay: bool = False
+
+    def repeated(self, work: Work) -> Work:
+        """The work as it is done again and again."""
+        if not self.replay:
+            return work
+
+        def without_results() -> list[Tensor | None]:
+            work()
+            return []
+
+        return Replay(without_results)
 
 
 def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, Any]:
@@ -60,7 +74,7 @@ def measure_step(subject: Subject, *, repeats: int, naive: bool) -> dict[str, An
         whole_batch = [sum(values) for values in zip(*parts, strict=True)]
         result["naive_ms"] = statistics.median(whole_batch)
         result["ratios"]["naive/step"] = paired_quartiles(whole_batch, beside["step"])
-    result["flops"] = {name: flops(work) for name, work in contenders.items()}
+    result["flops"] = {name: flops(make(subject)) for name, make in makers.items()}  # a replayed step counts nothing
     result["peak_bytes"] = {name: peak_bytes(make(subject), device) for name, make in makers.items()}
     return result
 
@@ -70,8 +84,7 @@ def hebbian_step(subject: Subject) -> Work:
 
     def work() -> None:
         with subject.autocast():
-            learner.observe(subject.images)
-        learner.step()
+            learner.learn(subject.images)
 
     return work
 
@@ -88,7 +101,7 @@ def backprop(subject: Subject) -> Work:
         loss.backward()
         optimizer.step()
 
-    return work
+    return subject.repeated(work)
 
 
 def minimum(subject: Subject) -> Work:
@@ -100,7 +113,7 @@ def minimum(subject: Subject) -> Work:
         for part in parts:
             part()
 
-    return work
+    return subject.repeated(work)
 
 
 def layer_minimum(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Work:

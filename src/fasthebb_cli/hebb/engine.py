@@ -16,12 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fasthebb_cli.hebb import geometry, products
+from fasthebb_cli.hebb import geometry, grain, products
 from fasthebb_cli.hebb.geometry import Layer
 from fasthebb_cli.hebb.responses import PreActivation
 from fasthebb_cli.hebb.rules import Terms
-
-CHUNK = 5 << 18  # numbers a tensor of a convolution's responses has at most: small enough for a processor's cache
 
 
 @dataclass
@@ -77,13 +75,13 @@ class Sums:
 
 
 def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A convolution's batch in parts whose responses stay in the cache; sums over patches don't mind."""
+    """A convolution's batch in parts whose responses stay small; sums over patches don't mind."""
     if len(x) and (isinstance(layer, nn.Linear) or geometry.covers_input(layer, x)):
         yield x, output
         return
     if len(x) == 0:  # a process may have nothing of a batch
         return
-    parts = math.ceil(output.numel() / CHUNK)
+    parts = math.ceil(output.numel() / grain.of(output).chunk)
     size = math.ceil(len(x) / parts)
     yield from zip(x.split(size), output.split(size), strict=True)
 
@@ -145,7 +143,7 @@ def _has_few_patches(layer: nn.Conv2d, terms: Terms) -> bool:
     """
     n, k, d = len(terms.gate), len(layer.weight), layer.weight[0].numel()
     in_order = terms.mask == "tril" and terms.recombination is not None and terms.towards == "patches"
-    return layer.groups == 1 and in_order and n < k and k * (n + d) > 2 * (n + products.BLOCK) * d
+    return layer.groups == 1 and in_order and n < k and k * (n + d) > 2 * (n + grain.of(terms.gate).block) * d
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:

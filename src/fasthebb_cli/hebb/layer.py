@@ -44,12 +44,13 @@ class LearningLayer:
         self.spare: Tensor | None = None  # memory of the last step's numerator, for the next
         self.moments: Moments | None = None
         self.learns = True
-        self.reset_statistics()
+        self.alive = torch.zeros(len(module.weight), dtype=torch.bool, device=module.weight.device)
+        self.update_total = torch.zeros((), dtype=module.weight.dtype, device=module.weight.device)
+        self.steps = 0
 
     def reset_statistics(self) -> None:
-        weight = self.module.weight
-        self.alive = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
-        self.update_total = torch.zeros((), dtype=weight.dtype, device=weight.device)
+        self.alive.zero_()
+        self.update_total.zero_()
         self.steps = 0
 
     def add(self, more: engine.Sums) -> None:

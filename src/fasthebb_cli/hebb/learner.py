@@ -3,7 +3,7 @@
     learner = HebbianLearner(network, "hpca", lr=0.1, exclude=["classifier*"])
     for images in loader:
         learner.observe(images)
-        learner.step()
+        learner.step()  # or both in one: learner.learn(images)
     learner.finish()
 
 A forward hook adds each layer's numerator and denominator to what it has seen since the last step, so observing two
@@ -13,7 +13,7 @@ Knows nothing of data, schedules or files.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from fasthebb_cli.hebb import engine, geometry
 from fasthebb_cli.hebb.layer import LayerStatistics, LearningLayer, alive
 from fasthebb_cli.hebb.parts import in_parts, layers
 from fasthebb_cli.hebb.patterns import last_match, matches
+from fasthebb_cli.hebb.replay import Replay
 from fasthebb_cli.hebb.responses import RESPONSES, WITH_LENGTHS, Moments, PreActivation, Response
 from fasthebb_cli.hebb.rules import Rule, Terms, taught, teacher_signal
 from fasthebb_cli.hebb.settings import MOMENTUM, RuleSetting, StepSetting, setting_of
@@ -51,6 +52,7 @@ class HebbianLearner:
         compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
         processes: each of them observes a part of every batch, and all make the step of the whole.
         micro_batch: images that run through the network at a time; the numbers are those of the whole batch.
+        replay: `learn` records what it asks of a GPU, and replays it; for networks that decide nothing in Python.
 
     While `paused` is true, forward passes teach nothing.
     `untaught` names those in which a teacher assigns no unit, as they have fewer units than there are classes.
@@ -78,6 +80,7 @@ class HebbianLearner:
         compile: bool = False,
         processes: dist.ProcessGroup | None = None,
         micro_batch: int | None = None,
+        replay: bool = False,
     ) -> None:
         self.network = network
         self.setting = setting_of(rule)
@@ -111,6 +114,17 @@ class HebbianLearner:
             [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
         )
         self._hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self.layers]
+        self._replay = Replay(self._gradients_of) if replay else None
+
+    @torch.no_grad()
+    def learn(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Observes a batch and makes its step."""
+        if self._replay is None:
+            gradients: Sequence[Tensor | None] = self._gradients_of(images, labels)
+        else:
+            state = [(layer.learns, layer.is_watched, layer.moments is None) for layer in self.layers]
+            gradients = self._replay(images, labels, key=(self.paused, self.network.training, *state))
+        self._apply(gradients)
 
     @torch.no_grad()
     def observe(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -171,24 +185,41 @@ class HebbianLearner:
     @torch.no_grad()
     def step(self) -> None:
         """Applies the update of everything observed since the last step."""
-        for layer, group in zip(self.layers, self.optimizer.param_groups, strict=True):
+        self._apply(self._gradients())
+
+    def _gradients_of(self, images: Tensor, labels: Tensor | None) -> list[Tensor | None]:
+        self.observe(images, labels)
+        return self._gradients()
+
+    def _gradients(self) -> list[Tensor | None]:
+        """-dW of every layer from everything observed since the last step; None where that is nothing."""
+        gradients: list[Tensor | None] = []
+        for layer in self.layers:
             weight = layer.module.weight
             for receive in layer.sent:
                 layer.add(receive())
             layer.sent = []
             if layer.sums is None:
-                weight.grad = None
+                gradients.append(None)
                 continue
             gradient = layer.sums.gradient_(weight)
             if self.step_setting.norm_power is not None:
                 distance_K = (weight.flatten(1).norm(dim=1) - 1).abs()
                 gradient.mul_(geometry.per_row(distance_K**self.step_setting.norm_power, weight))
+            layer.spare = gradient if isinstance(layer.module, nn.Linear) else None
+            layer.sums = None
+            gradients.append(gradient)
+        return gradients
+
+    def _apply(self, gradients: Sequence[Tensor | None]) -> None:
+        for layer, group, gradient in zip(self.layers, self.optimizer.param_groups, gradients, strict=True):
+            weight = layer.module.weight
+            weight.grad = gradient
+            if gradient is None:
+                continue
             if layer.is_watched:
                 layer.update_total += group["lr"] * gradient.norm() / weight.norm()
             layer.steps += 1
-            weight.grad = gradient
-            layer.spare = gradient if isinstance(layer.module, nn.Linear) else None
-            layer.sums = None
         self.optimizer.step()
         for layer in self.layers:
             if self.step_setting.normalise and layer.module.weight.grad is not None:
@@ -237,14 +268,17 @@ class HebbianLearner:
             layer.steps = saved["steps"]
             device = layer.module.weight.device
             moments = saved["moments"]
-            layer.moments = moments and Moments(**{name: value.to(device) for name, value in moments.items()})
+            layer.moments = moments and Moments(
+                **{name: value.to(device, copy=True) for name, value in moments.items()}
+            )
+        self._replay = self._replay and Replay(self._gradients_of)  # what was recorded knows the moments before
 
     def _share_alive(self) -> None:
         if self.processes is not None:
             for layer in self.layers:
                 alive = layer.alive.int()
                 dist.all_reduce(alive, dist.ReduceOp.MAX, group=self.processes)
-                layer.alive = alive.bool()
+                layer.alive.copy_(alive)
 
     def _factor(self, layer: LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = last_match(layer.name, layer_lr, 1.0)
@@ -270,7 +304,10 @@ class HebbianLearner:
         if self.running:  # the gates need the whole batch's moments
             y_NGK = self.response(engine.pre_activation(module, x, output, lengths=lengths))
             batch = Moments.of(y_NGK, self.processes)
-            layer.moments = batch if layer.moments is None else layer.moments.moved_to(batch, MOMENTUM)
+            if layer.moments is None:
+                layer.moments = batch
+            else:
+                layer.moments.move_to_(batch, MOMENTUM)
         first = 0
         for x_part, output_part in engine.chunks(module, x, output):
             pre = engine.pre_activation(module, x_part, output_part, lengths=lengths)

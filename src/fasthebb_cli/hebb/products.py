@@ -10,12 +10,8 @@ layer.
 import torch
 from torch import Tensor
 
+from fasthebb_cli.hebb import grain
 from fasthebb_cli.hebb.rules import Mask, Terms
-
-BLOCK = 32  # units a block in the blocked form
-TILE = 256  # inputs a tile in the blocked form, at least
-PAIRS = 48  # units at a time of the matrix of all pairs
-PARTS = 8  # of the patches, at most and if they divide, whose products are a batch: the library shares that out better
 
 
 def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,18 +32,11 @@ def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tupl
 
 
 def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
-    """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches.
-
-    Inputs are in T tiles, a batch of small products at a time: a library shares out products between threads where it
-    may leave a single one of few rows to one thread.
-    """
-    whole = len(w_KD) // BLOCK * BLOCK
-    inputs = x_ND.shape[1]
-    tiles = _divisor(inputs, max(1, inputs // TILE))
-    (rest_TNd,) = _tiled_blocks(x_ND, len(x_ND), tiles)
-    rest_TNd = rest_TNd.clone(memory_format=torch.contiguous_format)
-    powers = []
-    for units, size in ((slice(0, whole), BLOCK), (slice(whole, None), len(w_KD) - whole)):
+    """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
+    block, tile = grain.of(x_ND).block, grain.of(x_ND).tile
+    whole = len(w_KD) // block * block
+    rest_ND, powers = x_ND, []
+    for units, size in ((slice(0, whole), block), (slice(whole, None), len(w_KD) - whole)):
         if len(w_KD[units]) == 0:
             continue
         g_PbN = g_NK.T[units].reshape(-1, size, len(x_ND))
@@ -55,15 +44,47 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
         interaction_Pbb = torch.bmm(g_PbN, r_PNb)
         powers.append(interaction_Pbb.diagonal(dim1=1, dim2=2).flatten())
         own_Pbb = interaction_Pbb.tril().neg_()
-        out_Tbd = rest_TNd.new_empty(tiles, size, inputs // tiles)
-        # unbound at once: a view made in the loop costs as much as a tenth of a product
-        every_tile = [block_P.unsqueeze(1).expand(-1, tiles, -1, -1).unbind() for block_P in (g_PbN, own_Pbb, r_PNb)]
-        weights_PTbd, outs_PTbd = _tiled_blocks(w_KD[units], size, tiles), _tiled_blocks(out_KD[units], size, tiles)
-        for g_TbN, own_Tbb, r_TNb, w_Tbd, block_Tbd in zip(*every_tile, weights_PTbd, outs_PTbd, strict=True):
-            torch.bmm(g_TbN, rest_TNd, out=out_Tbd)
-            block_Tbd.copy_(out_Tbd.baddbmm_(own_Tbb, w_Tbd))
-            rest_TNd.baddbmm_(r_TNb, w_Tbd, alpha=-1)
+        if tile is None:
+            rest_ND = _at_once(rest_ND, w_KD[units], g_PbN, r_PNb, own_Pbb, out_KD[units])
+        else:
+            rest_ND = _in_turn(rest_ND, w_KD[units], g_PbN, r_PNb, own_Pbb, out_KD[units], tile)
     return torch.cat(powers).unsqueeze(0)
+
+
+def _at_once(rest_ND: Tensor, w_KD: Tensor, g_PbN: Tensor, r_PNb: Tensor, own_Pbb: Tensor, out_KD: Tensor) -> Tensor:
+    """Blocks of units, all of them in one batch; returns what they leave of the patches."""
+    blocks, size, inputs = len(g_PbN), g_PbN.shape[1], w_KD.shape[1]
+    w_PbD, out_PbD = w_KD.view(blocks, size, inputs), out_KD.view(blocks, size, inputs)
+    left_QND = rest_ND.new_empty(blocks + 1, *rest_ND.shape)  # by no block, by the first, by the first two, ...
+    left_QND[0] = rest_ND
+    torch.baddbmm(left_QND[1:], r_PNb, w_PbD, beta=0, alpha=-1, out=left_QND[1:])
+    left_QND.cumsum_(0)
+    torch.bmm(g_PbN, left_QND[:-1], out=out_PbD)
+    out_PbD.baddbmm_(own_Pbb, w_PbD)
+    return left_QND[-1]
+
+
+def _in_turn(
+    rest_ND: Tensor, w_KD: Tensor, g_PbN: Tensor, r_PNb: Tensor, own_Pbb: Tensor, out_KD: Tensor, tile: int
+) -> Tensor:
+    """Blocks of units, one after the other; returns what they leave of the patches.
+
+    Inputs are in T tiles, a batch of small products at a time: a library shares out products between threads where it
+    may leave a single one of few rows to one thread.
+    """
+    size, inputs = g_PbN.shape[1], w_KD.shape[1]
+    tiles = _divisor(inputs, max(1, inputs // tile))
+    (rest_TNd,) = _tiled_blocks(rest_ND, len(rest_ND), tiles)
+    rest_TNd = rest_TNd.clone(memory_format=torch.contiguous_format)
+    out_Tbd = rest_TNd.new_empty(tiles, size, inputs // tiles)
+    # unbound at once: a view made in the loop costs as much as a tenth of a product
+    every_tile = [block_P.unsqueeze(1).expand(-1, tiles, -1, -1).unbind() for block_P in (g_PbN, own_Pbb, r_PNb)]
+    weights_PTbd, outs_PTbd = _tiled_blocks(w_KD, size, tiles), _tiled_blocks(out_KD, size, tiles)
+    for g_TbN, own_Tbb, r_TNb, w_Tbd, block_Tbd in zip(*every_tile, weights_PTbd, outs_PTbd, strict=True):
+        torch.bmm(g_TbN, rest_TNd, out=out_Tbd)
+        block_Tbd.copy_(out_Tbd.baddbmm_(own_Tbb, w_Tbd))
+        rest_TNd.baddbmm_(r_TNb, w_Tbd, alpha=-1)
+    return rest_TNd.movedim(0, 1).reshape(rest_ND.shape)
 
 
 def _tiled_blocks(rows_KD: Tensor, size: int, tiles: int) -> tuple[Tensor, ...]:
@@ -78,13 +99,13 @@ def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, 
         if mask != "none":
             out_KD.addcmul_(power_K.unsqueeze(1), w_KD, value=-1)
         return power_K
-    k = len(w_KD)
+    k, pairs = len(w_KD), grain.of(w_KD).pairs
     power_K = g_NK.new_empty(k)
-    parts = _divisor(len(g_NK), PARTS)
+    parts = _divisor(len(g_NK), grain.of(w_KD).parts)
     g_SKn, r_SnK = g_NK.unflatten(0, (parts, -1)).transpose(1, 2), r_NK.unflatten(0, (parts, -1))
-    for start in range(0, k, PAIRS):  # without most of what lies above the diagonal
-        units = slice(start, start + PAIRS)
-        others = slice(0, start + PAIRS if mask == "tril" else k)
+    for start in range(0, k, pairs):  # without most of what lies above the diagonal
+        units = slice(start, start + pairs)
+        others = slice(0, start + pairs if mask == "tril" else k)
         interaction = torch.bmm(g_SKn[:, units], r_SnK[..., others]).sum(0)
         power_K[units] = interaction.diagonal(start)
         if mask == "tril":

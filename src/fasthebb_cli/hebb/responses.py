@@ -40,13 +40,11 @@ class Moments:
     mean_square: Tensor
     variance: Tensor
 
-    def moved_to(self, batch: "Moments", momentum: float) -> "Moments":
-        """An exponential mean: a step of size momentum towards the batch."""
-        return Moments(
-            self.mean.lerp(batch.mean, momentum),
-            self.mean_square.lerp(batch.mean_square, momentum),
-            self.variance.lerp(batch.variance, momentum),
-        )
+    def move_to_(self, batch: "Moments", momentum: float) -> None:
+        """An exponential mean: a step of size momentum towards the batch, in the same memory."""
+        self.mean.lerp_(batch.mean, momentum)
+        self.mean_square.lerp_(batch.mean_square, momentum)
+        self.variance.lerp_(batch.variance, momentum)
 
     @classmethod
     def of(cls, y_NGK: Tensor, processes: dist.ProcessGroup | None = None) -> "Moments":
@@ -104,7 +102,7 @@ def angular(pre: PreActivation) -> Tensor:
 
 def _inverse(norm: Tensor | None) -> Tensor:
     assert norm is not None, "the response needs lengths: see WITH_LENGTHS"
-    return torch.where(norm > 0, 1 / norm, 0)
+    return torch.where(norm > 0, norm.reciprocal(), 0)
 
 
 RESPONSES: dict[str, Response] = {

@@ -21,8 +21,8 @@ from fasthebb_cli.run.files import CONFIG_FILE
 CHOICES = ("dataset", "model", "rule")
 LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "seed", "init_from", "dataset.root",
             "dataset.labels", "dataset.unlabelled", "dataset.download", "dataset.in_memory", "gpu.device",
-            "gpu.channels_last", "gpu.compile", "gpu.deterministic", "gpu.threads", "gpu.workers",
-            "gpu.micro_batch")  # fmt: skip
+            "gpu.channels_last", "gpu.graph", "gpu.compile", "gpu.deterministic", "gpu.threads",
+            "gpu.workers", "gpu.micro_batch")  # fmt: skip
 
 
 def command_of(method: Method, conf: Path) -> str:

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from fasthebb_cli.data.loading import step_count
+from fasthebb_cli.errors import RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.patterns import unmatched
+from fasthebb_cli.hebb.replay import NotRecordable
 from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
@@ -44,9 +46,11 @@ def pretrain(context: Context) -> Task:
         phase, epoch_of_phase = divmod(epoch, settings.epochs)
         learner.learn_only(phases[phase])
         set_rate(learner.optimizer, settings.schedule, step, steps, epoch_of_phase, settings.epochs)
-        with compute.autocast():
-            learner.observe(batch.images, batch.labels if settings.teacher else None)
-        learner.step()
+        try:
+            with compute.autocast():
+                learner.learn(batch.images, batch.labels if settings.teacher else None)
+        except NotRecordable as error:
+            raise RunError(f"this network's step can't be one CUDA graph; set gpu.graph=false ({error})") from error
 
     def end_epoch(epoch: int) -> dict[str, Any]:
         learner.learn_only(phases[epoch // settings.epochs])  # a resumed epoch may have had no step left
@@ -90,4 +94,5 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         assigned=settings.teacher_units,
         optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
         micro_batch=context.config.gpu.micro_batch,
+        replay=context.compute.replay,
     )

@@ -1,0 +1,148 @@
+"""What only a GPU runs: precisions, a step replayed as one CUDA graph, its random state in checkpoints, its memory."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fasthebb_cli import cli
+from fasthebb_cli.bench.measure import peak_bytes
+from fasthebb_cli.hebb.learner import HebbianLearner
+from fasthebb_cli.hebb.replay import NotRecordable, Replay
+from fasthebb_cli.hebb.settings import RULES, StepSetting
+from tests.conftest import Ran
+from tests.data.images import class_folders
+from tests.disturbed import kill_at_random_moments, outcome, undisturbed
+from tests.hebb.test_many import BATCHES, NORMALISED, network, same
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def made(rule: str, device: str, *, replay: bool = False, taught: bool = False) -> tuple[nn.Module, HebbianLearner]:
+    model = network(torch.float64).to(device).train()
+    step = StepSetting(normalise=rule in NORMALISED)
+    return model, HebbianLearner(model, rule, lr=0.02, step=step, classes=3 if taught else None, replay=replay)
+
+
+def learn(learner: HebbianLearner, device: str, steps: range, taught: bool = False) -> None:
+    """Each batch is of one of three lengths and has another rate."""
+    for step in steps:
+        total = BATCHES[step % 3]
+        images = torch.randn(total, 2, 8, 8, generator=torch.Generator().manual_seed(step)).double().to(device)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = 0.02 / (1 + step)
+        learner.learn(images, torch.arange(total, device=device) % 3 if taught else None)
+
+
+def state(model: nn.Module, learner: HebbianLearner) -> dict[str, Tensor]:
+    found = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+    for layer in learner.layers:
+        found[f"{layer.name}.alive"] = layer.alive.cpu().clone()
+        found[f"{layer.name}.update"] = layer.update_total.cpu().clone()
+        if layer.moments is not None:
+            found |= {f"{layer.name}.{key}": value.cpu().clone() for key, value in vars(layer.moments).items()}
+    return found
+
+
+@pytest.mark.parametrize("replay", [False, True], ids=["eager", "replayed"])
+@pytest.mark.parametrize("taught", [False, True], ids=["free", "taught"])
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_learns_as_on_the_cpu(rule: str, taught: bool, replay: bool) -> None:
+    there, here = made(rule, "cuda", replay=replay, taught=taught), made(rule, "cpu", taught=taught)
+    for (_, learner), device in ((there, "cuda"), (here, "cpu")):
+        learn(learner, device, range(60), taught)
+    same(state(*there), state(*here), 1e-7)
+    assert (there[1]._replay is not None) is replay
+    if there[1]._replay is not None:  # every length in a step that is watched and in one that is not
+        recordings = there[1]._replay.recordings
+        assert sum(recording is not None for recording in recordings.values()) >= 6
+
+
+def test_layers_that_learn_in_turn_are_replayed_so() -> None:
+    states = []
+    for device, replay in (("cuda", True), ("cpu", False)):
+        model, learner = made("hpca", device, replay=replay)
+        for turn, layer in enumerate(learner.layers):
+            learner.learn_only(layer.name)
+            learn(learner, device, range(9 * turn, 9 * turn + 9))
+        states.append(state(model, learner))
+    same(states[0], states[1], 1e-7)
+
+
+@pytest.mark.parametrize("rule", ["hpca", "bcm"])
+def test_a_replayed_learner_goes_on_from_its_state(rule: str) -> None:
+    """The recordings of before read the moments of before."""
+    whole, first, second = (made(rule, "cuda", replay=True) for _ in range(3))
+    learn(whole[1], "cuda", range(40))
+    learn(first[1], "cuda", range(20))
+    learn(second[1], "cuda", range(100, 120))  # whatever it did is forgotten
+    second[0].load_state_dict(first[0].state_dict())
+    second[1].load_state_dict(first[1].state_dict())
+    learn(second[1], "cuda", range(20, 40))
+    same(state(*second), state(*whole), 1e-12)
+
+
+def test_what_waits_for_a_number_is_no_graph() -> None:
+    replay = Replay(lambda x: [x * float(x.sum())])
+    x = torch.ones(3, device="cuda")
+    assert replay(x)[0].tolist() == [3, 3, 3]  # type: ignore[union-attr]
+    with pytest.raises(NotRecordable):
+        replay(x)
+    assert (x + 1).tolist() == [2, 2, 2]  # the GPU is none the worse for it
+
+
+def test_peak_memory_is_the_most_held_at_a_time() -> None:
+    held = torch.ones(1000, 1000, device="cuda")
+    assert peak_bytes(lambda: (held + 1).sum(), held.device) == pytest.approx(4e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "gpu.precision=fp32",
+        "gpu.precision=tf32",
+        "gpu.precision=bf16",
+        "gpu.graph=false",
+        "gpu.compile=true",
+        "gpu.deterministic=true",
+        "gpu.channels_last=false",
+    ],
+)
+@pytest.mark.parametrize("rule", ["hpca", "swta", "vae"])
+def test_a_run_ends_where_it_does_on_the_cpu(
+    command: Callable[..., Ran], rule: str, setting: str, tmp_path: Path
+) -> None:
+    words = ("stages=[pretrain,finetune,probe,evaluate]", f"rule={rule}", "model.width=0.1")
+    accuracies = []
+    for device, more in (("cpu", ()), ("cuda", (setting,))):
+        ran = command("train", *words, f"gpu={device}", *more, f"out={tmp_path / device}")
+        assert ran.code == 0, ran.err
+        (results,) = (tmp_path / device).glob("*-evaluate-*/results.json")
+        accuracies.append(json.loads(results.read_text())["top1"])
+    assert accuracies[1] == pytest.approx(accuracies[0], abs=0.05)
+
+
+def test_features_are_those_of_the_cpu(command: Callable[..., Ran], tmp_path: Path) -> None:
+    ran = command("train", "stages=[pretrain]", "gpu=cuda")
+    (directory,) = ran.directories("pretrain")
+    class_folders(tmp_path / "images", {"a": 5})
+    for device in ("cpu", "cuda"):
+        words = (str(directory), str(tmp_path / "images"), f"device={device}", f"out={tmp_path / device}")
+        assert cli.run(["features", *words]) == 0
+    found, wanted = (np.load(tmp_path / f"{device}.npy") for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["hpca", "vae"])
+def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, rule: str) -> None:
+    """Dropout and the autoencoder's noise are drawn on the GPU."""
+    exact = ("gpu=cuda", "gpu.precision=fp32", "gpu.deterministic=true")
+    words = (f"rule={rule}", *exact, "pretrain.epochs=20", "finetune.epochs=20")
+    hit = kill_at_random_moments(tmp_path / "killed", {"pretrain": 2, "finetune": 2}, *words)
+    assert hit.total() >= 2
+    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *words)
