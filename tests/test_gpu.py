@@ -137,6 +137,20 @@ def test_features_are_those_of_the_cpu(command: Callable[..., Ran], tmp_path: Pa
     np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "more", [("rule=hpca",), ("rule=vae",), ("rule=swta", "finetune=gentle", "finetune.augment=light")]
+)
+def test_a_replayed_run_is_that_without_graphs(
+    command: Callable[..., Ran], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Dropout and all."""
+    words = (*more, "gpu=cuda", "gpu.precision=fp32", "gpu.deterministic=true", "pretrain.epochs=3")
+    for graph in ("true", "false"):
+        ran = command("train", *words, f"gpu.graph={graph}", f"out={tmp_path / graph}")
+        assert ran.code == 0, ran.err
+    assert outcome(tmp_path / "true") == outcome(tmp_path / "false")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["hpca", "vae"])
 def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, rule: str) -> None:

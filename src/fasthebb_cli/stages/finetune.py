@@ -24,6 +24,7 @@ from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.hebb.patterns import last_match
 from fasthebb_cli.stage_config import FinetuneConfig
+from fasthebb_cli.stages.backprop import Backprop
 from fasthebb_cli.stages.evaluate import accuracy
 from fasthebb_cli.stages.heads import ClassMeans
 from fasthebb_cli.stages.learner import (
@@ -33,7 +34,7 @@ from fasthebb_cli.stages.learner import (
     ready,
     unserved_notes,
 )
-from fasthebb_cli.stages.parallel import in_parts, summed_gradients
+from fasthebb_cli.stages.parallel import in_parts
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.selection import Best, Patience
 from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
@@ -74,6 +75,16 @@ def finetune(context: Context) -> Task:
     def is_frozen(epoch: int) -> bool:
         return frozen or (epoch < alone and not context.untrained)
 
+    def scored(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss, and how many are right."""
+        with compute.autocast():
+            scores = whole(images)
+        loss = F.cross_entropy(scores.float(), labels) if len(labels) else scores.sum()
+        return loss, (scores.argmax(1) == labels).sum()
+
+    in_one_go = learner is None and context.config.gpu.micro_batch is None
+    backprop = Backprop(scored, optimizer, replay=compute.replay and in_one_go)
+
     def step(epoch: int, step: int, batch: Batch) -> None:
         first, length = (0, alone) if epoch < alone else (alone, together)
         freeze(features, frozen=is_frozen(epoch))
@@ -84,23 +95,17 @@ def finetune(context: Context) -> Task:
         if learner is not None:
             ready(learner, paused=is_frozen(epoch))
             set_rate(learner.optimizer, settings.schedule, step, steps, epoch - first, length)
-        if means is not None:
-            means.listen()
-        with compute.autocast():
-            scores = whole(batch.images)
         count = len(batch.labels)
-        loss = F.cross_entropy(scores.float(), batch.labels) if count else scores.sum()
         if means is None:
-            optimizer.zero_grad(set_to_none=True)
-            with summed_gradients(optimizer):
-                (loss * (count / batch.total)).backward()
+            loss, hits = backprop(batch.images, batch.labels, share=count / batch.total, key=is_frozen(epoch))
             optimizer.step()
         else:
+            means.listen()
+            loss, hits = scored(batch.images, batch.labels)
             means.learn(batch.labels)
         if learner is not None:
             learner.step()
             learner.paused = True  # validation images teach nothing
-        hits = (scores.argmax(1) == batch.labels).sum()
         totals.add(train_loss=loss.detach() * count, train_top1=hits, samples=count)
 
     validation: dict[str, float] = {}

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from fasthebb_cli.data.loading import step_count
-from fasthebb_cli.errors import RunError
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.patterns import unmatched
-from fasthebb_cli.hebb.replay import NotRecordable
 from fasthebb_cli.stage_config import PretrainConfig
+from fasthebb_cli.stages.backprop import in_one_graph
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
@@ -46,11 +45,8 @@ def pretrain(context: Context) -> Task:
         phase, epoch_of_phase = divmod(epoch, settings.epochs)
         learner.learn_only(phases[phase])
         set_rate(learner.optimizer, settings.schedule, step, steps, epoch_of_phase, settings.epochs)
-        try:
-            with compute.autocast():
-                learner.learn(batch.images, batch.labels if settings.teacher else None)
-        except NotRecordable as error:
-            raise RunError(f"this network's step can't be one CUDA graph; set gpu.graph=false ({error})") from error
+        with in_one_graph(), compute.autocast():
+            learner.learn(batch.images, batch.labels if settings.teacher else None)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
         learner.learn_only(phases[epoch // settings.epochs])  # a resumed epoch may have had no step left

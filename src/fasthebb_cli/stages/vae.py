@@ -18,8 +18,8 @@ from fasthebb_cli.nets.batch_norm import share_batch_norm
 from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
 from fasthebb_cli.nets.whitening import Whitening
 from fasthebb_cli.stage_config import PretrainConfig
+from fasthebb_cli.stages.backprop import Backprop
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
-from fasthebb_cli.stages.parallel import summed_gradients
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
@@ -58,23 +58,27 @@ def vae(context: Context) -> Task:
         draws = torch.Generator().manual_seed(context.seed_for("noise", epoch, step))
         return torch.randn(total, latents, generator=draws)[processes.part_of(total)].to(compute.device)
 
+    def losses(images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means over images of the loss, and of the squared error and the divergence that it is the sum of."""
+        with torch.no_grad():
+            images = images if whitening is None else whitening(images)
+        with compute.autocast():
+            reconstruction, mean, log_variance = autoencoder(images, noise)
+        error, divergence = loss_terms(images, reconstruction, mean, log_variance)
+        return error + divergence, error, divergence
+
+    backprop = Backprop(losses, optimizer, replay=compute.replay)
+
     def step(epoch: int, step: int, batch: Batch) -> None:
         set_rate(optimizer, settings.schedule, step, task.steps, epoch, settings.epochs)
-        with torch.no_grad():
-            images = batch.images if whitening is None else whitening(batch.images)
-        with compute.autocast():
-            reconstruction, mean, log_variance = autoencoder(images, noise(epoch, step, batch.total))
-        error, divergence = loss_terms(images, reconstruction, mean, log_variance)
-        optimizer.zero_grad(set_to_none=True)
-        count = len(images)
-        with summed_gradients(optimizer):
-            ((error + divergence) * (count / batch.total)).backward()
+        count = len(batch.images)
+        drawn = noise(epoch, step, batch.total)
+        loss, error, divergence = backprop(batch.images, drawn, share=count / batch.total)
         optimizer.step()
-        per_pixel = error.detach() / images.shape[1:].numel()
         totals.add(
-            loss=(error + divergence).detach() * count,
-            squared_error=per_pixel * count,
-            divergence=divergence.detach() * count,
+            loss=loss * count,
+            squared_error=error / batch.images.shape[1:].numel() * count,
+            divergence=divergence * count,
             samples=count,
         )
 
