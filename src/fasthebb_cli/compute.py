@@ -71,7 +71,8 @@ def prepare(config: GpuConfig) -> Compute:
     torch.backends.cudnn.benchmark = not config.deterministic
     lacks_compiler = config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS))
     compiles = config.compile and not lacks_compiler
-    replays = config.graph and device.type == "cuda" and own.size == 1  # alone: sums over processes aren't recorded
+    # not what torch.compile makes, which sees to its kernels itself, nor sums over processes
+    replays = config.graph and device.type == "cuda" and not compiles and own.size == 1
     return Compute(device, config.precision, config.channels_last, compiles, replays, lacks_compiler)
 
 

@@ -2,8 +2,7 @@
 
     learner = HebbianLearner(network, "hpca", lr=0.1, exclude=["classifier*"])
     for images in loader:
-        learner.observe(images)
-        learner.step()  # or both in one: learner.learn(images)
+        learner.learn(images)  # or in parts: learner.observe(images), as often as it takes, and learner.step()
     learner.finish()
 
 A forward hook adds each layer's numerator and denominator to what it has seen since the last step, so observing two

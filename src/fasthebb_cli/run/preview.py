@@ -17,10 +17,11 @@ from fasthebb_cli.run.start import new_network
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import clock
 from fasthebb_cli.stage_config import FinetuneConfig, PretrainConfig, ProbeConfig
-from fasthebb_cli.stages import STAGES, Context
+from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.finetune import labelled
 
-STEPS = 5  # timed, spread over the epochs (layers may take turns), after one that is not
+STEPS = 5  # timed, spread over the epochs (layers may take turns), after others that are not
+RECORDING = 4  # steps after which a replayed one has been recorded
 # Seconds that an image of a stage takes, by all that it depends on: cells of a sweep measure it once
 _measured: dict[tuple[object, ...], float] = {}
 
@@ -95,19 +96,27 @@ def _size(
         batch,
     )
     if key not in _measured:
-        paces = []
-        stream = task.batches(0, 0)
-        for turn in range(-1, STEPS):
+        _measured[key] = _seconds_an_image(task, compute)
+    return task.samples, labels, _measured[key] * task.samples * task.epochs
+
+
+def _seconds_an_image(task: Task, compute: Compute) -> float:
+    """The mean of some steps, without those that come first: the very first, or on a GPU those of which one records."""
+    first: list[float] = []
+    timed: list[float] = []
+    stream = task.batches(0, 0)
+    for turn in range(STEPS):
+        before = RECORDING if compute.replay else 1 if turn == 0 else 0
+        for paces in [first] * before + [timed]:
             began = time.perf_counter()
             images = next(stream, None)
             if images is None:
                 break
-            task.step(max(turn, 0) * (task.epochs - 1) // (STEPS - 1), 0, images)
+            task.step(turn * (task.epochs - 1) // (STEPS - 1), 0, images)
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
             paces.append((time.perf_counter() - began) / images.total)
-        _measured[key] = statistics.fmean(paces[1:] or paces)
-    return task.samples, labels, _measured[key] * task.samples * task.epochs
+    return statistics.fmean(timed or first)
 
 
 def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> dict[str, Any]:
