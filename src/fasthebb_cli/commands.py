@@ -4,6 +4,7 @@ They need no composed configuration, so Hydra has no part in them. To add one: a
 explain.VERB_LINES.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -75,7 +76,7 @@ COMMANDS: dict[str, Usage] = {
     ),
     "compare": Usage(
         "fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {},
-        "fasthebb compare runs/DIRECTORY runs/OTHER",
+        "fasthebb compare 1b77ce55 9e0d12f4    (the ends of their names, as fasthebb runs shows them)",
     ),
 }  # fmt: skip
 
@@ -97,12 +98,21 @@ def run_command(name: str, words: Sequence[str], console: Console) -> None:
         elif equals and not Path(word).exists():
             raise InputError(f"unknown setting {key}; usage: {usage_line(name)}")
         else:
-            paths.append(Path(word))
+            paths.append(_place(word))
     if not usage.least <= len(paths) <= usage.most:
         raise InputError(f"usage: {usage_line(name)}")
     module, _, function = usage.function.partition(":")
     command: Command = getattr(import_module(module), function)
     command(paths, settings, console)
+
+
+def _place(word: str) -> Path:
+    """The path; where there is none, the directory below runs/ whose name ends in these eight digits."""
+    path = Path(word)
+    if re.fullmatch("[0-9a-f]{8}", word) and not path.exists():
+        found = list(Path("runs").glob(f"*-{word}"))
+        return found[0] if len(found) == 1 else path
+    return path
 
 
 def usage_line(name: str) -> str:

@@ -380,3 +380,17 @@ def test_autocast_rounds_the_forward_product_alone(rule: str, options: dict[str,
         assert found.dtype == torch.float32
         assert not torch.equal(found, weight), "autocast was not on"
         assert (found - weight).norm() < 0.05 * (weight - start[name]).norm()
+
+
+@pytest.mark.parametrize(("rule", "options"), RULE_OPTIONS)
+def test_learning_from_a_batch_is_to_observe_it_and_to_step(rule: str, options: dict[str, Any]) -> None:
+    models = [network(), network()]
+    at_once, in_two = (HebbianLearner(each, rule, lr=0.1, options=options, exclude=["classifier*"]) for each in models)
+    for images in batches(10):  # more than one of the steps that statistics are taken from
+        at_once.learn(images)
+        in_two.observe(images)
+        in_two.step()
+    assert at_once.statistics() == in_two.statistics()
+    for name, weight in weights(models[0]).items():
+        assert torch.equal(weight, models[1].get_parameter(name))
+    assert not torch.equal(weights(models[0])["conv1.0.weight"], weights(network())["conv1.0.weight"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fasthebb_cli.report.directories import find_directories
+from fasthebb_cli.run.wording import pace
 from tests.report.made import call, make_run, make_stage
 
 HOLD = """
@@ -93,6 +94,23 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["top-1", "%", "80.0", "75.0", "-5.0"] in lines
     assert ["labels", "30", "300", "+270"] in lines
     assert not any("dataset.size" in line for line in lines)
+
+
+def test_a_run_goes_by_the_digits_that_a_narrow_table_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (make_run(tmp_path / "runs", rule, 0.1, 0, 0.5) for rule in ("hpca", "swta"))
+    monkeypatch.chdir(tmp_path)
+    code, printed, _ = call(capsys, "compare", first.name[-8:], second.name[-8:])
+    assert code == 0
+    assert printed.splitlines()[0] == f"A  runs/{first.name} (finished)"
+    code, _, error = call(capsys, "compare", first.name[-8:], "00000000")
+    assert code == 2
+    assert "00000000 is no stage's directory" in error
+
+
+def test_paces() -> None:
+    assert [pace(rate) for rate in (1234.5, 9.96, 9.94, 0.25, 0.041)] == ["1,234", "10", "9.9", "0.25", "0.041"]
 
 
 def test_compare_looks_at_the_stages_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.chains import Index, setting_text, settings_of
 from fasthebb_cli.report.directories import StageDirectory, read_directory
 from fasthebb_cli.run.files import FINGERPRINT_FILE
-from fasthebb_cli.run.wording import clock, labels, percent
+from fasthebb_cli.run.wording import clock, labels, pace, percent
 
 UNKNOWN = "–"
 HEADS = {"top1": "top-1", "top5": "top-5"}  # a probe's scores as people write them
@@ -78,7 +78,7 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     rows.append(("time", *(UNKNOWN if value is None else clock(value) for value in (a, b)), faster))
     a, b = ours.get("images_per_second"), theirs.get("images_per_second")
     faster = f"x {b / a:.2f}" if a and b else UNKNOWN
-    rows.append(("images/s", *(f"{value:,.0f}" if value else UNKNOWN for value in (a, b)), faster))
+    rows.append(("images/s", *(pace(value) if value else UNKNOWN for value in (a, b)), faster))
     a, b = ours.get("labels_train"), theirs.get("labels_train")
     difference = UNKNOWN if a is None or b is None else f"{b - a:+,}"
     rows.append(("labels", *(labels(results) if results else UNKNOWN for results in (ours, theirs)), difference))

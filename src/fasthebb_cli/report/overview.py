@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
-from fasthebb_cli.run.wording import clock, labels, percent
+from fasthebb_cli.run.wording import clock, labels, pace, percent
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
 KINDS = ("pretrain", "finetune", "probe", "evaluate")
@@ -135,7 +135,7 @@ def _time(item: StageDirectory) -> str:
 
 def _speed(item: StageDirectory) -> str:
     speed = item.results.get("images_per_second")
-    return f"{speed:,.0f}" if speed else UNKNOWN
+    return pace(speed) if speed else UNKNOWN
 
 
 def _when(item: StageDirectory) -> str:

@@ -12,7 +12,7 @@ from fasthebb_cli.report.chains import SCRATCH
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estimate
 from fasthebb_cli.report.grid import Grid, Method
 from fasthebb_cli.report.layers import Layers
-from fasthebb_cli.run.wording import clock
+from fasthebb_cli.run.wording import clock, pace
 
 NOT_HEBBIAN = (SCRATCH, "vae")  # the second learns without labels too, but by backprop
 ABSENT = "not available"
@@ -296,7 +296,7 @@ def _speed(results: Sequence[Mapping[str, Any]]) -> str:
     if not speeds:
         return "–"
     images = sum(item["images_per_second"] * item["seconds"] for item in speeds)
-    return f"{images / sum(item['seconds'] for item in speeds):,.0f}"
+    return pace(images / sum(item["seconds"] for item in speeds))
 
 
 def _rounded(value: float | None) -> float | None:

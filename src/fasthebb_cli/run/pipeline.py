@@ -218,7 +218,7 @@ def _finish(
         **measured,
         "epochs": epochs,
         "seconds": round(position.seconds, 3),
-        "images_per_second": round(images / position.seconds, 1) if position.seconds > 0 else None,
+        "images_per_second": round(images / position.seconds, 3) if position.seconds > 0 else None,
         "device": cell.compute.describe(),
         "fingerprint": stage.fingerprint,
         "versions": versions(),

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fasthebb_cli.run.loop import Position
 from fasthebb_cli.run.plan import PlannedStage
-from fasthebb_cli.run.wording import clock, counted, labels, percent, printable
+from fasthebb_cli.run.wording import clock, counted, labels, pace, percent, printable
 from fasthebb_cli.stages import Task
 
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
@@ -59,7 +59,7 @@ class View:
         if results["top1"] is not None:
             parts.append(f"top-1 {percent(results['top1'])} %")
         if results["images_per_second"]:
-            parts.append(f"{results['images_per_second']:,.0f} images/s")
+            parts.append(f"{pace(results['images_per_second'])} images/s")
         self.note(", ".join(parts), "bold")
         if results.get("layers"):
             self.console.print(_layer_table(results["layers"]))
@@ -126,7 +126,7 @@ class StageDisplay:
         if rate <= 0:
             return ""
         left = f"  {clock((self.total - self.done) / rate)} left" if self.done < self.total else ""
-        return f"{rate:,.0f} images/s{left}"
+        return f"{pace(rate)} images/s{left}"
 
     def _title(self, done: int) -> str:
         epoch = min(max(done, 0) // max(self.task.samples, 1) + 1, self.task.epochs)

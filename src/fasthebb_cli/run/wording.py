@@ -21,6 +21,11 @@ def labels(results: Mapping[str, Any]) -> str:
     return f"{results['labels_train']:,}{choosing}"
 
 
+def pace(rate: float) -> str:
+    """Images per second: 1,234, or of less than ten two digits, 0.25."""
+    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.2g}"
+
+
 def counted(count: int, thing: str, things: str | None = None) -> str:
     """A number of things as people write it: 1 image, 1,200 images, 2 classes (whose plural is to be given)."""
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"

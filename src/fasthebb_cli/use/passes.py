@@ -24,7 +24,7 @@ from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.weights import ModelCard
-from fasthebb_cli.run.wording import clock
+from fasthebb_cli.run.wording import clock, pace
 from fasthebb_cli.use.images import check_channels, decoded, statistics
 from fasthebb_cli.use.progress import FolderProgress
 
@@ -123,7 +123,7 @@ def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, t
         raise InputError(f"not one file of {damaged:,} can be read as an image")
     seconds = time.perf_counter() - began
     images, rate = "image" if read == 1 else "images", read / seconds
-    view.note(f"{read:,} {images} in {clock(seconds)}, {rate:,.0f} images/s ({work.compute.describe()})")
+    view.note(f"{read:,} {images} in {clock(seconds)}, {pace(rate)} images/s ({work.compute.describe()})")
     if damaged:
         view.warn(f"{damaged:,} of {len(work.files):,} files can't be read and were left out")
     return read
