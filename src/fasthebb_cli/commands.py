@@ -76,7 +76,7 @@ COMMANDS: dict[str, Usage] = {
     ),
     "compare": Usage(
         "fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {},
-        "fasthebb compare 1b77ce55 9e0d12f4    (the ends of their names, as fasthebb runs shows them)",
+        "fasthebb compare runs/DIRECTORY runs/OTHER",
     ),
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ class Compute:
     precision: str
     channels_last: bool
     compile: bool
-    replay: bool  # what is asked of a GPU again and again is recorded once
+    recordable: bool  # steps may be CUDA graphs
     lacks_compiler: bool = False  # so that what was to be compiled runs eager
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -72,8 +72,19 @@ def prepare(config: GpuConfig) -> Compute:
     lacks_compiler = config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS))
     compiles = config.compile and not lacks_compiler
     # not what torch.compile makes, which sees to its kernels itself, nor sums over processes
-    replays = config.graph and device.type == "cuda" and not compiles and own.size == 1
-    return Compute(device, config.precision, config.channels_last, compiles, replays, lacks_compiler)
+    recordable = device.type == "cuda" and not compiles and own.size == 1
+    return Compute(device, config.precision, config.channels_last, compiles, recordable, lacks_compiler)
+
+
+def replays(config: GpuConfig, compute: Compute, *names: str) -> bool:
+    """Whether steps are replayed: by gpu.graph, or where that is null, unless something of the user's own is among what
+    they run, which may decide in Python what a recording would freeze.
+
+    Args:
+        names: of the network and the rule; one's own are my_package.module:function.
+    """
+    own = any(":" in name and not name.startswith("torchvision:") for name in names)
+    return compute.recordable and (not own if config.graph is None else config.graph)
 
 
 def _device(name: str) -> torch.device:

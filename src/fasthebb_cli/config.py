@@ -108,7 +108,7 @@ class GpuConfig:
     device: str = "auto"
     precision: str = "fp32"
     channels_last: bool = True
-    graph: bool = True
+    graph: bool | None = None
     compile: bool = False
     deterministic: bool = False
     threads: int | None = None

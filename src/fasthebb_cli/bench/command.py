@@ -14,7 +14,7 @@ from torch import nn
 from fasthebb_cli.bench.data import loading_pace
 from fasthebb_cli.bench.measure import median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
-from fasthebb_cli.compute import Compute, prepare
+from fasthebb_cli.compute import Compute, prepare, replays
 from fasthebb_cli.config import BenchConfig
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.data.packed import PackedPixels
@@ -24,6 +24,7 @@ from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.nets.build import build_network
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
+from fasthebb_cli.stages.backprop import recording_told
 from fasthebb_cli.stages.learner import attached
 
 
@@ -31,7 +32,8 @@ def run_bench(bench: BenchConfig, console: Console) -> None:
     """Does what is asked; see conf/bench.yaml."""
     compute = prepare(bench.gpu)
     began = time.time()
-    result = {"step": _step, "layer": _layer, "scale": _scale, "data": _data}[bench.what](bench, compute, console)
+    with recording_told():
+        result = {"step": _step, "layer": _layer, "scale": _scale, "data": _data}[bench.what](bench, compute, console)
     header = {
         "what": bench.what, "model": bench.model.name, "rule": bench.rule.name, "batch_size": bench.batch,
         "size": bench.images, "device": compute.describe(), "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
@@ -66,7 +68,7 @@ def subject_of(
     torch.manual_seed(0)
     images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
     labels = torch.randint(bench.classes, (batch,)).to(compute.device)
-    return Subject(network, learner, images, labels, bench.rule.name, compute.autocast, compute.replay)
+    return Subject(network, learner, images, labels, bench.rule.name, compute.autocast, _replays(bench, compute))
 
 
 def _step(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
@@ -124,8 +126,12 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
 
 
 def _learner(bench: BenchConfig, compute: Compute, network: nn.Module, **arguments: Any) -> HebbianLearner:
-    same = {"lr": 1e-3, "compile": compute.compile, "replay": compute.replay}
+    same = {"lr": 1e-3, "compile": compute.compile, "replay": _replays(bench, compute)}
     return attached(bench.rule, network, "model", **same, **arguments)
+
+
+def _replays(bench: BenchConfig, compute: Compute) -> bool:
+    return replays(bench.gpu, compute, bench.model.name, bench.rule.name)
 
 
 def _step_of(learner: HebbianLearner, x: torch.Tensor, compute: Compute) -> Any:

@@ -42,7 +42,7 @@ class Subject:
     replay: bool = False
 
     def repeated(self, work: Work) -> Work:
-        """The work as it is done again and again."""
+        """The work, replayed where steps are."""
         if not self.replay:
             return work
 

@@ -12,9 +12,9 @@ class Grain:
     """Sizes of pieces.
 
     Args:
-        chunk: numbers that a tensor of a convolution's responses has at most.
+        chunk: numbers in a tensor of a convolution's responses, or of what blocks leave of the patches, at most.
         pairs: units at a time of the matrix of all pairs.
-        parts: of the patches, at most and if they divide, whose products are a batch.
+        parts: into which patches are divided, at most, for a batch of products.
         block: units a block in the blocked form.
         tile: inputs a tile in the blocked form, at least; None: all blocks at once, and no tiles.
     """
@@ -33,5 +33,5 @@ GPU = Grain(chunk=1 << 25, pairs=4096, parts=1, block=256, tile=None)
 
 
 def of(tensor: Tensor) -> Grain:
-    """What suits the device that the tensor is on."""
+    """What suits the tensor's device; of accelerators only CUDA's has been tried."""
     return PROCESSOR if tensor.device.type == "cpu" else GPU

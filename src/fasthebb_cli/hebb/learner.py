@@ -51,7 +51,8 @@ class HebbianLearner:
         compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
         processes: each of them observes a part of every batch, and all make the step of the whole.
         micro_batch: images that run through the network at a time; the numbers are those of the whole batch.
-        replay: `learn` records what it asks of a GPU, and replays it; for networks that decide nothing in Python.
+        replay: `learn` records what it asks of a GPU, and replays it. For one process, without `compile`, and networks
+            and rules that decide nothing in Python.
 
     While `paused` is true, forward passes teach nothing.
     `untaught` names those in which a teacher assigns no unit, as they have fewer units than there are classes.
@@ -117,8 +118,12 @@ class HebbianLearner:
 
     @torch.no_grad()
     def learn(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Observes a batch and makes its step."""
-        if self._replay is None:
+        """Observes a batch and makes its step; see `observe`.
+
+        Raises:
+            NotRecordable: with `replay`, a network that waits for numbers.
+        """
+        if self._replay is None or any(layer.sums is not None for layer in self.layers):
             gradients: Sequence[Tensor | None] = self._gradients_of(images, labels)
         else:
             state = [(layer.learns, layer.is_watched, layer.moments is None) for layer in self.layers]
@@ -238,6 +243,7 @@ class HebbianLearner:
         """Removes the hooks. Under a projecting rule each weight vector becomes its direction."""
         for hook in self._hooks:
             hook.remove()
+        self._replay = None  # and the memory that it holds
         if self.setting.projection:
             for layer in self.layers:
                 _normalise(layer.module.weight)
@@ -270,7 +276,8 @@ class HebbianLearner:
             layer.moments = moments and Moments(
                 **{name: value.to(device, copy=True) for name, value in moments.items()}
             )
-        self._replay = self._replay and Replay(self._gradients_of)  # what was recorded knows the moments before
+        if self._replay is not None:  # what was recorded knows the moments before
+            self._replay = Replay(self._gradients_of)
 
     def _share_alive(self) -> None:
         if self.processes is not None:

@@ -44,10 +44,9 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
         interaction_Pbb = torch.bmm(g_PbN, r_PNb)
         powers.append(interaction_Pbb.diagonal(dim1=1, dim2=2).flatten())
         own_Pbb = interaction_Pbb.tril().neg_()
-        if tile is None:
-            rest_ND = _at_once(rest_ND, w_KD[units], g_PbN, r_PNb, own_Pbb, out_KD[units])
-        else:
-            rest_ND = _in_turn(rest_ND, w_KD[units], g_PbN, r_PNb, own_Pbb, out_KD[units], tile)
+        blocks = (rest_ND, w_KD[units], g_PbN, r_PNb, own_Pbb, out_KD[units])
+        at_once = tile is None and (len(g_PbN) + 1) * x_ND.numel() <= grain.of(x_ND).chunk
+        rest_ND = _at_once(*blocks) if at_once else _in_turn(*blocks, tile or x_ND.shape[1])
     return torch.cat(powers).unsqueeze(0)
 
 

@@ -190,7 +190,8 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
 def _as_run_error(error: Exception, stage: PlannedStage) -> RunError | None:
     """What the machine refused, memory or disk, in the user's terms; None for any other fault."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return RunError(f"{stage.name}: out of memory; lower {stage.kind}.batch_size or model.width")
+        graph = ", or set gpu.graph=false" if isinstance(error, torch.OutOfMemoryError) else ""
+        return RunError(f"{stage.name}: out of memory; lower {stage.kind}.batch_size or model.width{graph}")
     if processes.count() > 1 and "peer" in str(error):  # what gloo says of a broken connection
         return PeerLost(f"{stage.name}: another process of this run ended; see the messages before this")
     if isinstance(error, OSError):

@@ -65,19 +65,11 @@ def _size(
     network = compute.place(new_network(config, dataset, stage.layer, stage.hidden))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
-    task = STAGES[stage.kind](
-        Context(
-            config,
-            stage.name,
-            stage.settings,
-            dataset,
-            network,
-            compute,
-            (half, half),
-            untrained=not trained,
-            resumed=True,
-        )
-    )
+    context = Context(
+        config, stage.name, stage.settings, dataset, network, compute, (half, half),
+        untrained=not trained, resumed=True,
+    )  # fmt: skip
+    task = STAGES[stage.kind](context)
     settings = stage.settings
     supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
     labels = task.samples if supervised else 0
@@ -96,18 +88,18 @@ def _size(
         batch,
     )
     if key not in _measured:
-        _measured[key] = _seconds_an_image(task, compute)
+        _measured[key] = _seconds_an_image(task, compute, replay=context.replays)
     return task.samples, labels, _measured[key] * task.samples * task.epochs
 
 
-def _seconds_an_image(task: Task, compute: Compute) -> float:
-    """The mean of some steps, without those that come first: the very first, or on a GPU those of which one records."""
+def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
+    """The mean of some steps, after the very first, or where they are replayed after those of which one is recorded."""
     first: list[float] = []
     timed: list[float] = []
     stream = task.batches(0, 0)
     for turn in range(STEPS):
-        before = RECORDING if compute.replay else 1 if turn == 0 else 0
-        for paces in [first] * before + [timed]:
+        before = RECORDING if replay else 1 if turn == 0 else 0
+        for paces in [*[first] * before, timed]:
             began = time.perf_counter()
             images = next(stream, None)
             if images is None:
@@ -116,7 +108,7 @@ def _seconds_an_image(task: Task, compute: Compute) -> float:
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
             paces.append((time.perf_counter() - began) / images.total)
-    return statistics.fmean(timed or first)
+    return statistics.fmean(timed or first[1:] or first)
 
 
 def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fasthebb_cli.errors import RunError
-from fasthebb_cli.hebb.replay import Given, NotRecordable, Replay
+from fasthebb_cli.hebb.replay import NotRecordable, Replay, Tensors
 from fasthebb_cli.stages.parallel import summed_gradients
 
 
 @contextmanager
-def in_one_graph() -> Iterator[None]:
-    """Around what is recorded, and may be a network of the user's own.
+def recording_told() -> Iterator[None]:
+    """Around what may be recorded, for the message when it can't be.
 
     Raises:
-        RunError: it can't be recorded.
+        RunError: that.
     """
     try:
         yield
@@ -43,20 +43,24 @@ class Backprop:
 
         Args:
             share: this process's part of the batch's images.
-            key: what else the passes depend on.
+            key: what else the passes depend on, and changes from step to step: which layers learn, or in which mode.
 
         Raises:
-            RunError: as `in_one_graph`.
+            RunError: a replayed pass that can't be recorded.
         """
         self.share = share
-        with in_one_graph():
-            results = self._passes(*batch) if self.replay is None else self.replay(*batch, key=key)
+        with recording_told():
+            results = self._passes(*batch) if self.replay is None else self.replay(*batch, key=(key, share))
         parameters = self._parameters()
         for parameter, gradient in zip(parameters, results[-len(parameters) :], strict=True):
             parameter.grad = gradient
         return [value for value in results[: -len(parameters)] if value is not None]
 
-    def _passes(self, *batch: Tensor) -> list[Given]:
+    def finish(self) -> None:
+        """Lets go of the memory that recordings hold."""
+        self.replay = None
+
+    def _passes(self, *batch: Tensor) -> Tensors:
         self.optimizer.zero_grad(set_to_none=True)
         values = self.losses(*batch)
         with summed_gradients(self.optimizer):

@@ -82,8 +82,9 @@ def finetune(context: Context) -> Task:
         loss = F.cross_entropy(scores.float(), labels) if len(labels) else scores.sum()
         return loss, (scores.argmax(1) == labels).sum()
 
-    in_one_go = learner is None and context.config.gpu.micro_batch is None
-    backprop = Backprop(scored, optimizer, replay=compute.replay and in_one_go)
+    # the rule's part of a shared step is no graph, nor are parts of a batch, which run again on the way back
+    whole_step = learner is None and context.config.gpu.micro_batch is None
+    backprop = Backprop(scored, optimizer, replay=context.replays and whole_step)
 
     def step(epoch: int, step: int, batch: Batch) -> None:
         first, length = (0, alone) if epoch < alone else (alone, together)
@@ -135,6 +136,7 @@ def finetune(context: Context) -> Task:
         if means is not None:
             means.finish()
         freeze(features, frozen=False)
+        backprop.finish()
         return {
             "top1": best.top1 if settings.select == "best" else None,
             "top5": None,

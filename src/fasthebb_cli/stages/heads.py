@@ -40,7 +40,7 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
     """A linear classifier, or one with a hidden layer, on standardised features, by Adam and cross-entropy."""
     mean, std = samples.train_NF.mean(0), samples.train_NF.std(0, correction=0)
     scale = torch.where(std > 1e-6 * std.max(), 1 / std, 0)
-    train_NF = near(samples.train_NF, device)
+    train_NF = on_device_if_it_fits(samples.train_NF, device)
     mean, scale = mean.to(train_NF.device), scale.to(train_NF.device)
     head = _head(samples.train_NF.shape[1], samples.classes, settings).to(device)
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -62,8 +62,8 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
     return {"top1": float(best[:, 0].float().mean()), "top5": float(best.any(1).float().mean())}
 
 
-def near(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a GPU, if they take at most half of what is free there: one transfer instead of one a step."""
+def on_device_if_it_fits(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, or on a GPU of which they would take more than half of what is free where they are."""
     if device.type == "cuda" and values.numel() * values.element_size() > torch.cuda.mem_get_info(device)[0] / 2:
         return values
     return values.to(device)

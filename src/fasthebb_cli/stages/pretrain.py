@@ -15,7 +15,7 @@ from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.hebb.learner import HebbianLearner
 from fasthebb_cli.hebb.patterns import unmatched
 from fasthebb_cli.stage_config import PretrainConfig
-from fasthebb_cli.stages.backprop import in_one_graph
+from fasthebb_cli.stages.backprop import recording_told
 from fasthebb_cli.stages.finetune import labelled
 from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
@@ -45,7 +45,7 @@ def pretrain(context: Context) -> Task:
         phase, epoch_of_phase = divmod(epoch, settings.epochs)
         learner.learn_only(phases[phase])
         set_rate(learner.optimizer, settings.schedule, step, steps, epoch_of_phase, settings.epochs)
-        with in_one_graph(), compute.autocast():
+        with recording_told(), compute.autocast():
             learner.learn(batch.images, batch.labels if settings.teacher else None)
 
     def end_epoch(epoch: int) -> dict[str, Any]:
@@ -90,5 +90,5 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         assigned=settings.teacher_units,
         optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
         micro_batch=context.config.gpu.micro_batch,
-        replay=context.compute.replay,
+        replay=context.replays,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli import processes
-from fasthebb_cli.compute import Compute
+from fasthebb_cli.compute import Compute, replays
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths, batches, step_count
@@ -65,6 +65,11 @@ class Context:
     def begins(self) -> bool:
         """The network is about to take its very first step."""
         return self.untrained and not self.resumed
+
+    @property
+    def replays(self) -> bool:
+        """Whether steps are recorded and replayed."""
+        return replays(self.config.gpu, self.compute, self.config.model.name, self.config.rule.name)
 
     def batches(
         self,

@@ -67,7 +67,7 @@ def vae(context: Context) -> Task:
         error, divergence = loss_terms(images, reconstruction, mean, log_variance)
         return error + divergence, error, divergence
 
-    backprop = Backprop(losses, optimizer, replay=compute.replay)
+    backprop = Backprop(losses, optimizer, replay=context.replays)
 
     def step(epoch: int, step: int, batch: Batch) -> None:
         set_rate(optimizer, settings.schedule, step, task.steps, epoch, settings.epochs)
@@ -89,6 +89,7 @@ def vae(context: Context) -> Task:
         return metrics
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
+        backprop.finish()
         results = {"top1": None, "top5": None, "loss": last.get("loss")}
         return results | {"samples": len(indices), "labels_train": 0, "labels_validation": 0}
 
