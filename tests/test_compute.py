@@ -1,0 +1,37 @@
+"""What is replayed, and what lies where. No GPU is needed to decide it."""
+
+import pytest
+import torch
+
+from fasthebb_cli.compute import Compute, prepare, replays
+from fasthebb_cli.config import GpuConfig
+from fasthebb_cli.stages.heads import on_device_if_it_fits
+
+
+@pytest.mark.parametrize(
+    ("recordable", "graph", "names", "expected"),
+    [
+        (True, None, ("conv6", "hpca"), True),
+        (True, None, ("torchvision:resnet18", "hpca"), True),
+        (True, None, ("my_package:network", "hpca"), False),
+        (True, None, ("conv6", "my_package:rule"), False),
+        (True, True, ("my_package:network", "my_package:rule"), True),
+        (True, False, ("conv6", "hpca"), False),
+        (False, True, ("conv6", "hpca"), False),
+    ],
+)
+def test_what_is_replayed(recordable: bool, graph: bool | None, names: tuple[str, ...], expected: bool) -> None:
+    """A recording would freeze what a network or rule of one's own decides in Python, so that is for the user to say."""
+    compute = Compute(torch.device("cuda"), "fp32", channels_last=True, compile=False, recordable=recordable)
+    assert replays(GpuConfig(graph=graph), compute, *names) is expected
+
+
+def test_a_processor_records_nothing() -> None:
+    assert not prepare(GpuConfig(device="cpu", graph=True)).recordable
+
+
+def test_values_stay_where_a_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.zeros(100)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (799, 1000))
+    assert on_device_if_it_fits(values, torch.device("cuda")) is values
+    assert on_device_if_it_fits(values, torch.device("meta")).device.type == "meta"
