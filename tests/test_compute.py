@@ -21,7 +21,7 @@ from fasthebb_cli.stages.heads import on_device_if_it_fits
     ],
 )
 def test_what_is_replayed(recordable: bool, graph: bool | None, names: tuple[str, ...], expected: bool) -> None:
-    """A recording would freeze what a network or rule of one's own decides in Python, so that is for the user to say."""
+    """What a network or rule of one's own decides in Python a recording would freeze: that is for the user to say."""
     compute = Compute(torch.device("cuda"), "fp32", channels_last=True, compile=False, recordable=recordable)
     assert replays(GpuConfig(graph=graph), compute, *names) is expected
 

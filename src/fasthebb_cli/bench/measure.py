@@ -69,6 +69,7 @@ def peak_bytes(work: Work, device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
+    # acc_events: without it torch 2.11 warns of cycles that there are none of
     with _silenced(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     held = most = 0
