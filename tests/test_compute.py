@@ -26,6 +26,11 @@ def test_what_is_replayed(recordable: bool, graph: bool | None, names: tuple[str
     assert replays(GpuConfig(graph=graph), compute, *names) is expected
 
 
+def test_compiled_steps_are_not_recorded() -> None:
+    with pytest.raises(ValueError, match="leave one out"):
+        GpuConfig(graph=True, compile=True)
+
+
 def test_a_processor_records_nothing() -> None:
     assert not prepare(GpuConfig(device="cpu", graph=True)).recordable
 

@@ -120,6 +120,8 @@ class GpuConfig:
         at_least("workers", self.workers, 0, 4096)
         if self.threads is not None:
             at_least("threads", self.threads, 1, 4096)
+        if self.graph and self.compile:
+            raise ValueError("graph: what compile makes is not recorded; leave one out")
         if self.micro_batch is not None:
             at_least("micro_batch", self.micro_batch, 1)
             if self.compile:

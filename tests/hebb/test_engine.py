@@ -55,8 +55,9 @@ RULE_OPTIONS: list[tuple[str, Options]] = [
 
 
 BLOCK = PROCESSOR.block
-# as on a processor, as on a GPU, and the latter with pieces small enough for several of each
-GRAINS = [PROCESSOR, GPU, replace(GPU, pairs=3, block=4)]
+# as on a processor, as on a GPU, the latter with pieces small enough for several of each, and without memory for all
+# blocks at once
+GRAINS = [PROCESSOR, GPU, replace(GPU, pairs=3, block=4), replace(GPU, block=4, chunk=1)]
 
 
 @dataclass
@@ -236,7 +237,7 @@ LAYERS: list[tuple[Layer, list[int]]] = [
 ]
 
 
-@pytest.mark.parametrize("pieces", GRAINS, ids=["processor", "gpu", "small"])
+@pytest.mark.parametrize("pieces", GRAINS, ids=["processor", "gpu", "small", "in turn"])
 @pytest.mark.parametrize("mask", ["tril", "diag"])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=["blocks", "matrix", "groups", "full map", "padded map"])
 def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask: Mask, pieces: Grain) -> None:
@@ -276,6 +277,8 @@ def test_a_gpu_is_asked_for_few_products() -> None:
     """All blocks of a wide layer are one batch, and so are all pairs of a convolution's units."""
     wide = _shapes(nn.Linear(400, 3 * GPU.block, bias=False), torch.randn(5, 400), GPU)
     assert wide == [(3, GPU.block, GPU.block), (3, GPU.block, 400)]
+    short_of_memory = _shapes(nn.Linear(400, 3 * GPU.block, bias=False), torch.randn(5, 400), replace(GPU, chunk=4_000))
+    assert short_of_memory == [(3, GPU.block, GPU.block), *[(1, GPU.block, 400)] * 3]  # one block after the other
     assert _shapes(nn.Conv2d(3, 100, 3, bias=False), torch.randn(8, 3, 9, 9), GPU) == [(1, 100, 100), (100, 27)]
 
 
