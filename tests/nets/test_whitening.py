@@ -31,3 +31,9 @@ def test_it_travels_with_the_weights() -> None:
     other = Whitening(2, 4)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(images), layer(images))
+
+
+def test_it_runs_on_the_meta_device_where_networks_are_tried() -> None:
+    """Autocast does not know that device."""
+    with torch.device("meta"):
+        assert Whitening(3, 40)(torch.empty(2, 3, 40, 40)).shape == (2, 3, 40, 40)

@@ -5,6 +5,7 @@ Images larger than BLOCK are whitened block by block with one matrix (the papers
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Whitening(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         blocks_ND = self._blocks(images)
-        with torch.autocast(images.device.type, enabled=False):  # bf16 would undo what smoothing keeps
+        with _full_precision(images):
             white_ND = (blocks_ND.to(self.mean.dtype) - self.mean) @ self.matrix
         return self._assemble(white_ND, images)
 
@@ -77,3 +78,8 @@ class Whitening(nn.Module):
             memory_format=torch.channels_last if channels_last else torch.contiguous_format
         )
         return result
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast within: bf16 would undo what smoothing keeps. The meta device computes nothing and knows no autocast."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
