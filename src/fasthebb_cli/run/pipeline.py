@@ -39,6 +39,7 @@ from fasthebb_cli.run.files import (
 from fasthebb_cli.run.images import open_dataset
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
+from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
 from fasthebb_cli.run.record import Record, open_log, save_filters
 from fasthebb_cli.run.start import Start, start_of
@@ -84,6 +85,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
+    view.unread(own_sources(config))
     if processes.from_first(lambda: [stage.fingerprint for stage in stages]) != [stage.fingerprint for stage in stages]:
         raise InputError("has other settings or images than the first process; a search runs in one process a trial")
     check(config, dataset, stages)

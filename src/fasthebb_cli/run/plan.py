@@ -1,8 +1,9 @@
 """What a cell will do, before it does it: its stages in order, each with its directory.
 
 A stage's directory carries a fingerprint of everything that changes its numbers: images and split, network, rule,
-settings, seed, precision and the fingerprint of the stage before. It leaves out what doesn't: device, threads,
-workers, paths. So cells that share a stage share its directory, and other settings are another directory.
+settings, seed, precision, the source of the user's own code and the fingerprint of the stage before. It leaves out what
+doesn't: device, threads, workers, paths. So cells that share a stage share its directory, and other settings are
+another directory.
 """
 
 import json
@@ -20,6 +21,7 @@ from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.hebb.patterns import order_counts
 from fasthebb_cli.run.files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
+from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.stage_config import (
     MEASURING,
     VERBS,
@@ -144,6 +146,7 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
         "rule.whitening": config.rule.whitening,
         "previous": previous,
     }
+    content |= {key.replace("name", "source"): digest or token() for key, digest in own_sources(config).items()}
     content |= _flat("model", config.model.arguments())
     content |= _flat(settings.kind, asdict(settings))
     content = {key: value for key, value in content.items() if key not in YOUNGER or value != YOUNGER[key]}

@@ -12,6 +12,7 @@ from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.files import CHECKPOINT_FILE
 from fasthebb_cli.run.images import open_dataset
+from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.run.view import View
@@ -46,6 +47,7 @@ def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
         f"{dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation, "
         f"{len(dataset.test):,} test images, {len(dataset.classes)} classes; {compute.describe()}"
     )
+    view.unread(own_sources(config))
     view.console.print(table)
     return rows
 

@@ -40,6 +40,11 @@ class View:
     def warn(self, text: str) -> None:
         self.note(f"warning: {text}", "yellow")
 
+    def unread(self, sources: Mapping[str, str | None]) -> None:
+        """Own code whose source can't be had."""
+        for key in (key for key, digest in sources.items() if digest is None):
+            self.warn(f"{key}: the source of this code can't be read, so that no run of it is reused or resumed")
+
     def left_out(self, lines: Sequence[str]) -> None:
         """Damaged images that a run goes without: the first by their errors, and how many there are."""
         for line in lines[:LINES_LEFT_OUT]:

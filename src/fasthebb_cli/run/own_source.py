@@ -1,0 +1,121 @@
+"""The source of a user's own rule, network or data set, as a digest: other code is another run.
+
+It covers the module that `my_package.module:function` names, and every module beside it that one of these imports, in a
+function too. Beside it is what lies below the folder that the name is looked up in, or of an installed package the
+package itself.
+"""
+
+import ast
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from hashlib import blake2b
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from uuid import uuid4
+
+from fasthebb_cli import processes
+from fasthebb_cli.config import Config
+from fasthebb_cli.imports import imported
+
+SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")}
+BY_NAME = ("import_module", "__import__")  # calls that import what no parser can tell
+
+
+def own_sources(config: Config) -> dict[str, str | None]:
+    """`source_digest` of each setting that names the user's own code.
+
+    Raises:
+        InputError: as `source_digest`.
+    """
+    named = {"dataset.name": config.dataset.name, "model.name": config.model.name, "rule.name": config.rule.name}
+    own = {key: name for key, name in named.items() if ":" in name and not name.startswith("torchvision:")}
+    return {key: source_digest(key, name) for key, name in own.items()}
+
+
+@cache
+def token() -> str:
+    """Stands for a source that can't be had: the same in all processes of this run, and in no other run."""
+    return processes.from_first(lambda: uuid4().hex)
+
+
+@cache  # of what was loaded, whatever becomes of the files meanwhile
+def source_digest(key: str, name: str) -> str | None:
+    """The digest in hexadecimal; None if the source can't be had or imports modules by a name that it makes.
+
+    Args:
+        key: the setting that the name comes from, for messages.
+        name: my_package.module:function.
+
+    Raises:
+        InputError: there is no such module or function.
+    """
+    imported(key, name)
+    module = name.partition(":")[0]
+    file = getattr(sys.modules[module], "__file__", None)
+    if file is None or not Path(file).is_file():
+        return None
+    parts = module.split(".")
+    folder = Path(file).resolve().parents[len(parts) - (Path(file).stem != "__init__")]
+    files = _installed(folder, parts[0]) if folder in INSTALLED else _imported_files(folder, module)
+    if not files:
+        return None
+    digest = blake2b(digest_size=16)
+    for path in sorted(files):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _installed(folder: Path, name: str) -> list[Path]:
+    """All source of a package."""
+    single = _file(folder, name)
+    return [path for path in (folder / name).rglob("*") if path.suffix in SUFFIXES] or ([single] if single else [])
+
+
+def _imported_files(folder: Path, module: str) -> set[Path]:
+    """Files below the folder of a module and of all that it imports; none where one imports by a name that it makes."""
+    found, seen, waiting = set[Path](), set[str](), [module]
+    while waiting:
+        module = waiting.pop()
+        path = _file(folder, module)
+        if module in seen or path is None:
+            continue
+        seen.add(module)
+        found.add(path)
+        waiting.append(module.rpartition(".")[0])  # importing a.b runs a/__init__.py
+        if path.suffix == ".py":
+            tree = ast.parse(path.read_bytes())
+            if _imports_by_name(tree):
+                return set()
+            waiting += _imports(tree, module if path.stem == "__init__" else module.rpartition(".")[0])
+    return found
+
+
+def _file(folder: Path, module: str) -> Path | None:
+    """The file of a module below the folder; None if it isn't there."""
+    if not module:
+        return None
+    place = folder.joinpath(*module.split("."))
+    files = [place / f"__init__{suffix}" for suffix in SUFFIXES] + [Path(f"{place}{suffix}") for suffix in SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Names of all modules that the source may import; some are no modules but what is in one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            yield origin
+            yield from (f"{origin}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _imports_by_name(tree: ast.Module) -> bool:
+    names = (getattr(node.func, "attr", getattr(node.func, "id", "")) for node in ast.walk(tree)
+             if isinstance(node, ast.Call))  # fmt: skip
+    return any(name in BY_NAME for name in names)
