@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
 from fasthebb_cli import cli
-from fasthebb_cli.bench import step
+from fasthebb_cli.bench import measure, step
 from fasthebb_cli.bench.measure import flops, median_ms, paired_quartiles, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
 from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_form
@@ -49,11 +49,33 @@ def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -
     assert set(result["ratios"]) == {"step/minimum", "step/backprop", "backprop/minimum", "naive/step"}
     assert result["ratios"]["step/minimum"][1] == pytest.approx(result["step_ms"] / result["minimum_ms"])
     assert "paired median" in out
-    for measure in ("flops", "peak_bytes"):
-        assert set(result[measure]) == {"step", "minimum", "backprop"}
+    for counted in ("flops", "peak_bytes"):
+        assert set(result[counted]) == {"step", "minimum", "backprop"}
     work = result["flops"]
     assert work["minimum"] <= work["step"] <= 1.6 * work["minimum"]
     assert {"threads", "versions", "device", "batch_size"} <= set(result)
+
+
+def test_a_busy_machine_is_told(bench: Bench, tmp_path: Path) -> None:
+    """The neighbour works from before the start to after the end."""
+    words = ("rule=oja", "model.width=0.02", "batch_size=2", "repeats=40", "gpu=cpu", "naive=false")
+    loop = "print('begun', flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE, text=True) as neighbour:
+        assert neighbour.stdout is not None
+        neighbour.stdout.readline()
+        code, out, err = bench("step", *words, f"json={tmp_path / 'step.json'}")
+        neighbour.kill()
+    assert code == 0, err
+    assert "warning: other processes used" in out
+    assert "measure again on a quiet machine" in out
+    assert json.loads((tmp_path / "step.json").read_text())["others_cores"] > 0.2
+
+
+def test_ones_own_work_makes_no_machine_busy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_busy_seconds", measure._own_seconds)
+    code, out, _ = bench("step", "rule=oja", "model.width=0.02", "batch_size=2", "repeats=1", "gpu=cpu", "naive=false")
+    assert code == 0
+    assert "warning" not in out
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from fasthebb_cli.run.objective import check_objective, objective_of
 from fasthebb_cli.run.wording import make_console
 from fasthebb_cli.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
 from fasthebb_cli.stage_config import VERBS
+from fasthebb_cli.threads import spin_briefly
 
 if TYPE_CHECKING:
     from fasthebb_cli.run.pipeline import Outcome
@@ -39,6 +40,7 @@ EVERY_VERB = (*VERBS, "bench", "data", "cells", *COMMANDS)
 
 def main() -> None:
     """Entry point of the command. Outside of a stage, which saves first, a signal ends it at once."""
+    spin_briefly()
     for number in STOP_SIGNALS:
         signal.signal(number, stop_at_once)
     for stream in (sys.stdout, sys.stderr):

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from fasthebb_cli.bench.data import loading_pace
-from fasthebb_cli.bench.measure import median_ms
+from fasthebb_cli.bench.measure import Neighbours, median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
 from fasthebb_cli.compute import Compute, prepare, replays
 from fasthebb_cli.config import BenchConfig
@@ -27,16 +27,27 @@ from fasthebb_cli.run.loop import versions
 from fasthebb_cli.stages.backprop import recording_told
 from fasthebb_cli.stages.learner import attached
 
+QUIET_CORES = 0.2  # used by other processes, on average: more, and what is measured is not what it takes
+
 
 def run_bench(bench: BenchConfig, console: Console) -> None:
     """Does what is asked; see conf/bench.yaml."""
     compute = prepare(bench.gpu)
-    began = time.time()
+    began, neighbours = time.time(), Neighbours()
     with recording_told():
         result = {"step": _step, "layer": _layer, "scale": _scale, "data": _data}[bench.what](bench, compute, console)
+    others = neighbours.cores()
+    if others is not None and others > QUIET_CORES:
+        console.print(
+            f"warning: other processes used {others:.1f} of {os.cpu_count()} cores meanwhile: times are too long; "
+            "measure again on a quiet machine",
+            style="yellow",
+            soft_wrap=True,
+        )
     header = {
         "what": bench.what, "model": bench.model.name, "rule": bench.rule.name, "batch_size": bench.batch,
         "size": bench.images, "device": compute.describe(), "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
+        "others_cores": others,
         "repeats": bench.repeats, "versions": versions(),
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
     }  # fmt: skip

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,6 +81,36 @@ def peak_bytes(work: Work, device: torch.device) -> int:
             held += event.nbytes()
             most = max(most, held)
     return most
+
+
+class Neighbours:
+    """How busy other processes keep the machine from now on."""
+
+    def __init__(self) -> None:
+        self.began, self.busy, self.own = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def cores(self) -> float | None:
+        """Cores that others have used on average, what a hypervisor took among them; None where nobody says."""
+        busy = _busy_seconds()
+        if busy is None or self.busy is None:
+            return None
+        others = busy - self.busy - (_own_seconds() - self.own)
+        return max(0.0, others / (time.perf_counter() - self.began))
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that all cores have worked since the machine's start: user, nice, system, interrupts, stolen."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, stolen = map(int, fields[1:9])
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @contextmanager
