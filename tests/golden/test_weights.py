@@ -1,0 +1,31 @@
+"""Small runs give the numbers that were recorded: near everywhere, and to the last bit on a machine of the same kind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.golden.freeze import RUNS, WEIGHTS, alone, by_two, differing, machine, read
+
+RECORDED = read(WEIGHTS)
+NORM, LOSS = 2e-3, 2e-2  # relative
+
+pytestmark = pytest.mark.slow
+
+
+def agree(recorded: dict[str, Any], found: dict[str, Any]) -> None:
+    if RECORDED["machine"] == machine():
+        assert differing(recorded, found) == []
+    assert recorded.keys() == found.keys()
+    for name, numbers in recorded.items():
+        assert found[name].get("norms") == pytest.approx(numbers.get("norms"), rel=NORM, abs=1e-5), name
+        assert found[name]["loss"] == pytest.approx(numbers["loss"], rel=LOSS), name
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_gives_the_numbers_that_were_recorded(name: str, tmp_path: Path) -> None:
+    agree({key: value for key, value in RECORDED.items() if key.startswith(f"{name}: ")}, alone(name, tmp_path))
+
+
+def test_runs_of_two_processes_give_the_numbers_that_were_recorded() -> None:
+    agree({key: value for key, value in RECORDED.items() if ", by two: " in key}, by_two())
