@@ -97,9 +97,9 @@ PLANNED = {  # beside every rule x finetune choice
 
 def fingerprints() -> dict[str, str]:
     """Of every stage, by cell and stage: the directory's name with the whole fingerprint at its end."""
-    found = {}
-    for _, words in EXPERIMENTS:
-        found |= _planned(" ".join(words), loaded(*words, "label_fraction=1"))
+    found: dict[str, str] = {}
+    for _, cell in EXPERIMENTS:
+        found |= _planned(" ".join(cell), loaded(*cell, "label_fraction=1"))
     finetunes = {name: loaded(f"finetune={name}").finetune for name in FINETUNES}
     for rule in RULES:
         config = loaded(f"rule={rule}")
@@ -135,7 +135,7 @@ def by_two() -> dict[str, Any]:
     """Runs TWO in two processes that share the work."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {OUT_VARIABLE: folder}):
         together("tests.golden.freeze:_one_of_two", 2)
-        found = {}
+        found: dict[str, Any] = {}
         for number, name in enumerate(TWO):
             found |= {f"{name}, by two: {stage}": numbers for stage, numbers in _stages(Path(folder) / f"{number}")}
         return found

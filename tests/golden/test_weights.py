@@ -1,4 +1,4 @@
-"""Small runs give the numbers that were recorded: near everywhere, and to the last bit on a machine of the same kind."""
+"""Small runs give the numbers that were recorded: near everywhere, to the last bit on a machine of the same kind."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ import pytest
 from tests.golden.freeze import RUNS, WEIGHTS, alone, by_two, differing, machine, read
 
 RECORDED = read(WEIGHTS)
-NORM, LOSS = 2e-3, 2e-2  # relative
+# AVX2 kernels in place of AVX512 change them by a tenth of that at most, but for norms of biases that hardly moved
+NORM, LOSS = 1e-3, 1e-2  # relative
+TINY = 1e-4  # absolute, of norms
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +20,7 @@ def agree(recorded: dict[str, Any], found: dict[str, Any]) -> None:
         assert differing(recorded, found) == []
     assert recorded.keys() == found.keys()
     for name, numbers in recorded.items():
-        assert found[name].get("norms") == pytest.approx(numbers.get("norms"), rel=NORM, abs=1e-5), name
+        assert found[name].get("norms") == pytest.approx(numbers.get("norms"), rel=NORM, abs=TINY), name
         assert found[name]["loss"] == pytest.approx(numbers["loss"], rel=LOSS), name
 
 
