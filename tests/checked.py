@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fasthebb_cli.hebb.replay import Tensors
+from fasthebb.replay import Tensors
 
 Asked = list[tuple[object, ...]]
 

@@ -1,6 +1,6 @@
 """Runs a function in several processes that know of each other, as torchrun would start them.
 
-    results = together("tests.hebb.test_many:train", 2)
+    results = together("tests.fasthebb.test_many:train", 2)
 
 It returns what each process's call returned; they may differ only where that is meant.
 """

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fasthebb.learner import HebbianLearner
+from fasthebb.replay import NotRecordable, Replay, Tensors
+from fasthebb.settings import RULES, StepSetting
 from fasthebb_cli import cli
 from fasthebb_cli.bench.measure import peak_bytes
-from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.replay import NotRecordable, Replay, Tensors
-from fasthebb_cli.hebb.settings import RULES, StepSetting
 from tests.conftest import Ran
 from tests.data.images import class_folders
 from tests.disturbed import kill_at_random_moments, outcome, undisturbed
-from tests.hebb.test_many import BATCHES, NORMALISED, network, same
+from tests.fasthebb.test_many import BATCHES, NORMALISED, network, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fasthebb.rules import Terms, hpca
 from fasthebb_cli import processes
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.errors import Interrupted, RunError
-from fasthebb_cli.hebb.rules import Terms, hpca
 from fasthebb_cli.signals import stops_raise
 from tests.conftest import SMALL
 from tests.data.images import photographs
-from tests.hebb.test_many import same
+from tests.fasthebb.test_many import same
 from tests.many import together
 
 pytestmark = pytest.mark.slow

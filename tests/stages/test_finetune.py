@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from fasthebb.model_file import load_model
 from fasthebb_cli.compute import prepare
 from fasthebb_cli.data.dataset import load_dataset
-from fasthebb_cli.run.weights import load_model
 from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages import Context, Task
 from fasthebb_cli.stages.finetune import _groups, finetune

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fasthebb.nets.whitening import Whitening
+from fasthebb.settings import RULES
 from fasthebb_cli import cli
 from fasthebb_cli.compute import prepare
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
-from fasthebb_cli.hebb.settings import RULES
-from fasthebb_cli.nets.whitening import Whitening
 from fasthebb_cli.stages import Context
 from fasthebb_cli.stages.start import BATCH_SIZE, fit_whitening
 from tests.conftest import Ran, loaded
@@ -118,7 +118,7 @@ def test_what_the_learner_can_be_asked_for_reaches_it(command: Command, words: l
 
 def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rules.py").write_text(
-        "from fasthebb_cli.hebb.rules import Terms\n"
+        "from fasthebb.rules import Terms\n"
         "def contrast(y_NGK, *, power=1.0):\n"
         "    return Terms(gate=y_NGK.abs() ** power)\n"
     )

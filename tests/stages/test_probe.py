@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fasthebb.nets.build import build_network
+from fasthebb.nets.networks import conv6
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.nets.build import build_network
-from fasthebb_cli.nets.networks import conv6
 from fasthebb_cli.run import loop
 from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.heads import HEADS, Samples

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from fasthebb.model_file import load_model_and_card
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.weights import load_model_and_card
 from fasthebb_cli.use.features import flattened, last_layer, layer_names, layer_reader
 from fasthebb_cli.use.images import prepare
 from tests.conftest import Ran

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fasthebb.model_file import load_model_and_card, read_model
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.files import replacing
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import load_model_and_card, read_model
 from fasthebb_cli.run.wording import make_console
 from fasthebb_cli.use.images import prepare
 from fasthebb_cli.use.passes import stoppable

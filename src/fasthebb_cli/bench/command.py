@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from fasthebb.learner import HebbianLearner
+from fasthebb.nets.build import build_network
 from fasthebb_cli.bench.data import loading_pace
 from fasthebb_cli.bench.measure import Neighbours, median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
@@ -20,8 +22,7 @@ from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.data.transforms import to_float
-from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.nets.build import build_network
+from fasthebb_cli.errors import bad_input
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
 from fasthebb_cli.stages.backprop import recording_told
@@ -69,7 +70,10 @@ def subject_of(
 
     def network() -> nn.Module:
         torch.manual_seed(0)
-        made = build_network(bench.model.name, arguments, channels=3, size=size, classes=bench.classes, whitening=False)
+        with bad_input():
+            made = build_network(
+                bench.model.name, arguments, channels=3, size=size, classes=bench.classes, whitening=False
+            )
         return compute.place(made).train()
 
     def learner(network: nn.Module) -> HebbianLearner:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb.learner import HebbianLearner
+from fasthebb.replay import Replay
 from fasthebb_cli.bench.measure import Work, alternating_ms, flops, paired_quartiles, peak_bytes
 from fasthebb_cli.bench.naive import NAIVE, unfolded
-from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.replay import Replay
 
 NAIVE_BYTES = 1 << 29  # of one (N, K, D) tensor at most: the naive form runs on as many images as that allows
 NAIVE_REPEATS = 5  # at most; each takes seconds

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fasthebb.own import imported
 from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
@@ -23,8 +24,7 @@ from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
 from fasthebb_cli.data.packed import open_packed, packed_root
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
-from fasthebb_cli.errors import InputError
-from fasthebb_cli.imports import imported
+from fasthebb_cli.errors import InputError, bad_input
 from fasthebb_cli.randomness import derived_seed
 
 __all__ = ["DATASETS", "Dataset", "label_subset", "load_dataset", "mean_and_std"]
@@ -140,7 +140,8 @@ def _function(name: str) -> Callable[..., Collection]:
     if ":" not in name:
         known = ", ".join(DATASETS)
         raise InputError(f"dataset.name: unknown {name!r}; choose from: {known}, or my_package.module:function")
-    return imported("dataset.name", name)
+    with bad_input():
+        return imported("dataset.name", name)
 
 
 def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:

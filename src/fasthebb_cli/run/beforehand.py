@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fasthebb.patterns import unmatched
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.hebb.patterns import unmatched
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig, StageConfig

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from fasthebb_cli.errors import InputError, RunError
+from fasthebb import stage_files
+from fasthebb_cli.errors import RunError, bad_input
 
 # What a stage's directory holds: the last to be written is RESULTS_FILE, which says that the stage is finished
-RESULTS_FILE = "results.json"
-MODEL_FILE = "model.safetensors"
-FINGERPRINT_FILE = "fingerprint.json"
+RESULTS_FILE = stage_files.RESULTS_FILE
+MODEL_FILE = stage_files.MODEL_FILE
+FINGERPRINT_FILE = stage_files.FINGERPRINT_FILE
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 FILTERS_FILE = "filters.png"
@@ -76,10 +77,6 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete its directory to start that stage over") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds no mapping; delete its directory to start that stage over")
-    return value
+    """As `stage_files.read_json`; raises InputError."""
+    with bad_input():
+        return stage_files.read_json(path)

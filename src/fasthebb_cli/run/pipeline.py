@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fasthebb.model_file import ModelCard
 from fasthebb_cli import processes
 from fasthebb_cli.compute import Compute, prepare
 from fasthebb_cli.config import Config
@@ -41,10 +42,9 @@ from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
 from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
-from fasthebb_cli.run.record import Record, open_log, save_filters
+from fasthebb_cli.run.record import Record, open_log, save_filters, save_model
 from fasthebb_cli.run.start import Start, start_of
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import ModelCard, save_model
 from fasthebb_cli.stage_config import MEASURING, FinetuneConfig, PretrainConfig
 from fasthebb_cli.stages import STAGES, Context, Task
 

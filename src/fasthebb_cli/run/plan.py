@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fasthebb.patterns import order_counts
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.hebb.patterns import order_counts
 from fasthebb_cli.run.files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
 from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.stage_config import (

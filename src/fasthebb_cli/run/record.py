@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+from fasthebb.model_file import ModelCard, model_bytes
 from fasthebb_cli.run.files import METRICS_FILE, write_atomically, write_text
 
 GAP = 2  # pixels of white around a filter
@@ -95,6 +96,12 @@ def save_filters(path: Path, network: nn.Module) -> None:
     pixels = (torch.cat(rows, dim=1) * 255).round().to(torch.uint8)
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
+    """The network's weights and card as one safetensors file."""
+    data = model_bytes(network, card)
+    write_atomically(path, lambda file: file.write(data))
 
 
 def _scalars(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fasthebb.model_file import adopt_weights, read_model
+from fasthebb.nets.build import add_hidden_layer, build_network, cut_network
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
-from fasthebb_cli.errors import InputError
-from fasthebb_cli.nets.build import add_hidden_layer, build_network, cut_network
+from fasthebb_cli.errors import InputError, bad_input
 from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import adopt_weights, read_model
 from fasthebb_cli.stage_config import FinetuneConfig
 
 
@@ -55,35 +55,39 @@ def start_of(config: Config, dataset: Dataset, stage: PlannedStage, view: View) 
         origin = Path(config.init_from)
     else:
         return Start(new_network(config, dataset, wanted, hidden), wanted, hidden, mean_and_std(dataset))
-    weights, card = read_model(origin)
-    network = new_network(config, dataset, card.layer, card.hidden)
-    left = adopt_weights(network, weights, origin)
+    with bad_input():
+        weights, card = read_model(origin)
+        network = new_network(config, dataset, card.layer, card.hidden)
+        left = adopt_weights(network, weights, origin)
     if stage.previous is None:
         view.note(f"weights from {origin}" + (f", but not {', '.join(left)}" if left else ""))
     layer = wanted or card.layer
     present = card.hidden
     if layer != card.layer:
         source, classes = dataset.source, max(len(dataset.classes), 1)
-        network = cut_network(network, str(layer), channels=source.channels, size=source.size, classes=classes)
+        with bad_input():
+            network = cut_network(network, str(layer), channels=source.channels, size=source.size, classes=classes)
         present = 0
     hidden = hidden or card.hidden
     if hidden != present:
         if present:
             raise InputError(f"finetune.hidden={hidden}: {origin} has a hidden layer of {present} already")
-        add_hidden_layer(network, hidden)
+        with bad_input():
+            add_hidden_layer(network, hidden)
     statistics = torch.tensor(card.mean), torch.tensor(card.std)
     return Start(network, layer, hidden, statistics, card.labels_train, card.labels_validation)
 
 
 def new_network(config: Config, dataset: Dataset, layer: str | None = None, hidden: int = 0) -> nn.Module:
     """A fresh network for the data set, cut after `layer` if that is not None; hidden: units in its classifier."""
-    return build_network(
-        config.model.name,
-        config.model.arguments(),
-        channels=dataset.source.channels,
-        size=dataset.source.size,
-        classes=max(len(dataset.classes), 1),
-        whitening=config.rule.whitening is not None,
-        layer=layer,
-        hidden=hidden,
-    )
+    with bad_input():
+        return build_network(
+            config.model.name,
+            config.model.arguments(),
+            channels=dataset.source.channels,
+            size=dataset.source.size,
+            classes=max(len(dataset.classes), 1),
+            whitening=config.rule.whitening is not None,
+            layer=layer,
+            hidden=hidden,
+        )

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fasthebb.replay import NotRecordable, Replay, Tensors
 from fasthebb_cli.errors import RunError
-from fasthebb_cli.hebb.replay import NotRecordable, Replay, Tensors
 from fasthebb_cli.stages.parallel import summed_gradients
 
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb.patterns import last_match
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.patterns import last_match
 from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages.backprop import Backprop
 from fasthebb_cli.stages.evaluate import accuracy

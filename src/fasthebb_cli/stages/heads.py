@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasthebb import engine
+from fasthebb.nets.readout import output_layer
+from fasthebb.rules import hebbian_classifier
 from fasthebb_cli import processes
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.hebb import engine
-from fasthebb_cli.hebb.rules import hebbian_classifier
-from fasthebb_cli.nets.readout import output_layer
 from fasthebb_cli.stage_config import ProbeConfig
 from fasthebb_cli.stages.schedules import set_rate
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from fasthebb.learner import HebbianLearner
+from fasthebb.own import imported
+from fasthebb.patterns import last_match, matches
+from fasthebb.responses import RESPONSES
+from fasthebb.settings import RULES, RuleSetting, StepSetting
 from fasthebb_cli import processes
 from fasthebb_cli.config import Config, RuleConfig
-from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.patterns import last_match, matches
-from fasthebb_cli.hebb.responses import RESPONSES
-from fasthebb_cli.hebb.settings import RULES, RuleSetting, StepSetting
-from fasthebb_cli.imports import imported
+from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.stage_config import FinetuneConfig
 from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.task import Context
@@ -107,7 +107,8 @@ def ready(learner: HebbianLearner, *, paused: bool) -> None:
 def rule_setting(rule: RuleConfig) -> RuleSetting:
     """The rule that the configuration names, with its usual response unless another is asked for."""
     if ":" in rule.name:
-        setting = RuleSetting(imported("rule.name", rule.name), "dot")
+        with bad_input():
+            setting = RuleSetting(imported("rule.name", rule.name), "dot")
     elif rule.name in RULES:
         setting = RULES[rule.name]
     elif rule.name in ("vae", "none"):

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fasthebb.micro_batch import InMicroBatches
 from fasthebb_cli import processes
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.hebb.parts import InParts
 
 
 @contextmanager
@@ -66,6 +66,6 @@ def in_parts(network: nn.Module, micro_batch: int | None) -> nn.Module:
     if micro_batch is None:
         return network
     try:
-        return InParts(network, micro_batch)
+        return InMicroBatches(network, micro_batch)
     except ValueError as error:
         raise InputError(f"gpu.micro_batch={micro_batch}: {error}") from error

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fasthebb.learner import HebbianLearner
+from fasthebb.patterns import unmatched
 from fasthebb_cli.data.loading import step_count
-from fasthebb_cli.hebb.learner import HebbianLearner
-from fasthebb_cli.hebb.patterns import unmatched
 from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.backprop import recording_told
 from fasthebb_cli.stages.finetune import labelled

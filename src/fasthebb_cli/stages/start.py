@@ -5,7 +5,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from fasthebb_cli.nets.whitening import Whitening
+from fasthebb.nets.whitening import Whitening
 from fasthebb_cli.stages.task import Context
 
 WHITENING_SAMPLES = 20_000  # images are enough for the covariance of 3,072 pixels

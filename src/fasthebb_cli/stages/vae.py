@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fasthebb.nets.autoencoder import VariationalAutoencoder, loss_terms
+from fasthebb.nets.whitening import Whitening
 from fasthebb_cli import processes
 from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.nets.batch_norm import share_batch_norm
-from fasthebb_cli.nets.vae import VariationalAutoencoder, loss_terms
-from fasthebb_cli.nets.whitening import Whitening
 from fasthebb_cli.stage_config import PretrainConfig
 from fasthebb_cli.stages.backprop import Backprop
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of

@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.nets.networks import features as features_of_child
+from fasthebb.model_file import load_model_and_card
+from fasthebb.nets.networks import features as features_of_child
+from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.run.files import replacing
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import load_model_and_card
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable, whole_number
 
@@ -34,7 +34,8 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
     model, place = paths
     out = out_path(settings["out"], ".npy")
     listing = out_path(settings["out"].removesuffix(".npy"), ".txt")
-    network, card = load_model_and_card(model)
+    with bad_input():
+        network, card = load_model_and_card(model)
     layer, pool = settings["layer"] or last_layer(network), whole_number("pool", settings, 0, 4096)
     read_layer = layer_reader(network, layer)
     files = find_images(place)

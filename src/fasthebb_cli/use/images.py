@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fasthebb.model_file import ModelCard
 from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, list_images
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.source import decode_all
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.weights import ModelCard
 
 CHANNELS = 3  # of a decoded file
 

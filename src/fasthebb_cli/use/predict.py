@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from fasthebb_cli.errors import InputError, RunError
+from fasthebb.model_file import load_model_and_card
+from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.run.files import replacing
 from fasthebb_cli.run.view import View
-from fasthebb_cli.run.weights import load_model_and_card
 from fasthebb_cli.run.wording import percent
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable
@@ -28,7 +28,8 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
     """
     model, place = paths
     out = out_path(settings["out"], ".csv")
-    network, card = load_model_and_card(model)
+    with bad_input():
+        network, card = load_model_and_card(model)
     if not card.taught or not card.classes:
         raise InputError(
             f"{model} has only been pre-trained, its classifier knows no labels; teach it with fasthebb finetune "

@@ -1,0 +1,149 @@
+"""A trained network as one safetensors file that says how to build the network and prepare its images."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fasthebb.nets.build import build_network
+from fasthebb.stage_files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, read_json
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What it takes to use the weights.
+
+    Args:
+        model, arguments: name and keyword arguments of the network's function.
+        channels, size: of its images.
+        classes: names of the classes, in the order of the scores.
+        mean, std: per channel, of pixels in [0, 1].
+        layer: the network ends after it; None: it is whole.
+        hidden: units of the classifier's hidden layer; 0: it has none.
+        labels_train, labels_validation: labels that the weights have seen.
+        taught: the classifier was fine-tuned, with the features as they are.
+        whitening: the network's first layer whitens; its matrix is among the weights.
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    channels: int
+    size: int
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    whitening: bool = False
+    layer: str | None = None
+    labels_train: int = 0
+    labels_validation: int = 0
+    taught: bool = False
+    hidden: int = 0
+
+
+def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
+    """The file's content, the same for the same weights and card."""
+    # clones, since a module that stands twice shares its memory, which the format refuses
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+    described = asdict(card)
+    if not card.hidden:
+        described.pop("hidden")  # it is younger than other files, which others stay equal to
+    # one key: several are written in any order
+    return save(tensors, metadata={"fasthebb": json.dumps(described)})
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Weights and card of a model file, or of the stage directory that holds one.
+
+    Raises:
+        ValueError: the file is not there, damaged, or not written by fasthebb.
+    """
+    path = _model_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        card = ModelCard(**json.loads(metadata["fasthebb"]))
+    except FileNotFoundError as error:
+        raise ValueError(f"no model at {path}; give a {MODEL_FILE} or the stage directory that holds one") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} was not written by fasthebb: it has no description of its network") from error
+    return weights, card
+
+
+def _model_file(path: Path) -> Path:
+    """Of a directory its own, or of a stage that learns nothing that of the one before it, if it lies beside."""
+    if not path.is_dir() or (path / MODEL_FILE).exists() or not (path / FINGERPRINT_FILE).exists():
+        return path / MODEL_FILE if path.is_dir() else path
+    content = read_json(path / FINGERPRINT_FILE)
+    previous = content.get("previous") if content.get("kind") in ("evaluate", "probe") else None
+    for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}"):
+        if previous is not None and read_json(results).get("fingerprint") == previous:
+            return results.parent / MODEL_FILE
+    return path / MODEL_FILE
+
+
+def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
+    """A trained network in evaluation mode, from `model.safetensors` or a stage directory.
+
+    Raises:
+        ValueError: as `load_model_and_card`.
+    """
+    return load_model_and_card(path, device)[0]
+
+
+def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """The network as `load_model` gives it, and what it takes to use it: its sizes, classes and normalisation.
+
+    Raises:
+        ValueError: no model, a damaged one, or one whose own network's function is missing or has changed.
+    """
+    weights, card = read_model(Path(path))
+    network = build_network(
+        card.model,
+        card.arguments,
+        channels=card.channels,
+        size=card.size,
+        classes=max(len(card.classes), 1),
+        whitening=card.whitening,
+        layer=card.layer,
+        hidden=card.hidden,
+    )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit the network {card.model}; has its code changed?") from error
+    return network.to(torch.device(device)).eval(), card
+
+
+def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) -> list[str]:
+    """Loads weights that may come from another data set: a classifier of other classes is left as it is.
+
+    Returns:
+        Names of the tensors that were left.
+
+    Raises:
+        ValueError: any other tensor is missing, unknown or of another shape.
+    """
+    own = network.state_dict()
+    left = []
+    for name, value in own.items():
+        fits = name in weights and weights[name].shape == value.shape
+        if fits:
+            continue
+        if name.startswith("classifier."):
+            left.append(name)
+            continue
+        found = f"has shape {list(weights[name].shape)}" if name in weights else "is missing"
+        raise ValueError(f"weights of {origin}: {name} {found}, the network's is {list(value.shape)}; see model")
+    unknown = [name for name in weights if name not in own]
+    if unknown:
+        raise ValueError(f"weights of {origin}: the network has no {unknown[0]}; see model")
+    network.load_state_dict({name: weights[name] for name in own if name not in left}, strict=False)
+    return left

@@ -1,0 +1,99 @@
+"""A network from its name: one of ours, or a user's own `my_package.module:function`."""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fasthebb.nets import readout
+from fasthebb.nets.networks import conv6, conv10
+from fasthebb.nets.softhebb import softhebb
+from fasthebb.nets.whitening import Whitening
+from fasthebb.own import imported
+
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10, "softhebb": softhebb}
+
+
+def build_network(
+    name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int,
+    whitening: bool = False, layer: str | None = None, hidden: int = 0
+) -> nn.Module:  # fmt: skip
+    """Calls the network's function.
+
+    Args:
+        name: a key of NETWORKS, "torchvision:resnet18" and its like, or "my_package.module:function".
+        arguments: its keyword arguments besides channels, size and classes.
+        layer: cut the network after this one, with a classifier of its own; None: the whole network.
+        hidden: units of a hidden layer in the classifier; 0: it has none.
+        whitening: put a Whitening layer, not yet fitted, before the first; the network must be an nn.Sequential.
+
+    Raises:
+        ValueError: an unknown name or argument, a module that can't be imported, or images that do not fit.
+    """
+    function = _function(name)
+    accepted = inspect.signature(function).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+        for argument in arguments:
+            if argument not in accepted:
+                known = [n for n in accepted if n not in ("channels", "size", "classes")]
+                raise ValueError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known) or 'none'}")
+    try:
+        network = function(channels=channels, size=size, classes=classes, **arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model {name}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model.name={name} must return a torch.nn.Module, not {type(network).__name__}")
+    if whitening:
+        if not isinstance(network, nn.Sequential):
+            raise ValueError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential")
+        network = nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))
+    if layer is not None:
+        network = cut_network(network, layer, channels=channels, size=size, classes=classes)
+    if hidden:
+        add_hidden_layer(network, hidden)
+    return network
+
+
+def _function(name: str) -> Callable[..., nn.Module]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if name.startswith("torchvision:"):
+        return partial(_of_torchvision, name.removeprefix("torchvision:"))
+    if ":" in name:
+        return imported("model.name", name)
+    ours = ", ".join(NETWORKS)
+    raise ValueError(f"model.name: unknown {name!r}; use {ours}, torchvision:NAME or my_package.module:function")
+
+
+def _of_torchvision(name: str, /, *, channels: int, size: int, classes: int, **options: Any) -> nn.Module:
+    """A classification network of torchvision, untrained, with its last linear layer as the classifier."""
+    from torchvision import models  # slow to import
+
+    if name not in models.list_models(models):
+        raise ValueError(f"torchvision has no {name!r}; it has: {', '.join(models.list_models(models))}")
+    network = models.get_model(name, weights=None, num_classes=classes, **options)
+    last = [part for part, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not last:
+        raise ValueError(f"{name} has no linear layer to be its classifier")
+    classifier = network.get_submodule(last[-1])
+    network.set_submodule(last[-1], nn.Identity())
+    return nn.Sequential(OrderedDict([("features", network), ("classifier", classifier)]))
+
+
+def cut_network(network: nn.Module, layer: str, *, channels: int, size: int, classes: int) -> nn.Module:
+    """See `cut_after`; raises ValueError."""
+    try:
+        return readout.cut_after(network, layer, channels=channels, size=size, classes=classes)
+    except ValueError as error:
+        raise ValueError(f"finetune.layer={layer}: {error}") from error
+
+
+def add_hidden_layer(network: nn.Module, units: int) -> None:
+    """See `readout.add_hidden_layer`; raises ValueError."""
+    try:
+        readout.add_hidden_layer(network, units)
+    except ValueError as error:
+        raise ValueError(f"finetune.hidden={units}: {error}") from error

@@ -1,0 +1,208 @@
+"""The learning rules, each as one short pure function: response -> gate, recombination, mask, denominator.
+
+A layer's update for all its patches n (samples x positions), units k and inputs d is
+
+    numerator   = G^T X - mask(G^T R) W        (K, D)      (N W in place of G^T X for independent components)
+    denominator = sum_n S  (per unit), or the number of patches where S is None
+    dW          = numerator / denominator
+
+with gate G, recombination R and share S chosen by the rule. A rule never sees a module, a device or a loop.
+Shapes as in responses.py: y_NGK, units along dimension UNITS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fasthebb.responses import UNITS, Moments
+
+Mask = Literal["tril", "diag", "full", "none"]
+Denominator = Literal["patches", "power"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a rule says of every patch and unit. Tensors are (N, G, K) unless said.
+
+    Args:
+        gate: G, how strongly the unit learns from the patch.
+        recombination: R, the weights with which the masked units rebuild the patch; None means 1.
+        mask: whose reconstruction a unit sees: "tril" its own and that of the units before it, "diag" its own,
+            "full" everyone's, "none" nobody's.
+        share: sum over patches of the unit's share S, (G, K), its denominator; None means the number of patches.
+        power: the denominator is sum_n G R of the unit, which the engine has at hand.
+        damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
+        largest: the denominator is the group's largest |numerator| instead, one number.
+        towards: "patches" pull with G^T X; or "weights", N W, for rules that grow by themselves; or "nothing".
+        tangent: keep the part of the update at right angles to the unit's weights, for weights of length 1.
+        competitive: units share a patch between them, and one that never has the largest gate is dead.
+    """
+
+    gate: Tensor
+    recombination: Tensor | None = None
+    mask: Mask = "diag"
+    share: Tensor | None = None
+    power: bool = False
+    damping: float = 0.0
+    largest: bool = False
+    towards: Literal["patches", "weights", "nothing"] = "patches"
+    tangent: bool = False
+    competitive: bool = False
+
+
+Rule = Callable[..., Terms]
+OUT = -1e6  # a response that wins nothing, and that 0 times, even squared, is 0
+
+
+def hpca(y_NGK: Tensor, *, denominator: Denominator = "power", damping: float = 0.5) -> Terms:
+    """Nonlinear Hebbian PCA: units learn the principal axes of their input, in order of variance.
+
+    dw_i = sum_n y_i (x - sum_{j<=i} y_j w_j) / denominator; Lagani et al. 2022 (arXiv 2207.03172), after Sanger 1989.
+
+    Args:
+        y_NGK: relu(x.w), or tanh(x.w).
+        denominator: "patches" divides by N, as in the papers; "power" divides unit i by sum_n y_i^2, which makes the
+            step independent of the unit's variance (of order 1 along each axis instead of spanning decades).
+        damping: with "power", the fraction of the units' mean power added to each unit's own.
+    """
+    if denominator == "patches":
+        return Terms(gate=y_NGK, recombination=y_NGK, mask="tril")
+    if denominator != "power":
+        raise ValueError(f"denominator must be patches or power, not {denominator!r}")
+    if damping < 0:
+        raise ValueError(f"damping must be at least 0, not {damping}")
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="tril", power=True, damping=damping)
+
+
+def hpca_adaptive(
+    s_NGK: Tensor, running: Moments, *, denominator: Denominator = "power", damping: float = 0.5
+) -> Terms:
+    """HPCA on y = sigma tanh((s - mu) / sigma + mu), with running mean mu and deviation sigma of s = x.w.
+
+    Source: the authors' public code. The tanh saturates at the unit's own scale, whatever its variance.
+    """
+    sigma = running.variance.sqrt().clamp_min(1e-6)
+    y_NGK = sigma * torch.tanh((s_NGK - running.mean) / sigma + running.mean)
+    return hpca(y_NGK, denominator=denominator, damping=damping)
+
+
+def oja(y_NGK: Tensor) -> Terms:
+    """Every unit by itself finds the first principal axis: dw_i = y_i (x - y_i w_i), y = x.w (Oja 1982)."""
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="diag")
+
+
+def gha(y_NGK: Tensor) -> Terms:
+    """Generalised Hebbian algorithm, linear PCA in order: dw_i = y_i (x - sum_{j<=i} y_j w_j) (Sanger 1989)."""
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="tril")
+
+
+def subspace(y_NGK: Tensor) -> Terms:
+    """The span of the first K principal axes, in no order: dw_i = y_i (x - sum_j y_j w_j) (Oja 1989)."""
+    return Terms(gate=y_NGK, recombination=y_NGK, mask="full")
+
+
+def instar(y_NGK: Tensor) -> Terms:
+    """dw_i = y_i (x - w_i), y = relu(x.w): the mean of what the unit responds to (Grossberg 1976)."""
+    return Terms(gate=y_NGK)
+
+
+def hebb(y_NGK: Tensor) -> Terms:
+    """dw_i = y_i x, y = x.w (Hebb 1949). It only grows: normalise the weights after each step."""
+    return Terms(gate=y_NGK, mask="none")
+
+
+def bcm(y_NGK: Tensor, running: Moments) -> Terms:
+    """dw_i = y_i (y_i - theta_i) x, y = relu(x.w), theta a running mean of y^2 (Bienenstock, Cooper, Munro 1982).
+
+    Responses above the sliding threshold are strengthened and those below it weakened: units become selective.
+    """
+    return Terms(gate=y_NGK * (y_NGK - running.mean_square), mask="none")
+
+
+def swta(y_NGK: Tensor, *, temperature: float = 0.02) -> Terms:
+    """Soft winner-takes-all: units compete for each patch and move towards the patches that they win.
+
+    dw_i = sum_n r_i^2 (x - w_i) / sum_n r_i with r = softmax over units of y / temperature;
+    Lagani et al. 2022 (arXiv 2207.03172): the batch mean of r (x - w) weighted by r.
+
+    Args:
+        y_NGK: scores in [0, 1], ((cos(x, w) + 1) / 2)^2.
+        temperature: > 0; towards 0 the rule becomes k-means.
+    """
+    _positive("temperature", temperature)
+    r_NGK = torch.softmax(y_NGK / temperature, dim=UNITS)
+    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
+
+
+def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
+    """Soft winner-takes-all with r = y^(1/p) / sum_k y_k^(1/p); the rest as in swta. Source: the authors' public code.
+
+    Args:
+        y_NGK: scores in [0, 1].
+        power: p > 0; towards 0 the rule becomes k-means.
+    """
+    _positive("power", power)
+    r_NGK = torch.softmax(y_NGK.clamp_min(0).log() / power, dim=UNITS)
+    r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # nobody has a share where all scores are 0
+    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
+
+
+def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
+    """k winners take all: the k best units of each patch move towards it, dw_i = mean over its patches of x - w_i.
+
+    Source: the authors' public code. Ties with the k-th all win. With k = 1 it is a step of k-means.
+
+    Args:
+        y_NGK: scores.
+        k: winners a patch, >= 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    least = y_NGK.topk(min(k, y_NGK.shape[UNITS]), dim=UNITS).values.narrow(UNITS, -1, 1)
+    won_NGK = ((y_NGK >= least) & (y_NGK > OUT)).to(y_NGK.dtype)
+    return Terms(gate=won_NGK, share=won_NGK.sum(0), competitive=True)
+
+
+def hwta(y_NGK: Tensor) -> Terms:
+    """The winner takes all: kwta with one winner."""
+    return kwta(y_NGK, k=1)
+
+
+def softhebb(u_NGK: Tensor, *, temperature: float = 1.0) -> Terms:
+    """SoftHebb with anti-Hebbian losers (Journé et al., ICLR 2023): dw_i = y_i (x - u_i w_i) / max |dw|.
+
+    y = softmax over units of u / temperature, u = x.w; of each patch's units all but the winner have y negated.
+    """
+    _positive("temperature", temperature)
+    y_NGK = torch.softmax(u_NGK / temperature, dim=UNITS)
+    wins = u_NGK == u_NGK.amax(UNITS, keepdim=True)
+    return Terms(gate=torch.where(wins, y_NGK, -y_NGK), recombination=u_NGK, largest=True, competitive=True)
+
+
+def ica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
+    """Independent components by natural gradient: dW = (I - E[tanh(s) s^T]) W, s = W x (Amari et al. 1996).
+
+    Args:
+        normalised: for weights kept at length 1: dw_i = (v_i.w_i) w_i - v_i with v = E[tanh(s) s^T] W, which is at
+            right angles to them. Source: the derivation in the authors' public code.
+    """
+    towards: Literal["weights", "nothing"] = "nothing" if normalised else "weights"
+    return Terms(gate=s_NGK.tanh(), recombination=s_NGK, mask="full", towards=towards, tangent=normalised)
+
+
+def hica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
+    """Independent components one after the other: as ica, but a unit sees only those before it and itself."""
+    return replace(ica(s_NGK, normalised=normalised), mask="tril")
+
+
+def hebbian_classifier(teacher_NGK: Tensor) -> Terms:
+    """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, and 0 for the others."""
+    return Terms(gate=teacher_NGK, share=teacher_NGK.sum(0))
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, not {value}")

@@ -1,0 +1,38 @@
+"""Passes that a GPU would replay ask for the same each time, and lead where they do without it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fasthebb import learner
+from fasthebb_cli.stages import backprop, task
+from tests.checked import Checked
+from tests.conftest import Ran
+from tests.disturbed import outcome
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rule=hpca", "finetune=gentle", "finetune.augment=light"),
+        pytest.param(("rule=vae", "model.width=0.05"), marks=pytest.mark.slow),
+        pytest.param(("rule=swta", "finetune.layer_lr={conv2:0}", "finetune.select=best"), marks=pytest.mark.slow),
+        pytest.param(("rule=hpca", "pretrain.teacher=true", "gpu.precision=bf16"), marks=pytest.mark.slow),
+        pytest.param(("rule=hpca", "pretrain.layer_by_layer=true", "finetune=frozen"), marks=pytest.mark.slow),
+        pytest.param(("rule=hpca", "gpu.micro_batch=20", "finetune=hebbian"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_replayed_run_is_that_without(
+    command: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    assert command("train", *words, f"out={tmp_path / 'plain'}").code == 0
+    Checked.recorded = Checked.replayed = 0
+    for module in (learner, backprop):
+        monkeypatch.setattr(module, "Replay", Checked)
+    monkeypatch.setattr(task, "replays", lambda *_: True)
+    ran = command("train", *words, f"out={tmp_path / 'replayed'}")
+    assert ran.code == 0, ran.err
+    assert Checked.recorded >= 2
+    assert Checked.replayed > 20
+    assert outcome(tmp_path / "replayed") == outcome(tmp_path / "plain")

@@ -1,0 +1,67 @@
+"""That a recorded step would stay right: steps of one key ask for the same work, on a machine without a GPU too."""
+
+import pytest
+import torch
+
+from fasthebb import learner as learner_module
+from fasthebb.learner import HebbianLearner
+from fasthebb.settings import RULES, StepSetting
+from tests.checked import Checked
+from tests.fasthebb.test_many import BATCHES, NORMALISED, network, same
+
+FEW = ("hpca", "swta", "bcm")
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> type[Checked]:
+    Checked.recorded = Checked.replayed = 0
+    monkeypatch.setattr(learner_module, "Replay", Checked)
+    return Checked
+
+
+@pytest.mark.parametrize("taught", [False, True], ids=["free", "taught"])
+@pytest.mark.parametrize(
+    "rule", [*FEW, *(pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(RULES) if rule not in FEW)]
+)
+def test_steps_of_one_key_ask_for_the_same(rule: str, taught: bool, checked: type[Checked]) -> None:
+    """Though rates change, batches have three lengths, and of some steps statistics are taken."""
+    models = [network(torch.float64).train() for _ in range(2)]
+    learners = [
+        HebbianLearner(
+            model, rule, lr=0.02, step=StepSetting(normalise=rule in NORMALISED), classes=3 if taught else None,
+            replay=replay,
+        )
+        for model, replay in zip(models, (True, False), strict=True)
+    ]  # fmt: skip
+    for step in range(50):
+        total = BATCHES[step % 3]
+        images = torch.randn(total, 2, 8, 8, generator=torch.Generator().manual_seed(step)).double()
+        for learner in learners:
+            learner.optimizer.param_groups[0]["lr"] = 0.02 / (1 + step)
+            learner.learn(images, torch.arange(total) % 3 if taught else None)
+    assert checked.recorded >= 6
+    assert checked.replayed > 30
+    same(models[0].state_dict(), models[1].state_dict(), 0)
+    assert learners[0].statistics() == learners[1].statistics()
+
+
+def test_so_do_layers_that_learn_in_turn(checked: type[Checked]) -> None:
+    model = network(torch.float64).train()
+    learner = HebbianLearner(model, "hpca", lr=0.02, replay=True)
+    for layer in learner.layers:
+        learner.learn_only(layer.name)
+        for _ in range(12):
+            learner.learn(torch.randn(9, 2, 8, 8).double())
+    assert checked.replayed > 30
+
+
+def test_a_step_with_a_part_observed_before_is_not_replayed(checked: type[Checked]) -> None:
+    model = network(torch.float64).train()
+    learner = HebbianLearner(model, "oja", lr=0.02, replay=True)
+    images = torch.randn(9, 2, 8, 8).double()
+    for _ in range(4):
+        learner.learn(images)
+    before = checked.replayed
+    learner.observe(images)
+    learner.learn(images)
+    assert checked.replayed == before

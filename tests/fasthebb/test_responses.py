@@ -1,0 +1,50 @@
+"""Responses on given inner products and lengths."""
+
+import pytest
+import torch
+
+from fasthebb.responses import RESPONSES, WITH_LENGTHS, PreActivation, Response, cosine, raised_cosine, rectified
+
+
+def pre_activation(dot: list[float], weight_norm: list[float], patch_norm: float) -> PreActivation:
+    """One patch before several units."""
+    units = len(dot)
+    return PreActivation(
+        torch.tensor(dot).reshape(1, 1, units),
+        torch.tensor(weight_norm).reshape(1, units),
+        torch.full((1, 1, 1), patch_norm),
+    )
+
+
+def test_values() -> None:
+    pre = pre_activation([2.0, 0.0, -1.0, -2.0], [1.0, 1.0, 1.0, 1.0], 2.0)
+    assert rectified(pre).flatten().tolist() == [2, 0, 0, 0]
+    assert cosine(pre).flatten().tolist() == [1, 0, -0.5, -1]
+    assert raised_cosine(pre).flatten().tolist() == [1, 0.25, 0.0625, 0]
+
+
+def test_zero_lengths_have_cosine_0() -> None:
+    assert cosine(pre_activation([0.0, 1.0], [0.0, 1.0], 1.0)).flatten().tolist() == [0, 1]
+    assert cosine(pre_activation([0.0, 0.0], [0.0, 1.0], 0.0)).flatten().tolist() == [0, 0]
+
+
+def test_rounding_does_not_leave_the_range() -> None:
+    """Inner products are a product of lengths up to rounding alone."""
+    above, below = 1 + 1e-6, -1 - 1e-6
+    pre = pre_activation([above, below], [1.0, 1.0], 1.0)
+    assert cosine(pre).flatten().tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
+def test_what_needs_lengths_says_so(response: Response) -> None:
+    bare = PreActivation(torch.ones(1, 1, 2))
+    if response in WITH_LENGTHS:
+        with pytest.raises(AssertionError):
+            response(bare)
+    else:
+        assert response(bare).shape == (1, 1, 2)
+
+
+def test_the_angle_in_halves_of_a_turn() -> None:
+    pre = pre_activation([2.0, 0.0, -2.0, 2**0.5], [1.0, 1.0, 1.0, 1.0], 2.0)
+    torch.testing.assert_close(RESPONSES["angular"](pre).flatten(), torch.tensor([1, 0.5, 0, 0.75]))
