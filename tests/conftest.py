@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from fasthebb_cli import cli
-from fasthebb_cli.compose import load
-from fasthebb_cli.config import Config
+from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.load import load
 
 # digits (1,000 training images of 8 x 8) through a 32nd of conv6: a stage takes a second or two
 SMALL = (
@@ -40,7 +41,7 @@ def lacking(what: str) -> NoReturn:
 def loaded(*overrides: str) -> Config:
     """The configuration that `fasthebb train` with these words composes."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(cli.conf_directory()), version_base="1.3"):
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         return load(compose("config", [*overrides, "verb=train"]))
 
 

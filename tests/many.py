@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fasthebb_cli import processes
+from fasthebb_cli.compute import processes
 
 
 def together(name: str, size: int) -> list[Any]:

@@ -13,19 +13,19 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from fasthebb_cli import cli
-from fasthebb_cli.compose import load
-from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.plan import plan
 from fasthebb_cli.run.start import new_network
-from fasthebb_cli.stages.learner import attached
+from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.load import load
+from fasthebb_cli.stages.rule import attached
 from tests.conftest import loaded
 
-CONF = cli.conf_directory()
+CONF = conf_directory()
 FOLDER = CONF / "experiment"
 NAMES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 PAPER = [name for name in NAMES if name.startswith("fasthebb/")]

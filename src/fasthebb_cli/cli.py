@@ -17,19 +17,19 @@ from rich.console import Console, Group
 
 import fasthebb_cli
 from fasthebb_cli.commands import COMMANDS, run_command
-from fasthebb_cli.compose import load, load_bench, load_data
-from fasthebb_cli.config import DataConfig
+from fasthebb_cli.compute.launch import launch
+from fasthebb_cli.compute.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.explain import FLAGS, command_page, help_page, tool_page
-from fasthebb_cli.explain import conf_directory as conf_directory
 from fasthebb_cli.failures import TRACEBACK_VARIABLE, fail, fail_together
 from fasthebb_cli.hydra_call import for_hydra, here_and_now, run_hydra
-from fasthebb_cli.launch import launch
 from fasthebb_cli.run import cells
 from fasthebb_cli.run.objective import check_objective, objective_of
 from fasthebb_cli.run.wording import make_console
-from fasthebb_cli.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
-from fasthebb_cli.stage_config import VERBS
+from fasthebb_cli.settings.conf import conf_directory as conf_directory
+from fasthebb_cli.settings.load import load, load_bench, load_data
+from fasthebb_cli.settings.stages import VERBS
+from fasthebb_cli.settings.tools import DataConfig
 from fasthebb_cli.threads import spin_briefly
 
 if TYPE_CHECKING:

@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fasthebb_cli.commands import COMMANDS
-from fasthebb_cli.config import GROUPS, DataConfig
+from fasthebb_cli.settings.conf import group_choices
+from fasthebb_cli.settings.config import GROUPS
+from fasthebb_cli.settings.tools import DataConfig
 
 EXAMPLES = [
     ("fasthebb train", "pre-train, fine-tune, evaluate on the embedded digits"),
@@ -49,12 +51,6 @@ FLAGS = [
     ("--version", "print the version"),
     ("-sc install=bash", 'shell completion (also zsh, fish): eval "$(fasthebb -sc install=bash)"'),
 ]
-
-
-def conf_directory() -> Path:
-    """The configuration groups: inside the installed package, or beside the sources in a checkout."""
-    installed = Path(__file__).parent / "conf"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def help_page(conf: Path) -> Group:
@@ -99,16 +95,6 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[RenderableType
     for name, text in rows:
         grid.add_row(Text(name), Text(text))
     return ["", f"[bold]{title}[/]", Padding(grid, (0, 0, 0, 2))] if grid.row_count else []
-
-
-def group_choices(conf: Path, group: str) -> dict[str, str]:
-    """The choices of a group with the comment that opens each one's file."""
-    choices = {}
-    for path in sorted((conf / group).rglob("*.yaml")):
-        comments = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
-        first = comments[0]
-        choices[str(path.relative_to(conf / group).with_suffix(""))] = first.removeprefix("#").strip()
-    return choices
 
 
 def explain(error: BaseException, overrides: Sequence[str], conf: Path) -> str:

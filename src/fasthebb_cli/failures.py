@@ -9,11 +9,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
+from fasthebb_cli.compute.launch import launch
+from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.explain import conf_directory, explain
-from fasthebb_cli.launch import launch
+from fasthebb_cli.explain import explain
 from fasthebb_cli.run.wording import make_console, printable
-from fasthebb_cli.signals import STOPPED
+from fasthebb_cli.settings.conf import conf_directory
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 
@@ -48,7 +49,7 @@ def fail_together(error: Exception) -> int:
     """As fail; of several processes that fail together one speaks, and one that fails alone takes the others down."""
     if launch().size == 1:
         return fail(error)
-    from fasthebb_cli.processes import PeerFailed, PeerLost, tell_failure
+    from fasthebb_cli.compute.processes import PeerFailed, PeerLost, tell_failure
 
     if isinstance(error, Interrupted):
         return fail(error) if launch().first else STOPPED

@@ -11,12 +11,13 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from fasthebb_cli.compute.launch import launch
+from fasthebb_cli.compute.signals import STOPPED, is_submitits
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.explain import conf_directory, explain_job
+from fasthebb_cli.explain import explain_job
 from fasthebb_cli.failures import TRACEBACK_VARIABLE, code_of, fail
-from fasthebb_cli.launch import launch
 from fasthebb_cli.run import cells
-from fasthebb_cli.signals import STOPPED, is_submitits
+from fasthebb_cli.settings.conf import conf_directory
 
 OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
 HYDRA_FLAGS = ("-m", "--multirun", "--resolve")

@@ -22,6 +22,7 @@ from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.run import pipeline
 from fasthebb_cli.run.locks import holder_of
 from fasthebb_cli.run.wording import printable
+from fasthebb_cli.settings.conf import conf_directory
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
 
@@ -314,7 +315,7 @@ def test_compiling_without_a_compiler_runs_eager_and_says_so(command: Command, m
 def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     text = capsys.readouterr().out
-    for path in cli.conf_directory().glob("*/*.yaml"):
+    for path in conf_directory().glob("*/*.yaml"):
         assert path.read_text().removeprefix("# @package _global_\n").startswith("# "), path
         assert path.stem in text
     assert "fasthebb train dataset=imagenet rule=hpca" in text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fasthebb import learner
-from fasthebb_cli.stages import backprop, task
+from fasthebb_cli.stages import task
 from tests.checked import Checked
 from tests.conftest import Ran
 from tests.disturbed import outcome
@@ -28,7 +28,7 @@ def test_a_replayed_run_is_that_without(
 ) -> None:
     assert command("train", *words, f"out={tmp_path / 'plain'}").code == 0
     Checked.recorded = Checked.replayed = 0
-    for module in (learner, backprop):
+    for module in (learner, gradients):
         monkeypatch.setattr(module, "Replay", Checked)
     monkeypatch.setattr(task, "replays", lambda *_: True)
     ran = command("train", *words, f"out={tmp_path / 'replayed'}")

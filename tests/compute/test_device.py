@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fasthebb_cli.compute import Compute, prepare, replays
-from fasthebb_cli.config import GpuConfig
+from fasthebb_cli.compute.device import Compute, replays, set_up
+from fasthebb_cli.settings.config import GpuConfig
 from fasthebb_cli.stages.heads import on_device_if_it_fits
 
 
@@ -32,7 +32,7 @@ def test_compiled_steps_are_not_recorded() -> None:
 
 
 def test_a_processor_records_nothing() -> None:
-    assert not prepare(GpuConfig(device="cpu", graph=True)).recordable
+    assert not set_up(GpuConfig(device="cpu", graph=True)).recordable
 
 
 def test_values_stay_where_a_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from fasthebb_cli import cli, processes
+from fasthebb_cli import cli
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.launch import Launch, first_host, launch
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.launch import Launch, first_host, launch
 
 SRUN = {
     "SLURM_JOB_ID": "41", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4",

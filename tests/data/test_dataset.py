@@ -21,11 +21,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torchvision import datasets
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, from_arrays, resized
 from fasthebb_cli.data.dataset import DATASETS, Dataset, _collection, load_dataset, mean_and_std
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.settings.config import DatasetConfig
 from tests.data.images import class_folders, picture, tiny_imagenet, write_cifar
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"

@@ -69,7 +69,7 @@ def test_files_are_in_the_order_of_their_whole_names(tmp_path: Path) -> None:
 WHOLE = """
 import os, resource, sys
 import torch
-from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.data import folders
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.imagenet import imagenet

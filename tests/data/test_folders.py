@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import DatasetConfig
 from tests.data.images import class_folders, picture, save
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.networks import RelativeBatchNorm1d, RelativeBatchNorm2d
 from fasthebb.settings import RULES, StepSetting
-from fasthebb_cli import processes
-from fasthebb_cli.nets.batch_norm import share_batch_norm
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.batch_norm import share_batch_norm
 from tests.many import sums_told, together
 
 BATCHES = (9, 6, 3)  # images; of the last, one of four processes has none

@@ -7,9 +7,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from fasthebb_cli import cli
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.data.dataset import _collection
+from fasthebb_cli.settings.config import DatasetConfig
 
 Data = Callable[..., tuple[int, str, str]]
 

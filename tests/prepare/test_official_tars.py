@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare import archives, official_tars
+from fasthebb_cli.settings.config import DatasetConfig
 from tests.data.images import picture
 from tests.prepare.conftest import Data
 

@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.loading import batches
 from fasthebb_cli.data.packed import PACKED_FILE, PackedPixels, Plan
@@ -29,6 +28,7 @@ from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare.command import OFFICIAL
 from fasthebb_cli.prepare.packing import Packing
+from fasthebb_cli.settings.config import DatasetConfig
 from tests.conftest import Ran
 from tests.data.images import class_folders, picture, save, tiny_imagenet, write_cifar
 from tests.prepare.conftest import Data

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fasthebb.rules import Terms, hpca
-from fasthebb_cli import processes
-from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.signals import stops_raise
 from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.errors import Interrupted, RunError
-from fasthebb_cli.signals import stops_raise
+from fasthebb_cli.settings.config import DatasetConfig
 from tests.conftest import SMALL
 from tests.data.images import photographs
 from tests.fasthebb.test_many import same

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fasthebb_cli.launch import first_host
+from fasthebb_cli.compute.launch import first_host
 from tests.conftest import SMALL
 from tests.disturbed import TWO, outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from fasthebb_cli.explain import conf_directory
+from fasthebb_cli.settings.conf import conf_directory
 from tests.conftest import SMALL, Ran
 from tests.disturbed import FASTHEBB, TWO, outcome, undisturbed
 from tests.slurm.conftest import Cluster, wait_for

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fasthebb.model_file import load_model
-from fasthebb_cli.compute import prepare
+from fasthebb_cli.compute.device import set_up
 from fasthebb_cli.data.dataset import load_dataset
-from fasthebb_cli.stage_config import FinetuneConfig
+from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.stages import Context, Task
 from fasthebb_cli.stages.finetune import _groups, finetune
 from tests.conftest import Ran, loaded
@@ -142,7 +142,7 @@ def context_around(network: nn.Module, *words: str) -> Context:
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(
-        config, "finetune", config.finetune, dataset, network, prepare(config.gpu), statistics,
+        config, "finetune", config.finetune, dataset, network, set_up(config.gpu), statistics,
         untrained=True, resumed=False,
     )  # fmt: skip
 

@@ -13,16 +13,16 @@ from torch import nn
 
 from fasthebb.nets.whitening import Whitening
 from fasthebb.settings import RULES
-from fasthebb_cli import cli
-from fasthebb_cli.compute import prepare
+from fasthebb_cli.compute.device import set_up
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
+from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.stages import Context
-from fasthebb_cli.stages.start import BATCH_SIZE, fit_whitening
+from fasthebb_cli.stages.first_step import BATCH_SIZE, fit_whitening
 from tests.conftest import Ran, loaded
 
 Command = Callable[..., Ran]
-CHOICES = sorted(path.stem for path in (cli.conf_directory() / "rule").glob("*.yaml"))
+CHOICES = sorted(path.stem for path in (conf_directory() / "rule").glob("*.yaml"))
 
 
 def epochs(directory: Path) -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ def test_whitening_is_fitted_on_training_images_alone_and_on_20_000_at_most(monk
             torch.arange(3, 3 + count), validation, test, unlabelled, "00",
         )  # fmt: skip
         layer, expected = Whitening(3, 4), Whitening(3, 4)
-        compute, statistics = prepare(config.gpu), (torch.zeros(3), torch.ones(3))
+        compute, statistics = set_up(config.gpu), (torch.zeros(3), torch.ones(3))
         fit_whitening(
             Context(
                 config, "pretrain", config.pretrain, dataset, nn.Sequential(layer), compute, statistics,

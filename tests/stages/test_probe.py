@@ -14,7 +14,7 @@ from fasthebb.nets.build import build_network
 from fasthebb.nets.networks import conv6
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run import loop
-from fasthebb_cli.stage_config import ProbeConfig
+from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.heads import HEADS, Samples
 from fasthebb_cli.stages.probe import Features, probed_layers
 from fasthebb_cli.stages.task import Batch

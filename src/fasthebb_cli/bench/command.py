@@ -16,8 +16,8 @@ from fasthebb.nets.build import build_network
 from fasthebb_cli.bench.data import loading_pace
 from fasthebb_cli.bench.measure import Neighbours, median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
-from fasthebb_cli.compute import Compute, prepare, replays
-from fasthebb_cli.config import BenchConfig
+from fasthebb_cli.compute.device import Compute, replays, set_up
+from fasthebb_cli.compute.gradients import recording_told
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
@@ -25,15 +25,15 @@ from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import bad_input
 from fasthebb_cli.run.files import write_json
 from fasthebb_cli.run.loop import versions
-from fasthebb_cli.stages.backprop import recording_told
-from fasthebb_cli.stages.learner import attached
+from fasthebb_cli.settings.tools import BenchConfig
+from fasthebb_cli.stages.rule import attached
 
 QUIET_CORES = 0.2  # used by other processes, on average: more, and what is measured is not what it takes
 
 
 def run_bench(bench: BenchConfig, console: Console) -> None:
     """Does what is asked; see conf/bench.yaml."""
-    compute = prepare(bench.gpu)
+    compute = set_up(bench.gpu)
     began, neighbours = time.time(), Neighbours()
     with recording_told():
         result = {"step": _step, "layer": _layer, "scale": _scale, "data": _data}[bench.what](bench, compute, console)

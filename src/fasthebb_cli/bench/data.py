@@ -2,7 +2,7 @@
 
 import time
 
-from fasthebb_cli.compute import Compute
+from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batches as load
 

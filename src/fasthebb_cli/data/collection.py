@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fasthebb_cli import processes
-from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.compute import processes
 from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
@@ -27,6 +26,7 @@ from fasthebb_cli.data.source import (
     read_bytes,
 )
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import DatasetConfig
 
 
 class Table(NamedTuple):

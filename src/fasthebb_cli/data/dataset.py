@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fasthebb.own import imported
-from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
 from fasthebb_cli.data.embedded import digits, mnist5k
@@ -25,7 +25,7 @@ from fasthebb_cli.data.packed import open_packed, packed_root
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
 from fasthebb_cli.errors import InputError, bad_input
-from fasthebb_cli.randomness import derived_seed
+from fasthebb_cli.settings.config import DatasetConfig
 
 __all__ = ["DATASETS", "Dataset", "label_subset", "load_dataset", "mean_and_std"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, Table, from_arrays, missing, root_of
 from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.settings.config import DatasetConfig
 
 
 def _datasets() -> Any:

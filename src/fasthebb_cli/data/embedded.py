@@ -6,9 +6,9 @@ from importlib import resources
 import numpy as np
 import torch
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import DatasetConfig
 
 DIGITS = tuple("0123456789")
 

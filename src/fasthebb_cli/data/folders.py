@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, from_files, root_of
 from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import DatasetConfig
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 

@@ -5,11 +5,11 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
 from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, class_folders, labelled, list_images
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import DatasetConfig
 
 FOLDERS = ("train", "val")
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from fasthebb_cli.compute.signals import stops_held
 from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles, ImageSource
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.signals import stops_held
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasthebb_cli.config import DatasetConfig
 from fasthebb_cli.data.collection import Collection, Table, files_digest, in_memory, source_of
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import DatasetConfig
 
 VERSION = 1
 IMAGES_FILE, INDEX_FILE, LISTING_FILE, PACKED_FILE = "images.bin", "index.npz", "listing", "packed.json"

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.randomness import derived_seed
 
 
 def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: str) -> Tensor:

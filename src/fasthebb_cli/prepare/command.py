@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 import torch
 from rich.console import Console
 
-from fasthebb_cli.config import DataConfig
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import EMBEDDED, collection_of
 from fasthebb_cli.data.imagenet import FOLDERS
@@ -24,6 +23,7 @@ from fasthebb_cli.prepare.packing import Packing, damaged_block, finished
 from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import counted
+from fasthebb_cli.settings.tools import DataConfig
 from fasthebb_cli.use.progress import FolderProgress
 
 CHUNK = 64  # images that are read at a time

@@ -4,7 +4,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fasthebb_cli.explain import conf_directory
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.chains import setting_text
 from fasthebb_cli.report.directories import StageDirectory
@@ -13,6 +12,7 @@ from fasthebb_cli.report.layers import RETRIEVAL, Layers
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
 from fasthebb_cli.report.recipes import command_of
 from fasthebb_cli.run.files import FILTERS_FILE
+from fasthebb_cli.settings.conf import conf_directory
 
 
 @dataclass(frozen=True)

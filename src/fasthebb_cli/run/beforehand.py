@@ -7,16 +7,20 @@ import torch
 from torch import nn
 
 from fasthebb.patterns import unmatched
-from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
-from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig, StageConfig
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.evaluate import EvaluateConfig
+from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.pretrain import PretrainConfig
+from fasthebb_cli.settings.probe import ProbeConfig
+from fasthebb_cli.settings.stages import StageConfig
+from fasthebb_cli.stages.autoencoder import autoencoder_of
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
-from fasthebb_cli.stages.learner import check_by_rule
-from fasthebb_cli.stages.vae import autoencoder_of
+from fasthebb_cli.stages.rule import check_by_rule
 
 
 def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from fasthebb_cli import processes
-from fasthebb_cli.config import DatasetConfig
+from fasthebb_cli.compute import processes
 from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import counted
+from fasthebb_cli.settings.config import DatasetConfig
 
 
 def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:

@@ -7,10 +7,10 @@ and the cell's command, quoted for a shell. Cells of one directory share one pre
 import shlex
 from collections.abc import Sequence
 
-from fasthebb_cli.config import Config
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.plan import plan
+from fasthebb_cli.settings.config import Config
 
 # Data sets by their settings and seed: cells of a sweep share most of them
 _datasets: dict[tuple[str, int], Dataset] = {}

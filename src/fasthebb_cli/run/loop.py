@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 import fasthebb_cli
-from fasthebb_cli import processes
-from fasthebb_cli.compute import Compute
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.device import Compute
+from fasthebb_cli.compute.launch import seconds_of
+from fasthebb_cli.compute.signals import STOP_SIGNALS
 from fasthebb_cli.errors import Interrupted, RunError
-from fasthebb_cli.launch import seconds_of
 from fasthebb_cli.run.checkpoint import save_checkpoint
 from fasthebb_cli.run.record import Record
-from fasthebb_cli.signals import STOP_SIGNALS
 from fasthebb_cli.stages import Task
 
 SAVE_VARIABLE = "FASTHEBB_SAVE_SECONDS"

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fasthebb_cli.config import Config
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stage_config import EvaluateConfig, FinetuneConfig, ProbeConfig
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.evaluate import EvaluateConfig
+from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.probe import ProbeConfig
 
 EXAMPLE = "as in objective=evaluate.top1 evaluate.split=validation"
 

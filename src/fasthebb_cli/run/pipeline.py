@@ -13,15 +13,14 @@ from typing import Any
 import torch
 
 from fasthebb.model_file import ModelCard
-from fasthebb_cli import processes
-from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.batch_norm import share_batch_norm
+from fasthebb_cli.compute.device import Compute, set_up
+from fasthebb_cli.compute.processes import PeerFailed, PeerLost
+from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.nets.batch_norm import share_batch_norm
-from fasthebb_cli.processes import PeerFailed, PeerLost
-from fasthebb_cli.randomness import derived_seed
 from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import REMEDY, find_checkpoint, load_checkpoint, remove_checkpoints
@@ -45,7 +44,10 @@ from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
 from fasthebb_cli.run.record import Record, open_log, save_filters, save_model
 from fasthebb_cli.run.start import Start, start_of
 from fasthebb_cli.run.view import View
-from fasthebb_cli.stage_config import MEASURING, FinetuneConfig, PretrainConfig
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.pretrain import PretrainConfig
+from fasthebb_cli.settings.stages import MEASURING
 from fasthebb_cli.stages import STAGES, Context, Task
 
 
@@ -79,7 +81,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
         InputError, RunError, Interrupted: as the stages do; what was finished or saved stays.
     """
     processes.join()
-    compute = prepare(config.gpu)
+    compute = set_up(config.gpu)
     view.note(f"{config.dataset.name} on {compute.describe()}")
     dataset = open_dataset(config.dataset, config.seed, view)
     if isinstance(dataset.source, InMemory):

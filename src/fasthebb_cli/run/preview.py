@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from fasthebb_cli.compute import Compute, prepare
-from fasthebb_cli.config import Config
+from fasthebb_cli.compute.device import Compute, set_up
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.files import CHECKPOINT_FILE
 from fasthebb_cli.run.images import open_dataset
@@ -17,7 +16,10 @@ from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.run.view import View
 from fasthebb_cli.run.wording import clock
-from fasthebb_cli.stage_config import FinetuneConfig, PretrainConfig, ProbeConfig
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.pretrain import PretrainConfig
+from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.finetune import labelled
 
@@ -29,7 +31,7 @@ _measured: dict[tuple[object, ...], float] = {}
 
 def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
     """Prints the cell's stages and returns them as a sweep's rows."""
-    compute = prepare(config.gpu)
+    compute = set_up(config.gpu)
     dataset = open_dataset(config.dataset, config.seed, view)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "state", "images", "labels", "time", "where"):

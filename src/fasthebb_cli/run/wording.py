@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fasthebb_cli.launch import launch
+from fasthebb_cli.compute.launch import launch
 
 PLAIN_WIDTH = 160  # characters, where there is no terminal
 

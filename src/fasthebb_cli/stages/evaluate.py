@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasthebb_cli import processes
+from fasthebb_cli.compute import processes
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stage_config import EvaluateConfig, ProbeConfig
+from fasthebb_cli.settings.evaluate import EvaluateConfig
+from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 
 LARGEST_CONFUSION = 200  # classes: more would make results.json megabytes

@@ -19,25 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasthebb.patterns import last_match
-from fasthebb_cli.config import Config
+from fasthebb_cli.compute.gradients import Backprop, in_micro_batches
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.stage_config import FinetuneConfig
-from fasthebb_cli.stages.backprop import Backprop
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.stages.evaluate import accuracy
+from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.heads import ClassMeans
-from fasthebb_cli.stages.learner import (
-    layer_metrics,
-    layer_warnings,
-    learner_beside_backprop,
-    ready,
-    unserved_notes,
-)
-from fasthebb_cli.stages.parallel import in_parts
+from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_beside_backprop, ready, unserved_notes
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.selection import Best, Patience
-from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Stateful, Task, Totals
 
 EPOCHS = 20  # as in the papers
@@ -66,7 +59,7 @@ def finetune(context: Context) -> Task:
     totals = Totals(compute.device)
     best = Best(network)
     patience = Patience(settings.patience) if settings.patience is not None else None
-    whole = in_parts(network, context.config.gpu.micro_batch)
+    whole = in_micro_batches(network, context.config.gpu.micro_batch)
     if context.begins:
         fit_whitening(context)
         if frozen:
@@ -82,7 +75,7 @@ def finetune(context: Context) -> Task:
         loss = F.cross_entropy(scores.float(), labels) if len(labels) else scores.sum()
         return loss, (scores.argmax(1) == labels).sum()
 
-    # the rule's part of a shared step is no graph, nor are parts of a batch, which run again on the way back
+    # the rule's part of a shared step is no graph, nor are micro-batches, which run again in the backward pass
     whole_step = learner is None and context.config.gpu.micro_batch is None
     backprop = Backprop(scored, optimizer, replay=context.replays and whole_step)
 

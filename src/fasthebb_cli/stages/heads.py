@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from fasthebb import engine
 from fasthebb.nets.readout import output_layer
 from fasthebb.rules import hebbian_classifier
-from fasthebb_cli import processes
+from fasthebb_cli.compute import processes
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stage_config import ProbeConfig
+from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.schedules import set_rate
 
 BATCH = 64

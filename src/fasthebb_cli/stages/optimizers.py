@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stage_config import PretrainConfig
+from fasthebb_cli.settings.pretrain import PretrainConfig
 
 # What of torch.optim can't take an update that is simply there
 UNFIT = {"LBFGS": "it asks for the loss again at other weights", "SparseAdam": "it is for sparse gradients"}

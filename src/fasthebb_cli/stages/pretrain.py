@@ -13,17 +13,16 @@ from torch import nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.patterns import unmatched
+from fasthebb_cli.compute.gradients import in_micro_batches, recording_told
 from fasthebb_cli.data.loading import step_count
-from fasthebb_cli.stage_config import PretrainConfig
-from fasthebb_cli.stages.backprop import recording_told
+from fasthebb_cli.settings.pretrain import PretrainConfig
+from fasthebb_cli.stages.autoencoder import vae
 from fasthebb_cli.stages.finetune import labelled
-from fasthebb_cli.stages.learner import layer_metrics, layer_warnings, learner_of, unserved_notes
+from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
-from fasthebb_cli.stages.parallel import in_parts
+from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, unserved_notes
 from fasthebb_cli.stages.schedules import set_rate
-from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
-from fasthebb_cli.stages.vae import vae
 
 
 def pretrain(context: Context) -> Task:
@@ -32,7 +31,7 @@ def pretrain(context: Context) -> Task:
     if context.config.rule.name == "vae":
         return vae(context)
     indices = labelled(dataset, context.config) if settings.teacher else torch.cat([dataset.train, dataset.unlabelled])
-    in_parts(context.network, context.config.gpu.micro_batch)  # says so if it can't be
+    in_micro_batches(context.network, context.config.gpu.micro_batch)  # says so if it can't be
     learner = _learner(context, settings)
     samples = len(indices)
     steps = step_count(samples, settings.batch_size)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasthebb_cli import processes
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.signals import stops_raise
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.signals import stops_raise
-from fasthebb_cli.stage_config import ProbeConfig
+from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.evaluate import images_of
 from fasthebb_cli.stages.finetune import labelled
+from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.heads import HEADS, NEEDS, Samples
-from fasthebb_cli.stages.start import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task
 
 

@@ -9,14 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli import processes
-from fasthebb_cli.compute import Compute, replays
-from fasthebb_cli.config import Config
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.device import Compute, replays
+from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths, batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
-from fasthebb_cli.randomness import derived_seed
-from fasthebb_cli.stage_config import FinetuneConfig, PretrainConfig, StageConfig
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.pretrain import PretrainConfig
+from fasthebb_cli.settings.stages import StageConfig
 
 
 class Stateful(Protocol):

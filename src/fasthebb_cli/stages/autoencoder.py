@@ -1,7 +1,7 @@
 """Pre-training by a variational autoencoder: every training image, no label, but a backward pass.
 
 The baseline beside the Hebbian rules: the network's layers learn to encode images so that a mirrored decoder can paint
-them again. The loss is the squared error plus the code's divergence (see nets/vae.py). Only the encoder is kept.
+them again. The loss is the squared error plus the code's divergence (see `fasthebb.nets.autoencoder`). Only the encoder is kept.
 """
 
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from fasthebb.nets.autoencoder import VariationalAutoencoder, loss_terms
 from fasthebb.nets.whitening import Whitening
-from fasthebb_cli import processes
-from fasthebb_cli.config import Config
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.batch_norm import share_batch_norm
+from fasthebb_cli.compute.gradients import Backprop
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.nets.batch_norm import share_batch_norm
-from fasthebb_cli.stage_config import PretrainConfig
-from fasthebb_cli.stages.backprop import Backprop
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.pretrain import PretrainConfig
+from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
 from fasthebb_cli.stages.schedules import set_rate
-from fasthebb_cli.stages.start import fit_whitening
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 
 

@@ -6,9 +6,10 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from fasthebb_cli.config import GROUPS, SHARED, BenchConfig, Config, DataConfig, DatasetConfig, TopLevel
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stage_config import KINDS, VERBS
+from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
+from fasthebb_cli.settings.stages import KINDS, VERBS
+from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fasthebb_cli.config import GpuConfig
+from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.launch import launch
+from fasthebb_cli.settings.config import GpuConfig
 
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")
 
@@ -49,7 +49,7 @@ class Compute:
         return f"{name}, {self.precision}{threads}{processes}{eager}"
 
 
-def prepare(config: GpuConfig) -> Compute:
+def set_up(config: GpuConfig) -> Compute:
     """Sets the process up as the gpu group says.
 
     Raises:

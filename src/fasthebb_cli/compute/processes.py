@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fasthebb_cli.compute.launch import launch, seconds_of
 from fasthebb_cli.errors import Interrupted, RunError
-from fasthebb_cli.launch import launch, seconds_of
 
 T = TypeVar("T")
 STEP = timedelta(minutes=30)  # that processes wait for another's numbers

@@ -12,10 +12,10 @@ from fasthebb.own import imported
 from fasthebb.patterns import last_match, matches
 from fasthebb.responses import RESPONSES
 from fasthebb.settings import RULES, RuleSetting, StepSetting
-from fasthebb_cli import processes
-from fasthebb_cli.config import Config, RuleConfig
+from fasthebb_cli.compute import processes
 from fasthebb_cli.errors import InputError, RunError, bad_input
-from fasthebb_cli.stage_config import FinetuneConfig
+from fasthebb_cli.settings.config import Config, RuleConfig
+from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.task import Context
 

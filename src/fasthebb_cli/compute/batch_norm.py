@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fasthebb_cli import processes
+from fasthebb_cli.compute import processes
 
 # each kind of batch norm with SharedBatchNorm.forward in place of torch's; a subclass may still add to it
 _KINDS: dict[type, type] = {}

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import Interrupted
-from fasthebb_cli.launch import launch
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 REQUEUED = 60  # seconds in which SLURM ends the tasks of a job that it requeues

@@ -1,0 +1,71 @@
+"""What a stage of the kind `finetune` accepts."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from fasthebb_cli.settings.checks import above, are_factors, at_least, in_range, one_of
+from fasthebb_cli.settings.pretrain import AUGMENTATIONS
+
+
+@dataclass
+class FinetuneConfig:
+    """Supervised training on the labelled subset: the classifier alone, or the features with it."""
+
+    kind: str = "finetune"
+    epochs: int | None = None
+    batch_size: int = MISSING
+    lr: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    momentum: float = MISSING
+    features_lr: float = 1.0
+    layer_lr: dict[str, float] = field(default_factory=dict)
+    classifier_epochs: int = 0
+    layer: str | None = None
+    hidden: int = 0
+    classifier: str = "backprop"
+    by_rule: list[str] = field(default_factory=list)
+    optimizer: str = "SGD"
+    select: str = "last"
+    patience: int | None = None
+    augment: str = "none"
+
+    SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("finetune",))
+        if self.epochs is not None:
+            at_least("epochs", self.epochs, 1)
+        at_least("batch_size", self.batch_size, 2)
+        above("lr", self.lr, 0)
+        one_of("schedule", self.schedule, self.SCHEDULES)
+        in_range("weight_decay", self.weight_decay, 0, float("inf"))
+        in_range("momentum", self.momentum, 0, 0.9999)
+        in_range("features_lr", self.features_lr, 0, float("inf"))
+        are_factors("layer_lr", self.layer_lr)
+        at_least("classifier_epochs", self.classifier_epochs, 0)
+        at_least("hidden", self.hidden, 0)
+        one_of("classifier", self.classifier, ("backprop", "hebbian"))
+        one_of("optimizer", self.optimizer, ("SGD", "Adam", "AdamW"))
+        one_of("select", self.select, ("last", "best"))
+        if self.patience is not None:
+            at_least("patience", self.patience, 1)
+        one_of("augment", self.augment, AUGMENTATIONS)
+        self._go_together()
+
+    @property
+    def in_hooks(self) -> bool:
+        """Some of the learning is done by hooks, while the network runs forward."""
+        return bool(self.by_rule) or self.classifier == "hebbian"
+
+    def _go_together(self) -> None:
+        if self.classifier == "hebbian" and self.features_lr != 0:
+            raise ValueError("classifier=hebbian hands nothing back to the features; set features_lr=0 beside it")
+        if self.classifier == "hebbian" and (self.hidden or self.classifier_epochs):
+            raise ValueError("classifier=hebbian is one layer and one phase; leave out hidden and classifier_epochs")
+        if self.by_rule and self.features_lr == 0:
+            raise ValueError("by_rule names layers that learn, and features_lr=0 keeps all still; leave one out")
+        if self.patience is not None and self.select != "best":
+            raise ValueError("patience counts epochs of validation accuracy; set select=best beside it")

@@ -1,0 +1,50 @@
+"""What a stage of the kind `probe` accepts."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
+from fasthebb_cli.settings.finetune import FinetuneConfig
+
+
+@dataclass
+class ProbeConfig:
+    """Classifiers on the frozen features of every layer."""
+
+    kind: str = "probe"
+    split: str = "test"
+    layers: list[str] | None = None
+    methods: list[str] = field(default_factory=lambda: ["linear"])
+    pool: int = MISSING
+    batch_size: int = MISSING
+    epochs: int = MISSING
+    lr: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    dropout: float = 0.0
+    hidden: int = 0
+    neighbours: int = MISSING
+    components: int = MISSING
+    queries: int = MISSING
+
+    METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("probe",))
+        one_of("split", self.split, ("test", "validation"))
+        if self.layers == []:
+            raise ValueError("layers is empty; name some, as in [conv*], or leave it out for all")
+        if not self.methods:
+            raise ValueError(f"methods is empty; use some of {', '.join(self.METHODS)}")
+        for method in self.methods:
+            one_of("methods", method, self.METHODS)
+        one_of("schedule", self.schedule, FinetuneConfig.SCHEDULES)
+        for name in ("pool", "hidden"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("batch_size", "epochs", "neighbours", "components", "queries"):
+            at_least(name, getattr(self, name), 1)
+        above("lr", self.lr, 0)
+        in_range("weight_decay", self.weight_decay, 0, float("inf"))
+        in_range("dropout", self.dropout, 0, 0.999)
