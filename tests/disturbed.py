@@ -56,7 +56,7 @@ def undisturbed(out: Path, *arguments: str, command: Sequence[str] = FASTHEBB) -
 # What a run imports on its way, hydra's plugins among it
 PRELOADED = [
     "tests.disturbed",
-    "fasthebb_cli.run.pipeline",
+    "fasthebb_cli.run.cell",
     "sklearn.datasets",
     "sklearn.neighbors",
     "torch._dynamo",

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.plan import plan
 from fasthebb_cli.run.start import new_network
+from fasthebb_cli.run.validate import check
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.load import load

@@ -17,11 +17,11 @@ from hydra.core.global_hydra import GlobalHydra
 import fasthebb_cli
 from fasthebb.learner import HebbianLearner
 from fasthebb_cli import cli
-from fasthebb_cli.commands import COMMANDS
+from fasthebb_cli.cli.commands import COMMANDS
+from fasthebb_cli.console.formats import printable
 from fasthebb_cli.errors import Interrupted, RunError
-from fasthebb_cli.run import pipeline
-from fasthebb_cli.run.locks import holder_of
-from fasthebb_cli.run.wording import printable
+from fasthebb_cli.run import stage
+from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
@@ -139,7 +139,7 @@ def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for problem, code, failed in ((RunError("no room"), 1, True), (Interrupted("epoch 1"), 130, False)):
-        monkeypatch.setattr(pipeline, "run_task", Mock(side_effect=problem))
+        monkeypatch.setattr(stage, "run_task", Mock(side_effect=problem))
         ran = command("pretrain")
         assert ran.code == code
         (directory,) = ran.directories("pretrain")
@@ -149,7 +149,7 @@ def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
 def test_a_failure_that_nobody_foresaw_is_in_its_directory_too(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "run_task", Mock(side_effect=KeyError("speed")))
+    monkeypatch.setattr(stage, "run_task", Mock(side_effect=KeyError("speed")))
     ran = command("train", "-m", "seed=0,1")
     assert ran.code == 1
     assert [(path / "error.txt").read_text() for path in ran.directories("pretrain")] == ["KeyError: 'speed'\n"] * 2

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from fasthebb_cli.cli.objective import objective_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.objective import objective_of
 from tests.conftest import Ran
 
 SEARCH = ("train", "-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=0", "hydra.sweeper.n_jobs=1")

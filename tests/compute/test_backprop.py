@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fasthebb import learner
+from fasthebb_cli.compute import gradients
 from fasthebb_cli.stages import task
 from tests.checked import Checked
 from tests.conftest import Ran

@@ -10,13 +10,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from fasthebb_cli.console.formats import make_console
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data import source
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.loading import batches
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.images import open_dataset
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import make_console
+from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.settings.config import DatasetConfig
 from tests.conftest import Ran
 from tests.data.images import class_folders, save

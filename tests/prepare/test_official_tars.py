@@ -190,7 +190,7 @@ def test_two_at_once_are_one_too_many(data: Data, root: Path, monkeypatch: pytes
     def held(*given: Any) -> bool:
         return False
 
-    monkeypatch.setattr("fasthebb_cli.run.locks._try_lock", held)
+    monkeypatch.setattr("fasthebb_cli.run.directory._try_lock", held)
     code, _, err = data(*words(root))
     assert code == 2
     assert f"{root / 'train'} is being worked on by" in err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fasthebb_cli import cli
-from fasthebb_cli.run.files import write_json, write_text
+from fasthebb_cli.run.directory import write_json, write_text
 
 LABELS_OF_ALL = 3000
 # The smallest PNG there is: one grey pixel

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from fasthebb_cli.console.formats import pace
 from fasthebb_cli.report.directories import find_directories
-from fasthebb_cli.run.wording import pace
 from tests.report.made import call, make_run, make_stage
 
 HOLD = """
 import sys
 from pathlib import Path
-from fasthebb_cli.run.locks import locked
+from fasthebb_cli.run.directory import locked
 with locked(Path(sys.argv[1])):
     sys.stdout.write("held\\n")
     sys.stdout.flush()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.locks import locked
+from fasthebb_cli.run.directory import locked
 from tests.disturbed import start
 
-HOLD = "import sys; from pathlib import Path; from fasthebb_cli.run.locks import locked\n"
+HOLD = "import sys; from pathlib import Path; from fasthebb_cli.run.directory import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

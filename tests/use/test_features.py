@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from fasthebb.model_file import load_model_and_card
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.use.features import flattened, last_layer, layer_names, layer_reader
-from fasthebb_cli.use.images import prepare
+from fasthebb_cli.use.images import load_images
 from tests.conftest import Ran
 from tests.use.conftest import TEST, Taught
 
@@ -27,7 +27,7 @@ def expected(taught: Taught, paths: list[str], upto: Callable[[nn.Sequential, Te
     network, card = load_model_and_card(taught.finetune)
     assert isinstance(network, nn.Sequential)
     with torch.no_grad():
-        return upto(network, prepare([taught.test / path for path in paths], card))
+        return upto(network, load_images([taught.test / path for path in paths], card))
 
 
 DIRECT: dict[str, tuple[list[str], Callable[[nn.Sequential, Tensor], Tensor]]] = {

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from fasthebb.model_file import load_model_and_card, read_model
+from fasthebb_cli.console.formats import make_console
+from fasthebb_cli.console.progress import FolderProgress
+from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import replacing
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import make_console
-from fasthebb_cli.use.images import prepare
+from fasthebb_cli.run.directory import replacing
+from fasthebb_cli.use.images import load_images
 from fasthebb_cli.use.passes import stoppable
-from fasthebb_cli.use.progress import FolderProgress
 from tests.conftest import Ran
 from tests.data.images import save
 from tests.use.conftest import TEST, Taught
@@ -61,7 +61,7 @@ def test_the_python_way_gives_the_same_probabilities(command: Command, taught: T
     rows = rows_of(out)[:7]
     network, card = load_model_and_card(taught.finetune)
     with torch.no_grad():
-        best = network(prepare([taught.test / row["path"] for row in rows], card)).softmax(1).max(1)
+        best = network(load_images([taught.test / row["path"] for row in rows], card)).softmax(1).max(1)
     assert [card.classes[k] for k in best.indices.tolist()] == [row["class"] for row in rows]
     assert best.values.tolist() == pytest.approx([float(row["probability"]) for row in rows], abs=2e-6)
 
@@ -205,4 +205,4 @@ def test_the_time_left_does_not_count_the_first_batch(monkeypatch: pytest.Monkey
 def test_prepare_refuses_a_network_for_other_channels(taught: Taught) -> None:
     _, card = read_model(taught.finetune)
     with pytest.raises(InputError, match="takes images of 1 channels"):
-        prepare([], replace(card, channels=1))
+        load_images([], replace(card, channels=1))

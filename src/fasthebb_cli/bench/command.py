@@ -23,7 +23,7 @@ from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import bad_input
-from fasthebb_cli.run.files import write_json
+from fasthebb_cli.run.directory import write_json
 from fasthebb_cli.run.loop import versions
 from fasthebb_cli.settings.tools import BenchConfig
 from fasthebb_cli.stages.rule import attached

@@ -17,7 +17,7 @@ from shutil import copyfileobj
 from typing import IO, NamedTuple
 
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import replacing
+from fasthebb_cli.run.directory import replacing
 
 DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError

@@ -8,6 +8,9 @@ from pathlib import Path, PurePosixPath
 import torch
 from rich.console import Console
 
+from fasthebb_cli.console.formats import counted
+from fasthebb_cli.console.progress import FolderProgress
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import EMBEDDED, collection_of
 from fasthebb_cli.data.imagenet import FOLDERS
@@ -20,11 +23,8 @@ from fasthebb_cli.prepare.checking import Checked, Checker, Traits, add_traits, 
 from fasthebb_cli.prepare.info import tell
 from fasthebb_cli.prepare.official_tars import unpack_official
 from fasthebb_cli.prepare.packing import Packing, damaged_block, finished
-from fasthebb_cli.run.locks import locked
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import counted
+from fasthebb_cli.run.directory import locked
 from fasthebb_cli.settings.tools import DataConfig
-from fasthebb_cli.use.progress import FolderProgress
 
 CHUNK = 64  # images that are read at a time
 LISTED = 10  # classes that are named

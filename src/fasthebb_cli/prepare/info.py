@@ -8,12 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from fasthebb_cli.console.formats import counted, printable
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset, mean_and_std, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import write_atomically
-from fasthebb_cli.run.images import open_dataset
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import counted, printable
+from fasthebb_cli.run.dataset import open_dataset
+from fasthebb_cli.run.directory import write_atomically
 from fasthebb_cli.settings.tools import DataConfig
 
 ROWS, COLUMNS = 20, 10  # of the picture: a class or a part a row

@@ -10,13 +10,13 @@ import io
 import os
 from pathlib import Path, PurePosixPath
 
+from fasthebb_cli.console.progress import FolderProgress
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.imagenet import FOLDERS, refuse_leftovers, still_packed
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare.archives import members_inside, members_of, unpack_members
-from fasthebb_cli.run.locks import locked
-from fasthebb_cli.run.view import View
+from fasthebb_cli.run.directory import locked
 from fasthebb_cli.settings.config import DatasetConfig
-from fasthebb_cli.use.progress import FolderProgress
 
 MEGABYTE = 10**6
 

@@ -32,7 +32,7 @@ from fasthebb_cli.data.packed import (
 )
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.checking import Checked, Traits, add_traits
-from fasthebb_cli.run.files import write_atomically, write_json
+from fasthebb_cli.run.directory import write_atomically, write_json
 
 BLOCK_BYTES = 256 * 2**20  # at most so much is done again after a kill
 

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any
 
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.run.files import MODEL_FILE
+from fasthebb_cli.run.directory import MODEL_FILE
 
 Settings = dict[str, Any]
 SCRATCH = "none"  # the rule that learns nothing: what pre-training is measured against

@@ -12,7 +12,7 @@ from rich.table import Table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.chains import SCRATCH, Index
 from fasthebb_cli.report.directories import DAMAGED, StageDirectory, count_states, find_directories, read_directory
-from fasthebb_cli.run.files import FINGERPRINT_FILE
+from fasthebb_cli.run.directory import FINGERPRINT_FILE
 
 if TYPE_CHECKING:
     from fasthebb_cli.report.grid import Grid

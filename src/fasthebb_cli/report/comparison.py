@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fasthebb_cli.console.formats import clock, labels, pace, percent
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.chains import Index, setting_text, settings_of
 from fasthebb_cli.report.directories import StageDirectory, read_directory
-from fasthebb_cli.run.files import FINGERPRINT_FILE
-from fasthebb_cli.run.wording import clock, labels, pace, percent
+from fasthebb_cli.run.directory import FINGERPRINT_FILE
 
 UNKNOWN = "–"
 HEADS = {"top1": "top-1", "top5": "top-5"}  # a probe's scores as people write them

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import CHECKPOINT_FILE, ERROR_FILE, FINGERPRINT_FILE, METRICS_FILE, RESULTS_FILE, read_json
-from fasthebb_cli.run.locks import holder_of
+from fasthebb_cli.run.directory import (
+    CHECKPOINT_FILE,
+    ERROR_FILE,
+    FINGERPRINT_FILE,
+    METRICS_FILE,
+    RESULTS_FILE,
+    holder_of,
+    read_json,
+)
 
 STATES = ("finished", "running", "failed", "stale")
 DAMAGED = "damaged"  # begins the note of a directory whose files can't be read

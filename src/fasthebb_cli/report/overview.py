@@ -8,9 +8,9 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from fasthebb_cli.console.formats import clock, labels, pace, percent
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
-from fasthebb_cli.run.wording import clock, labels, pace, percent
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
 KINDS = ("pretrain", "finetune", "probe", "evaluate")

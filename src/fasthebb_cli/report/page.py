@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-import fasthebb_cli
+from fasthebb_cli import __version__
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.sections import Section
-from fasthebb_cli.run.files import write_text
+from fasthebb_cli.run.directory import write_text
 
 
 def write_report(
@@ -26,7 +26,7 @@ def write_report(
     """
     context = {
         "title": title, "sections": sections, "notes": notes, "explanation": tables.explanation(),
-        "version": fasthebb_cli.__version__,
+        "version": __version__,
     }  # fmt: skip
     write_text(out / "report.md", _environment(html=False).get_template("report.md.j2").render(context))
     write_text(out / "report.csv", _csv(rows))

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fasthebb_cli.report.grid import Method
-from fasthebb_cli.run.files import CONFIG_FILE
+from fasthebb_cli.run.directory import CONFIG_FILE
 
 CHOICES = ("dataset", "model", "rule")
 LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "seed", "init_from", "dataset.root",

@@ -11,7 +11,7 @@ from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
 from fasthebb_cli.report.layers import RETRIEVAL, Layers
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
 from fasthebb_cli.report.recipes import command_of
-from fasthebb_cli.run.files import FILTERS_FILE
+from fasthebb_cli.run.directory import FILTERS_FILE
 from fasthebb_cli.settings.conf import conf_directory
 
 

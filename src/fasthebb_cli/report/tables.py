@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fasthebb_cli.console.formats import clock, pace
 from fasthebb_cli.report.chains import SCRATCH
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Difference, Estimate
 from fasthebb_cli.report.grid import Grid, Method
 from fasthebb_cli.report.layers import Layers
-from fasthebb_cli.run.wording import clock, pace
 
 NOT_HEBBIAN = (SCRATCH, "vae")  # the second learns without labels too, but by backprop
 ABSENT = "not available"

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import torch
 
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.run.files import CHECKPOINT_FILE, write_atomically
+from fasthebb_cli.run.directory import CHECKPOINT_FILE, write_atomically
 
 CHECKPOINT_FORMAT = "fasthebb checkpoint 3"
 PREVIOUS_FILE = "checkpoint.previous.pt"

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-import fasthebb_cli
+from fasthebb_cli import __version__
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.launch import seconds_of
@@ -176,7 +176,7 @@ def versions() -> dict[str, str]:
     here = Path(__file__).parent
     git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
-        "fasthebb": fasthebb_cli.__version__,
+        "fasthebb": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a TorchVersion is not loaded by weights_only
         "torchvision": metadata.version("torchvision"),

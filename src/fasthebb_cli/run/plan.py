@@ -19,7 +19,7 @@ from torch import Tensor
 from fasthebb.patterns import order_counts
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
+from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.settings.finetune import FinetuneConfig

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from fasthebb.model_file import adopt_weights, read_model
 from fasthebb.nets.build import add_hidden_layer, build_network, cut_network
 from fasthebb_cli.compute.seeds import derived_seed
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
 from fasthebb_cli.errors import InputError, bad_input
 from fasthebb_cli.run.plan import PlannedStage
-from fasthebb_cli.run.view import View
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.finetune import FinetuneConfig
 

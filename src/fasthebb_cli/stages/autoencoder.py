@@ -1,7 +1,8 @@
 """Pre-training by a variational autoencoder: every training image, no label, but a backward pass.
 
 The baseline beside the Hebbian rules: the network's layers learn to encode images so that a mirrored decoder can paint
-them again. The loss is the squared error plus the code's divergence (see `fasthebb.nets.autoencoder`). Only the encoder is kept.
+them again. The loss is the squared error plus the code's divergence (see `fasthebb.nets.autoencoder`). Only the
+encoder is kept.
 """
 
 from collections.abc import Mapping

@@ -17,9 +17,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import features as features_of_child
+from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError, bad_input
-from fasthebb_cli.run.files import replacing
-from fasthebb_cli.run.view import View
+from fasthebb_cli.run.directory import replacing
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable, whole_number
 

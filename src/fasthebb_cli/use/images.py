@@ -82,7 +82,7 @@ def decoded(files: Sequence[ImageFile], size: int, batch_size: int, workers: int
     return map(source.read, chunks)
 
 
-def prepare(paths: Sequence[str | Path], card: ModelCard) -> Tensor:
+def load_images(paths: Sequence[str | Path], card: ModelCard) -> Tensor:
     """Image files as the network of the card takes them: float32 (B, 3, S, S), decoded, turned, resized, cropped and
     normalised as its training images were.
 

@@ -18,15 +18,15 @@ from torch import Tensor
 from fasthebb.model_file import ModelCard
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.device import set_up as prepare_compute
+from fasthebb_cli.console.formats import clock, pace
+from fasthebb_cli.console.progress import FolderProgress
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import clock, pace
 from fasthebb_cli.settings.checks import at_least
 from fasthebb_cli.settings.config import GpuConfig
 from fasthebb_cli.use.images import check_channels, decoded, statistics
-from fasthebb_cli.use.progress import FolderProgress
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from rich.console import Console
 from torch import Tensor
 
 from fasthebb.model_file import load_model_and_card
+from fasthebb_cli.console.formats import percent
+from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError, bad_input
-from fasthebb_cli.run.files import replacing
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import percent
+from fasthebb_cli.run.directory import replacing
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable
 

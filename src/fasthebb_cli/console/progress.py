@@ -5,8 +5,8 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fasthebb_cli.run.view import PLAIN_SECONDS, Speed, View
-from fasthebb_cli.run.wording import clock
+from fasthebb_cli.console.formats import clock
+from fasthebb_cli.console.view import PLAIN_SECONDS, Speed, View
 
 
 class FolderProgress:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from fasthebb_cli.compute import processes
+from fasthebb_cli.console.formats import counted
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import counted
 from fasthebb_cli.settings.config import DatasetConfig
 
 

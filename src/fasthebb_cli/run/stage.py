@@ -1,13 +1,12 @@
-"""Runs one cell: its stages in order, each skipped when finished, resumed when begun, and handed the weights before it.
+"""Runs one stage of a cell: skipped when finished, resumed when begun, and handed the weights before it.
 
-config -> dataset -> plan -> for each stage: lock, weights, task, run, results.json -> outcomes
+directory -> weights -> task -> run -> model file and results.json
 """
 
 import shutil
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +14,14 @@ import torch
 from fasthebb.model_file import ModelCard
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.batch_norm import share_batch_norm
-from fasthebb_cli.compute.device import Compute, set_up
+from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.processes import PeerFailed, PeerLost
 from fasthebb_cli.compute.seeds import derived_seed
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.run.beforehand import check
-from fasthebb_cli.run.cells import is_older
 from fasthebb_cli.run.checkpoint import REMEDY, find_checkpoint, load_checkpoint, remove_checkpoints
-from fasthebb_cli.run.files import (
+from fasthebb_cli.run.directory import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
     ERROR_FILE,
@@ -32,18 +29,15 @@ from fasthebb_cli.run.files import (
     FINGERPRINT_FILE,
     MODEL_FILE,
     RESULTS_FILE,
+    is_older,
     read_json,
     write_json,
     write_text,
 )
-from fasthebb_cli.run.images import open_dataset
-from fasthebb_cli.run.locks import locked
 from fasthebb_cli.run.loop import Position, Session, restore, run_task, versions
-from fasthebb_cli.run.own_source import own_sources
-from fasthebb_cli.run.plan import PlannedStage, nearest_difference, plan
+from fasthebb_cli.run.plan import PlannedStage, nearest_difference
 from fasthebb_cli.run.record import Record, open_log, save_filters, save_model
 from fasthebb_cli.run.start import Start, start_of
-from fasthebb_cli.run.view import View
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.pretrain import PretrainConfig
@@ -71,45 +65,7 @@ class Cell:
     view: View
 
 
-def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
-    """Runs or reuses every stage that the cell asks for.
-
-    Args:
-        yaml: the composed configuration, kept in each stage's directory.
-
-    Raises:
-        InputError, RunError, Interrupted: as the stages do; what was finished or saved stays.
-    """
-    processes.join()
-    compute = set_up(config.gpu)
-    view.note(f"{config.dataset.name} on {compute.describe()}")
-    dataset = open_dataset(config.dataset, config.seed, view)
-    if isinstance(dataset.source, InMemory):
-        dataset = replace(dataset, source=dataset.source.to(compute.device))
-    stages = plan(config, dataset)
-    view.unread(own_sources(config))
-    if processes.from_first(lambda: [stage.fingerprint for stage in stages]) != [stage.fingerprint for stage in stages]:
-        raise InputError("has other settings or images than the first process; a search runs in one process a trial")
-    check(config, dataset, stages)
-    processes.meet()  # nobody begins before all agree
-    cell = Cell(config, yaml, dataset, compute, view)
-    outcomes = []
-    with ExitStack() as locks:
-        for stage in stages:
-            if stage.wanted and stage.kind != "pretrain" and processes.is_first():
-                locks.enter_context(locked(stage.directory))  # a shared pre-training is waited for, a cell is not
-        for stage in stages:
-            if not stage.wanted:
-                _require(stage, config)
-                continue
-            with ExitStack() as lock:
-                if stage.kind == "pretrain" and processes.is_first():
-                    lock.enter_context(locked(stage.directory, partial(_say_waiting, view, stage)))
-                outcomes.append(_run_stage(cell, stage))
-    return outcomes
-
-
-def _run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
+def run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     """The stage's outcome. Of several processes the first alone looks at the directory and writes into it, but for the
     checkpoint, which all read, and the message of one that fails.
     """
@@ -256,15 +212,3 @@ def _open_directory(cell: Cell, stage: PlannedStage) -> None:
             cell.view.differs(stage, *nearest)
         write_text(directory / CONFIG_FILE, cell.yaml)
         write_json(directory / FINGERPRINT_FILE, stage.content)
-
-
-def _require(stage: PlannedStage, config: Config) -> None:
-    if not stage.finished:
-        raise InputError(
-            f"{stage.name} is not finished at {stage.directory}; run it first with the same settings: "
-            f"fasthebb {stage.kind} ..., or all of it with fasthebb train ..., or name weights with init_from="
-        )
-
-
-def _say_waiting(view: View, stage: PlannedStage, holder: str) -> None:
-    view.note(f"{stage.name} is being done by {holder}; waiting for it ({stage.directory})")

@@ -15,25 +15,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, Group
 
-import fasthebb_cli
-from fasthebb_cli.commands import COMMANDS, run_command
+from fasthebb_cli import __version__
+from fasthebb_cli.cli import sweep
+from fasthebb_cli.cli.commands import COMMANDS, run_command
+from fasthebb_cli.cli.failures import TRACEBACK_VARIABLE, fail, fail_together
+from fasthebb_cli.cli.help import FLAGS, command_page, help_page, tool_page
+from fasthebb_cli.cli.hydra_call import for_hydra, here_and_now, run_hydra
+from fasthebb_cli.cli.objective import check_objective, objective_of
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
+from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.explain import FLAGS, command_page, help_page, tool_page
-from fasthebb_cli.failures import TRACEBACK_VARIABLE, fail, fail_together
-from fasthebb_cli.hydra_call import for_hydra, here_and_now, run_hydra
-from fasthebb_cli.run import cells
-from fasthebb_cli.run.objective import check_objective, objective_of
-from fasthebb_cli.run.wording import make_console
-from fasthebb_cli.settings.conf import conf_directory as conf_directory
+from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.load import load, load_bench, load_data
 from fasthebb_cli.settings.stages import VERBS
 from fasthebb_cli.settings.tools import DataConfig
 from fasthebb_cli.threads import spin_briefly
 
 if TYPE_CHECKING:
-    from fasthebb_cli.run.pipeline import Outcome
+    from fasthebb_cli.run.stage import Outcome
 
 EVERY_VERB = (*VERBS, "bench", "data", "cells", *COMMANDS)
 
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     if "-sc" in arguments or "--shell-completion" in arguments:
         return _complete(arguments)
     if "--version" in arguments:
-        Console().print(f"fasthebb {fasthebb_cli.__version__}", highlight=False)
+        Console().print(f"fasthebb {__version__}", highlight=False)
         return 0
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         Console().print(_help(arguments[0] if arguments else ""), highlight=False)
@@ -69,26 +69,26 @@ def run(arguments: list[str]) -> int:
         return 0
     try:
         if verb == "bench":
-            return run_hydra(run_bench, for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench")
+            return run_hydra(bench_job, for_hydra(f"what={rest[0]}" if rest else "what=null", rest[1:]), "bench")
         if verb == "cells":
             if not rest or rest[0] not in VERBS:
                 raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
             words = here_and_now(for_hydra(f"verb={rest[0]}", ["-m", *rest[1:]]), "fasthebb cells")
-            return run_hydra(list_cell, words)
+            return run_hydra(cells_job, words)
         if verb == "data":
             if not rest or rest[0] not in DataConfig.ACTIONS:
                 raise InputError("data needs an action: fasthebb data prepare or fasthebb data info, key=value ...")
-            return run_hydra(run_data, for_hydra(f"what={rest[0]}", rest[1:]), "data")
+            return run_hydra(data_job, for_hydra(f"what={rest[0]}", rest[1:]), "data")
         if verb in COMMANDS:
             return _run_command(verb, [word for word in rest if word != "--traceback"], "--traceback" in rest)
         if verb not in VERBS:
             raise InputError(f"unknown verb {verb!r}; choose from: {', '.join(EVERY_VERB)} (see fasthebb --help)")
-        return run_hydra(run_cell, for_hydra(f"verb={verb}", rest))
+        return run_hydra(cell_job, for_hydra(f"verb={verb}", rest))
     except InputError as error:
         return fail(error)
 
 
-def run_cell(cfg: DictConfig) -> float | None:
+def cell_job(cfg: DictConfig) -> float | None:
     """One cell, in whatever process the launcher gives it. Reports instead of raising, so that a sweep goes on.
 
     Returns:
@@ -101,13 +101,13 @@ def run_cell(cfg: DictConfig) -> float | None:
     except Exception as problem:  # noqa: BLE001  the last resort: every failure of a cell becomes its report
         code, error = fail_together(problem), str(problem) or type(problem).__name__
         if code == STOPPED:
-            cells.end_early()
+            sweep.end_early()
             requeue()
             sys.exit(STOPPED)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         if launch().first:
-            cells.write_cell(
+            sweep.write_cell(
                 job.sweep.dir, job.job.num, job.overrides.task, {"code": code, "error": error, "rows": rows}
             )
     elif code:
@@ -115,37 +115,37 @@ def run_cell(cfg: DictConfig) -> float | None:
     return value
 
 
-def run_bench(cfg: DictConfig) -> None:
+def bench_job(cfg: DictConfig) -> None:
     """`fasthebb bench WHAT`: see conf/bench.yaml."""
-    from fasthebb_cli.bench.command import run_bench as measure
+    from fasthebb_cli.bench.command import run_bench
 
     try:
-        measure(load_bench(cfg), make_console())
-    except Exception as problem:  # noqa: BLE001  as in run_cell
+        run_bench(load_bench(cfg), make_console())
+    except Exception as problem:  # noqa: BLE001  as in cell_job
         sys.exit(fail(problem))
 
 
-def list_cell(cfg: DictConfig) -> None:
+def cells_job(cfg: DictConfig) -> None:
     """One cell's line of `fasthebb cells`."""
     try:
         config = load(cfg)
-        from fasthebb_cli.run.listing import cell_line
+        from fasthebb_cli.cli.cells import cell_line
 
         sys.stdout.write(cell_line(config, HydraConfig.get().overrides.task) + "\n")
-    except Exception as problem:  # noqa: BLE001  as in run_cell
+    except Exception as problem:  # noqa: BLE001  as in cell_job
         sys.exit(fail(problem))
 
 
-def run_data(cfg: DictConfig) -> None:
+def data_job(cfg: DictConfig) -> None:
     """`fasthebb data WHAT`: see conf/data.yaml."""
-    from fasthebb_cli.prepare.command import run_data as do
+    from fasthebb_cli.prepare.command import run_data
 
     try:
         config = load_data(cfg)
         if not any(word.startswith("dataset=") for word in HydraConfig.get().overrides.task):
             raise InputError("dataset has no value: say which, as in dataset=image_folder dataset.root=photos")
-        do(config, make_console())
-    except Exception as problem:  # noqa: BLE001  as in run_cell
+        run_data(config, make_console())
+    except Exception as problem:  # noqa: BLE001  as in cell_job
         sys.exit(fail(problem))
 
 
@@ -162,7 +162,7 @@ def _run_command(name: str, words: list[str], wants_traceback: bool) -> int:
         run_command(name, words, make_console())
     except KeyboardInterrupt:
         return STOPPED
-    except Exception as problem:  # noqa: BLE001  as in run_cell
+    except Exception as problem:  # noqa: BLE001  as in cell_job
         return fail(problem)
     return 0
 
@@ -171,18 +171,18 @@ def _do_cell(cfg: DictConfig) -> tuple[list[dict[str, Any]], float | None]:
     config = load(cfg)
     check_objective(config)
     yaml = OmegaConf.to_yaml(cfg, resolve=True)
-    from fasthebb_cli.run.pipeline import run_cell as run_pipeline
-    from fasthebb_cli.run.preview import preview_cell
-    from fasthebb_cli.run.view import View
+    from fasthebb_cli.cli.dry_run import preview_cell
+    from fasthebb_cli.console.view import View
+    from fasthebb_cli.run.cell import run_cell
 
     view = View(make_console())
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        shown = [item.removeprefix("++") for item in job.overrides.task if item.split("=", 1)[0] not in cells.OWN_KEYS]
+        shown = [item.removeprefix("++") for item in job.overrides.task if item.split("=", 1)[0] not in sweep.OWN_KEYS]
         view.note(f"cell {job.job.num + 1}: {' '.join(shown)}", "bold")
     if config.dry_run:
         return preview_cell(config, view), None
-    outcomes = run_pipeline(config, yaml, view)
+    outcomes = run_cell(config, yaml, view)
     if job.mode == RunMode.RUN:
         view.outcomes([(outcome.stage, outcome.results, outcome.cached) for outcome in outcomes])
     value = None
@@ -213,4 +213,4 @@ def _complete(arguments: list[str]) -> int:
             Console().print(" ".join(flag.split()[0] for flag, _ in FLAGS), soft_wrap=True, highlight=False)
             return 0
         os.environ["COMP_LINE"] = f"{command} {tail.lstrip()}"
-    return run_hydra(run_cell, arguments)
+    return run_hydra(cell_job, arguments)

@@ -20,26 +20,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fasthebb_cli.cli.failures import fail
+from fasthebb_cli.cli.objective import check_search
+from fasthebb_cli.console.formats import clock, labels, make_console, percent
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.failures import fail
-from fasthebb_cli.run.files import write_text
-from fasthebb_cli.run.objective import check_search
-from fasthebb_cli.run.wording import clock, labels, make_console, percent
+from fasthebb_cli.run.directory import mark_start, write_text
 
-# For the processes of a sweep's cells, which inherit the environment: the command's name and when it was started
-SWEEP_VARIABLE, START_VARIABLE = "FASTHEBB_SWEEP", "FASTHEBB_STARTED"
+SWEEP_VARIABLE = "FASTHEBB_SWEEP"  # for the processes of a sweep's cells, which inherit the environment: its name
 OWN_KEYS = ("verb", "dry_run", "out")
 
 
 def begin() -> None:
     """Marks the start of a command, for itself and for the processes that it starts."""
     os.environ[SWEEP_VARIABLE] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    os.environ[START_VARIABLE] = repr(time.time())
-
-
-def is_older(path: Path) -> bool:
-    """Whether a file is from before the command: what `force=true` does over, once, whichever cell comes first."""
-    return not path.exists() or path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
+    mark_start()
 
 
 _reports: set[Path] = set()  # folders that the cells of this process's sweep report to

@@ -11,12 +11,12 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from fasthebb_cli.cli import sweep
+from fasthebb_cli.cli.failures import TRACEBACK_VARIABLE, code_of, fail
+from fasthebb_cli.cli.messages import explain_job
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOPPED, is_submitits
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.explain import explain_job
-from fasthebb_cli.failures import TRACEBACK_VARIABLE, code_of, fail
-from fasthebb_cli.run import cells
 from fasthebb_cli.settings.conf import conf_directory
 
 OPEN_KEY = r"[\w.]+\.(layer_lr|options|layer_options|teacher_units|optimizer_options)(\.[^=]+)?="  # mappings
@@ -75,7 +75,7 @@ def run_hydra(task: Callable[[DictConfig], object], words: list[str], config: st
     site = os.environ.get("FASTHEBB_CONF")
     if site and Path(site).is_dir():
         words = [*words, f"hydra.searchpath=[file://{Path(site).resolve()}]"]
-    cells.begin()
+    sweep.begin()
     if "dry_run=true" in words:
         words = here_and_now(words, "--dry-run")
     if "dry_run=true" in words or not launch().first:  # Hydra makes its folder; these leave nothing behind
@@ -110,7 +110,7 @@ def _call_hydra(task: Callable[[DictConfig], object], words: list[str], config: 
     except OSError as error:  # Hydra makes the folder
         return fail(RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR"))
     except Exception as error:  # noqa: BLE001  the door: everything becomes an exit code
-        done = cells.end_early()
+        done = sweep.end_early()
         if str(error).startswith("No trials are completed"):  # Optuna's; why stands in the table
             return done
         return fail(explained(error), words)

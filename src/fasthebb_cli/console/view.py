@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,14 +14,42 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from fasthebb_cli.run.loop import Position
-from fasthebb_cli.run.plan import PlannedStage
-from fasthebb_cli.run.wording import clock, counted, labels, pace, percent, printable
-from fasthebb_cli.stages import Task
+from fasthebb_cli.console.formats import clock, counted, labels, pace, percent, printable
 
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
 
 LINES_LEFT_OUT = 10
+
+
+class Stage(Protocol):
+    """What is said of a stage of a cell."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def directory(self) -> Path: ...
+
+
+class Work(Protocol):
+    """What a stage has to do: epochs of so many samples, and what to warn of before it starts."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+
+class Place(Protocol):
+    """How far a stage has come: finished epochs, and steps of the next."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def step(self) -> int: ...
 
 
 class View:
@@ -52,14 +80,14 @@ class View:
         if lines:
             self.warn(f"{counted(len(lines), 'image')} can't be read and {'is' if len(lines) == 1 else 'are'} left out")
 
-    def differs(self, stage: PlannedStage, nearest: Path, difference: Mapping[str, tuple[Any, Any]]) -> None:
+    def differs(self, stage: Stage, nearest: Path, difference: Mapping[str, tuple[Any, Any]]) -> None:
         changes = ", ".join(f"{key} {there} -> {here}" for key, (there, here) in difference.items())
         self.note(f"{stage.name}: new directory; from {nearest.name} it differs in {changes or 'the stage before it'}")
 
-    def skipped(self, stage: PlannedStage, results: Mapping[str, Any]) -> None:
+    def skipped(self, stage: Stage, results: Mapping[str, Any]) -> None:
         self.note(f"{stage.name}: finished before, reused from {stage.directory}")
 
-    def finished(self, stage: PlannedStage, results: Mapping[str, Any]) -> None:
+    def finished(self, stage: Stage, results: Mapping[str, Any]) -> None:
         parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
         if results["top1"] is not None:
             parts.append(f"top-1 {percent(results['top1'])} %")
@@ -70,7 +98,7 @@ class View:
             self.console.print(_layer_table(results["layers"]))
 
     @contextmanager
-    def stage(self, stage: PlannedStage, task: Task, position: Position) -> Iterator["StageDisplay"]:
+    def stage(self, stage: Stage, task: Work, position: Place) -> Iterator["StageDisplay"]:
         done = (position.epoch * task.samples) + min(position.step * task.batch_size, task.samples)
         display = StageDisplay(self, stage, task, done)
         if done:
@@ -80,7 +108,7 @@ class View:
         with display.progress:
             yield display
 
-    def outcomes(self, rows: Sequence[tuple[PlannedStage, Mapping[str, Any], bool]]) -> None:
+    def outcomes(self, rows: Sequence[tuple[Stage, Mapping[str, Any], bool]]) -> None:
         """The table that ends a cell."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("stage", "top-1 %", "top-5 %", "labels", "time", "where"):
@@ -98,7 +126,7 @@ class View:
 class StageDisplay:
     """The progress of one stage, over all its epochs."""
 
-    def __init__(self, view: View, stage: PlannedStage, task: Task, done: int) -> None:
+    def __init__(self, view: View, stage: Stage, task: Work, done: int) -> None:
         self.view, self.stage_name, self.task = view, stage.name, task
         self.total, self.done, self.before = task.samples * task.epochs, done, done
         self.began = self.last_line = time.perf_counter()

@@ -8,14 +8,14 @@ import torch
 from rich.table import Table
 
 from fasthebb_cli.compute.device import Compute, set_up
+from fasthebb_cli.console.formats import clock
+from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.run.files import CHECKPOINT_FILE
-from fasthebb_cli.run.images import open_dataset
+from fasthebb_cli.run.dataset import open_dataset
+from fasthebb_cli.run.directory import CHECKPOINT_FILE
 from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
-from fasthebb_cli.run.view import View
-from fasthebb_cli.run.wording import clock
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.pretrain import PretrainConfig

@@ -9,11 +9,11 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
+from fasthebb_cli.cli.messages import explain
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOPPED
+from fasthebb_cli.console.formats import make_console, printable
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.explain import explain
-from fasthebb_cli.run.wording import make_console, printable
 from fasthebb_cli.settings.conf import conf_directory
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 
 from fasthebb_cli.data.dataset import Dataset, load_dataset
-from fasthebb_cli.run.beforehand import check
 from fasthebb_cli.run.plan import plan
+from fasthebb_cli.run.validate import check
 from fasthebb_cli.settings.config import Config
 
 # Data sets by their settings and seed: cells of a sweep share most of them

@@ -1,0 +1,166 @@
+"""A stage's directory: the names of its files, how they are written, and its lock.
+
+A file is whole or not there: everything is written beside its place, synced and renamed into it. One process works on a
+stage: advisory file locks die with their process, on one machine or over NFS.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from fasthebb import stage_files
+from fasthebb_cli.errors import InputError, RunError, bad_input
+
+# What a stage's directory holds: the last to be written is RESULTS_FILE, which says that the stage is finished
+RESULTS_FILE = stage_files.RESULTS_FILE
+MODEL_FILE = stage_files.MODEL_FILE
+FINGERPRINT_FILE = stage_files.FINGERPRINT_FILE
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+FILTERS_FILE = "filters.png"
+CHECKPOINT_FILE = "checkpoint.pt"
+ERROR_FILE = "error.txt"
+
+# For the processes that a command starts, which inherit the environment: when it was started
+START_VARIABLE = "FASTHEBB_STARTED"
+POLL_SECONDS = 1.0  # between two looks at a lock that is held
+
+
+def mark_start() -> None:
+    """Marks the start of a command, for itself and for the processes that it starts."""
+    os.environ[START_VARIABLE] = repr(time.time())
+
+
+def is_older(path: Path) -> bool:
+    """Whether a file is from before the command: what `force=true` does over, once, whichever cell comes first."""
+    return not path.exists() or path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file, synced and renamed to `path` at the end: a reader sees the old file or the new one.
+
+    Raises:
+        RunError: the disk is full, or at the start the directory can't be written or the path is no file's. What was
+            there stays.
+    """
+    temporary = None
+    try:
+        _check_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"can't write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Runs `write` on a file that replaces `path`.
+
+    Raises:
+        RunError: as `replacing`.
+    """
+    try:
+        with replacing(path) as file:
+            write(file)
+    except RuntimeError as error:  # as torch.save reports a full disk
+        raise RunError(f"can't write {path}: {str(error).splitlines()[0]}") from error
+
+
+def _check_file(path: Path) -> None:
+    """A folder, a device or a pipe is not to be replaced by a file."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is there and not a file")
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """As `stage_files.read_json`; raises InputError."""
+    with bad_input():
+        return stage_files.read_json(path)
+
+
+@contextmanager
+def locked(directory: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds the lock of a stage's directory (which need not exist).
+
+    Args:
+        on_wait: called once with the holder ("host, process 123") when the lock must be waited for; without it a
+            held lock is an error.
+
+    Raises:
+        InputError: the lock is held elsewhere and `on_wait` is None.
+    """
+    path = _lock_path(directory)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(f"can't write below {directory.parent} ({error.strerror}); use another out=DIR") from error
+    try:
+        waiting = False
+        while not _try_lock(file):
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+            if on_wait is None:
+                raise InputError(f"{directory} is being worked on by {holder}; wait for it or stop it")
+            if not waiting:
+                on_wait(holder)
+                waiting = True
+            time.sleep(POLL_SECONDS)
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{socket.gethostname()}, process {os.getpid()}".encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+def holder_of(directory: Path) -> str | None:
+    """Who works on a stage's directory now ("host, process 123"), None if nobody does.
+
+    It asks by taking a shared lock for a moment, which a file that can only be read allows too.
+    """
+    try:
+        file = os.open(_lock_path(directory), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        if _try_lock(file, fcntl.LOCK_SH):
+            return None
+        return os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(file)
+
+
+def _lock_path(directory: Path) -> Path:
+    return directory.parent / ".locks" / f"{directory.name}.lock"
+
+
+def _try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.lockf(file, how | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
