@@ -202,7 +202,7 @@ def test_the_time_left_does_not_count_the_first_batch(monkeypatch: pytest.Monkey
     assert progress.speed() == "100 images/s  2.0 s left"
 
 
-def test_prepare_refuses_a_network_for_other_channels(taught: Taught) -> None:
+def test_load_images_refuses_a_network_for_other_channels(taught: Taught) -> None:
     _, card = read_model(taught.finetune)
     with pytest.raises(InputError, match="takes images of 1 channels"):
         load_images([], replace(card, channels=1))

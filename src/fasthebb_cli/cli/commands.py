@@ -1,7 +1,7 @@
 """Commands that read what runs have left behind and train nothing: `fasthebb COMMAND PATH ... key=value ...`.
 
 They need no composed configuration, so Hydra has no part in them. To add one: an entry in COMMANDS and its line in
-explain.VERB_LINES.
+help.VERB_LINES.
 """
 
 import re
