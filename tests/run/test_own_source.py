@@ -12,7 +12,7 @@ from fasthebb_cli.run.own_source import source_digest, token
 from tests.conftest import Ran
 
 RULE = """
-from fasthebb_cli.hebb.rules import Terms
+from fasthebb.rules import Terms
 
 def my_oja(y_NGK):
     return Terms(gate={gate}, recombination=y_NGK, mask="diag")

@@ -24,13 +24,13 @@ from fasthebb_cli.cli.hydra_call import for_hydra, here_and_now, run_hydra
 from fasthebb_cli.cli.objective import check_objective, objective_of
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOP_SIGNALS, STOPPED, requeue, stop_at_once
+from fasthebb_cli.compute.threads import spin_briefly
 from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.load import load, load_bench, load_data
 from fasthebb_cli.settings.stages import VERBS
 from fasthebb_cli.settings.tools import DataConfig
-from fasthebb_cli.threads import spin_briefly
 
 if TYPE_CHECKING:
     from fasthebb_cli.run.stage import Outcome

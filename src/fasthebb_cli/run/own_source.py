@@ -15,9 +15,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from uuid import uuid4
 
-from fasthebb_cli import processes
-from fasthebb_cli.config import Config
-from fasthebb_cli.imports import imported
+from fasthebb.own import imported
+from fasthebb_cli.compute import processes
+from fasthebb_cli.errors import bad_input
+from fasthebb_cli.settings.config import Config
 
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")}
@@ -52,7 +53,8 @@ def source_digest(key: str, name: str) -> str | None:
     Raises:
         InputError: there is no such module or function.
     """
-    imported(key, name)
+    with bad_input():
+        imported(key, name)
     module = name.partition(":")[0]
     file = getattr(sys.modules[module], "__file__", None)
     if file is None or not Path(file).is_file():

@@ -20,13 +20,13 @@ from fasthebb.patterns import order_counts
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
+from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.pretrain import PretrainConfig
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.settings.stages import MEASURING, VERBS, StageConfig
-from fasthebb_cli.run.own_source import own_sources, token
 
 # Settings that are younger than some directories: at these values the fingerprint is as it was without them
 YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fasthebb_cli.threads import SPINS, spin_briefly
+from fasthebb_cli.compute.threads import SPINS, spin_briefly
 
 
 def test_threads_spin_briefly() -> None:
