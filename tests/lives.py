@@ -4,6 +4,7 @@ A `Moment` is a counted event at which a process sends itself a signal or waits 
 how fast the machine is. What a test waits for ends after PATIENCE at the latest.
 """
 
+import io
 import json
 import multiprocessing
 import os
@@ -128,7 +129,12 @@ def command(words: Sequence[str], moment: Moment | None = None, events: Path | N
     Args:
         events: a file that gets a line for each stage that is left: its kind, and how many events it had.
     """
-    return partial(_command, list(words), moment, events)
+    return armed(partial(_command, list(words)), moment, events)
+
+
+def armed(target: Callable[[], object], moment: Moment | None, events: Path | None = None) -> partial[None]:
+    """The same with any other target."""
+    return partial(_armed, target, moment, events)
 
 
 def finished(words: Sequence[str], log: Path, code: int = 0, **settings: Any) -> str:
@@ -226,6 +232,8 @@ def _live(target: Callable[[], object], size: int, variables: dict[str, str], lo
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a process that is killed has said what it said
     if size == 1:
         target()
         return
@@ -258,17 +266,15 @@ def _fork(target: Callable[[], object], told: Mapping[str, str]) -> int:
         os._exit(code)
 
 
-def _command(words: list[str], moment: Moment | None, events: Path | None) -> None:
+def _command(words: list[str]) -> None:
     sys.argv = ["fasthebb", *words]
-    with _armed(moment, events):
-        cli.main()
+    cli.main()
 
 
-@contextmanager
-def _armed(moment: Moment | None, events: Path | None) -> Iterator[None]:
+def _armed(target: Callable[[], object], moment: Moment | None, events: Path | None) -> None:
     """Counts events of this process, and acts at the moment if it is for this process to act."""
     if moment is None or launch().rank != moment.rank:
-        yield
+        target()
         return
     stage, here, since = "start", 0, 0  # the stage, events in it, and events since that of the moment began
 
@@ -307,7 +313,7 @@ def _armed(moment: Moment | None, events: Path | None) -> Iterator[None]:
             from fasthebb_cli.stages import STAGES
 
             stack.enter_context(patch.dict(STAGES, {kind: partial(begin, kind, make) for kind, make in STAGES.items()}))
-        yield
+        target()
 
 
 @contextmanager
@@ -328,7 +334,9 @@ def _decisions(event: Callable[[], None]) -> Iterator[None]:
 
 def _act(moment: Moment) -> None:
     if moment.signal is not None:
-        (os.killpg if moment.everyone else os.kill)(0 if moment.everyone else os.getpid(), moment.signal)
+        if moment.everyone:
+            os.killpg(0, moment.signal)
+        signal.raise_signal(moment.signal)
     elif _test is None:
         os.kill(os.getpid(), signal.SIGSTOP)
     else:
@@ -337,4 +345,4 @@ def _act(moment: Moment) -> None:
 
 
 if __name__ == "__main__":
-    _command(sys.argv[2:], Moment(*json.loads(sys.argv[1])), None)
+    command(sys.argv[2:], Moment(*json.loads(sys.argv[1])))()
