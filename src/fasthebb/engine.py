@@ -9,11 +9,10 @@ Shapes: N patches (samples x positions), D inputs of a unit, K units, G groups; 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fasthebb import geometry, products, tiles
@@ -39,22 +38,6 @@ class Sums:
         """More patches, into the same memory."""
         self.numerator.add_(other.numerator)
         self.denominator.add_(other.denominator)
-
-    def send(self, processes: dist.ProcessGroup) -> Callable[[], "Sums"]:
-        """Starts to add up everyone's sums, in one flat buffer; what it returns waits for the result."""
-        flat = torch.cat([_inputs_last(self.numerator).reshape(-1), self.denominator.reshape(-1)])
-        work = dist.all_reduce(flat, group=processes, async_op=True)
-        assert work is not None
-
-        def received() -> Sums:
-            work.wait()
-            numerator, denominator = flat.split([self.numerator.numel(), self.denominator.numel()])
-            ordered = _inputs_last(self.numerator)
-            ordered.copy_(numerator.view_as(ordered))
-            self.denominator = denominator.view_as(self.denominator)
-            return self
-
-        return received
 
     @torch.no_grad()
     def gradient_(self, weight: Tensor) -> Tensor:
@@ -170,8 +153,3 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
         r_NK = None if recombination is None else recombination[:, group]
         power_GK[group] = products.recombine_(out_GKD[group], w_GKD[group], gate[:, group], r_NK, terms.mask)
     return numerator, power_GK
-
-
-def _inputs_last(weight: Tensor) -> Tensor:
-    """A view in which channels_last memory is contiguous; the same order in every process, whatever its memory."""
-    return weight.movedim(1, -1) if weight.dim() == 4 else weight

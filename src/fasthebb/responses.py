@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,17 +46,12 @@ class Moments:
         self.variance.lerp_(batch.variance, momentum)
 
     @classmethod
-    def of(cls, y_NGK: Tensor, processes: dist.ProcessGroup | None = None) -> "Moments":
-        """Those of one batch, of which each process may have a part."""
-        if processes is None:
-            return cls._from(y_NGK.mean(0), y_NGK.square().mean(0))
-        count = torch.full_like(y_NGK[:1].sum(0), len(y_NGK))
-        sums = torch.stack([count, y_NGK.sum(0), y_NGK.square().sum(0)])
-        dist.all_reduce(sums, group=processes)
-        return cls._from(sums[1] / sums[0], sums[2] / sums[0])
+    def of(cls, y_NGK: Tensor) -> "Moments":
+        """Moments of one batch's responses, N >= 1."""
+        return cls.from_means(y_NGK.mean(0), y_NGK.square().mean(0))
 
     @classmethod
-    def _from(cls, mean: Tensor, mean_square: Tensor) -> "Moments":
+    def from_means(cls, mean: Tensor, mean_square: Tensor) -> "Moments":
         return cls(mean, mean_square, (mean_square - mean.square()).clamp_min(0))
 
 
