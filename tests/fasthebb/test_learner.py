@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
+from fasthebb.settings import RULES
 from tests import reference
 
 RULE_OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -45,7 +46,7 @@ def pixel_learner(weight: list[list[float]], rule: str, **options: Any) -> tuple
     layer = nn.Linear(len(weight[0]), len(weight), bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
-    return layer, HebbianLearner(nn.Sequential(layer), rule, lr=0.1, options=options)
+    return layer, HebbianLearner(nn.Sequential(layer), RULES[rule].with_options(**options), lr=0.1)
 
 
 def step_by_reference(model: nn.Sequential, images: Tensor, rule: str, options: dict[str, Any], lr: float) -> None:
@@ -69,7 +70,7 @@ def step_by_reference(model: nn.Sequential, images: Tensor, rule: str, options: 
 def test_weights_equal_reference_after_steps(rule: str, options: dict[str, Any]) -> None:
     learning = network()
     wanted, start = copy.deepcopy(learning), weights(learning)
-    learner = HebbianLearner(learning, rule, lr=0.1, options=options, exclude=["classifier*"])
+    learner = HebbianLearner(learning, RULES[rule].with_options(**options), lr=0.1, exclude=["classifier*"])
     for images in batches(3):
         learner.observe(images)
         learner.step()
@@ -140,9 +141,9 @@ def test_unknown_names_are_answered_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"unknown rule 'hcpa'; choose one of: hpca, hpca_tanh, "):
         HebbianLearner(network(), "hcpa", lr=0.1)
     with pytest.raises(ValueError, match=r"unknown option 'temperature' of hpca; it accepts: denominator, damping"):
-        HebbianLearner(network(), "hpca", lr=0.1, options={"temperature": 1.0})
+        HebbianLearner(network(), RULES["hpca"].with_options(temperature=1.0), lr=0.1)
     with pytest.raises(ValueError, match=r"unknown option 'y_NGK' of swta; it accepts: temperature"):
-        HebbianLearner(network(), "swta", lr=0.1, options={"y_NGK": 1.0})
+        HebbianLearner(network(), RULES["swta"].with_options(y_NGK=1.0), lr=0.1)
     with pytest.raises(ValueError, match="no Conv2d or Linear layer is left to learn"):
         HebbianLearner(network(), "hpca", lr=0.1, include=["conv7*"])
 
@@ -150,7 +151,7 @@ def test_unknown_names_are_answered_with_the_choices() -> None:
 def test_a_refused_learner_leaves_no_hook() -> None:
     model = network()
     with pytest.raises(ValueError, match="unknown option"):
-        HebbianLearner(model, "hpca", lr=0.1, options={"temperature": 1.0})
+        HebbianLearner(model, RULES["hpca"].with_options(temperature=1.0), lr=0.1)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -218,7 +219,8 @@ def test_state_dict_continues_bit_identically(rule: str, options: dict[str, Any]
         def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             return torch.optim.SGD(groups, momentum=0.9)
 
-        return HebbianLearner(model, rule, lr=lr, options=options, exclude=["classifier*"], optimizer=optimizer)
+        setting = RULES[rule].with_options(**options)
+        return HebbianLearner(model, setting, lr=lr, exclude=["classifier*"], optimizer=optimizer)
 
     straight = network()
     learner = learner_of(straight, lr=0.1)
@@ -370,7 +372,7 @@ def test_autocast_rounds_the_forward_product_alone(rule: str, options: dict[str,
     images = torch.rand(8, 3, 6, 6)
     start = weights(exact)
     for model, enabled in ((exact, False), (rounded, True)):
-        learner = HebbianLearner(model, rule, lr=0.1, options=options)
+        learner = HebbianLearner(model, RULES[rule].with_options(**options), lr=0.1)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = learner.observe(images)
         learner.step()
@@ -385,7 +387,8 @@ def test_autocast_rounds_the_forward_product_alone(rule: str, options: dict[str,
 @pytest.mark.parametrize(("rule", "options"), RULE_OPTIONS)
 def test_learning_from_a_batch_is_to_observe_it_and_to_step(rule: str, options: dict[str, Any]) -> None:
     models = [network(), network()]
-    at_once, in_two = (HebbianLearner(each, rule, lr=0.1, options=options, exclude=["classifier*"]) for each in models)
+    setting = RULES[rule].with_options(**options)
+    at_once, in_two = (HebbianLearner(each, setting, lr=0.1, exclude=["classifier*"]) for each in models)
     for images in batches(10):  # more than one of the steps that statistics are taken from
         at_once.learn(images)
         in_two.observe(images)

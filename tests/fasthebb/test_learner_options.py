@@ -15,8 +15,8 @@ from fasthebb import engine, tiles
 from fasthebb.learner import HebbianLearner
 from fasthebb.responses import RESPONSES, Moments
 from fasthebb.rules import gha, hebbian_classifier
-from fasthebb.settings import MOMENTUM, RULES, RuleSetting, StepSetting
-from fasthebb.teacher import taught, teacher_signal
+from fasthebb.settings import MOMENTUM, RULES, Execution, RuleSetting, StepSetting
+from fasthebb.teacher import Teacher, taught, teacher_signal
 from tests import reference
 from tests.fasthebb.test_learner import batches, network, weights
 
@@ -63,10 +63,10 @@ def test_the_rate_depends_on_the_distance_of_the_length_from_1() -> None:
 
 def test_options_by_layer() -> None:
     options = {"conv*": {"temperature": 0.5}, "fc*": {"temperature": 0.1}}
-    mixed = learnt("swta", layer_options=options)
-    assert torch.equal(mixed["conv1.0.weight"], learnt("swta", options={"temperature": 0.5})["conv1.0.weight"])
+    mixed = learnt(replace(RULES["swta"], layer_options=options))
+    assert torch.equal(mixed["conv1.0.weight"], learnt(RULES["swta"].with_options(temperature=0.5))["conv1.0.weight"])
     with pytest.raises(ValueError, match="unknown option 'heat' of swta"):
-        learnt("swta", layer_options={"conv2.0": {"heat": 1}})
+        learnt(replace(RULES["swta"], layer_options={"conv2.0": {"heat": 1}}))
 
 
 @pytest.mark.parametrize("name", ["Adam", "RMSprop", "Adagrad"])
@@ -151,7 +151,7 @@ def test_a_teacher_multiplies_response_gate_and_recombination(rule: str) -> None
     """Units of other classes learn nothing from a patch; those of its class compete among themselves."""
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 6, bias=False)).double()
     start = weights(model)
-    learner = HebbianLearner(model, rule, lr=0.1, classes=3)
+    learner = HebbianLearner(model, rule, lr=0.1, teacher=Teacher(3))
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     learner.observe(x, torch.ones(4, dtype=torch.long))
     learner.step()
@@ -189,13 +189,13 @@ def test_taught_rules_agree_with_their_naive_form(rule: str, options: dict[str, 
 
 def test_a_layer_with_fewer_units_than_classes_is_named() -> None:
     model = nn.Sequential(OrderedDict(a=nn.Linear(4, 2), b=nn.Linear(2, 5), c=nn.Linear(5, 9), d=nn.Linear(9, 7)))
-    assert HebbianLearner(model, "hpca", lr=0.1, classes=6, assigned={"d": 3}).untaught == ["b", "d"]
-    assert HebbianLearner(model, "hpca", lr=0.1).untaught == []
+    assert HebbianLearner(model, "hpca", lr=0.1, teacher=Teacher(6, {"d": 3})).without_teacher == ["b", "d"]
+    assert HebbianLearner(model, "hpca", lr=0.1).without_teacher == []
 
 
 def test_a_teacher_leaves_the_networks_first_layer_alone_and_not_the_first_that_learns() -> None:
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False)).double()
-    learner = HebbianLearner(model, "gha", lr=0.1, include=["1"], classes=4)
+    learner = HebbianLearner(model, "gha", lr=0.1, include=["1"], teacher=Teacher(4))
     before = weights(model)["1.weight"]
     learner.observe(torch.ones(2, 3, dtype=torch.float64), torch.tensor([2, 2]))
     learner.step()
@@ -211,11 +211,11 @@ def test_running_variance_is_that_within_batches() -> None:
     assert float(first.mean_square) == pytest.approx(10.0)
 
 
-def test_labels_and_classes_go_together() -> None:
-    with pytest.raises(ValueError, match="labels and classes go together"):
+def test_labels_and_a_teacher_go_together() -> None:
+    with pytest.raises(ValueError, match="labels and a teacher go together"):
         learnt("hpca", labels=torch.zeros(6, dtype=torch.long))
-    with pytest.raises(ValueError, match="labels and classes go together"):
-        learnt("hpca", classes=3)
+    with pytest.raises(ValueError, match="labels and a teacher go together"):
+        learnt("hpca", teacher=Teacher(3))
 
 
 def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
@@ -267,7 +267,7 @@ def test_chunks_of_a_batch_add_up_to_it(rule: str, taught: bool, monkeypatch: py
     found = []
     for chunk in (1, 1 << 30):
         monkeypatch.setattr(tiles, "PROCESSOR", replace(tiles.PROCESSOR, chunk=chunk))
-        found.append(learnt(rule, labels=labels, classes=3 if taught else None, steps=2))
+        found.append(learnt(rule, labels=labels, teacher=Teacher(3) if taught else None, steps=2))
     for name in NAMES:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-11)
         assert difference(found[0], name).abs().max() > 0
@@ -277,7 +277,7 @@ def test_how_many_units_a_teacher_assigns_is_a_matter_of_the_layer() -> None:
     """Of conv2's five units three are assigned, one a class; the first two learn from every class."""
     labels = torch.zeros(6, dtype=torch.long)
     moved = [
-        difference(learnt("hpca", labels=labels, classes=3, assigned=assigned), "conv2.0.weight")
+        difference(learnt("hpca", labels=labels, teacher=Teacher(3, assigned)), "conv2.0.weight")
         .flatten(1)
         .abs()
         .amax(1)
@@ -310,21 +310,21 @@ def test_layers_that_a_rule_cannot_serve_are_named(rule: str) -> None:
     )
     learner = HebbianLearner(model, rule, lr=0.1)
     assert [layer.name for layer in learner.layers] == ["full"]
-    assert list(learner.unserved) == ["depthwise", "up"]
-    assert "one unit a group" in learner.unserved["depthwise"]
-    assert "ConvTranspose2d" in learner.unserved["up"]
+    assert list(learner.untrainable) == ["depthwise", "up"]
+    assert "one unit a group" in learner.untrainable["depthwise"]
+    assert "ConvTranspose2d" in learner.untrainable["up"]
     before = weights(model)["depthwise.weight"]
     learner.observe(torch.randn(2, 2, 8, 8))
     learner.step()
     assert torch.equal(weights(model)["depthwise.weight"], before)
-    assert list(HebbianLearner(model, "hpca", lr=0.1, exclude=["up"]).unserved) == []
+    assert list(HebbianLearner(model, "hpca", lr=0.1, exclude=["up"]).untrainable) == []
 
 
 def test_a_layer_that_is_never_called_takes_no_step() -> None:
     """Attention calls its output's weights itself, not the layer."""
     model = nn.MultiheadAttention(4, 2)
     learner = HebbianLearner(model, "hpca", lr=0.1)
-    assert list(learner.unserved) == [""]  # the projections of queries, keys and values are the module's own
+    assert list(learner.untrainable) == [""]  # the projections of queries, keys and values are the module's own
     model(*[torch.randn(3, 1, 4)] * 3)
     learner.step()
     assert learner.statistics()["out_proj"].steps == 0
@@ -339,13 +339,15 @@ def test_a_layer_that_is_never_called_takes_no_step() -> None:
         ("swta", {}),
         ("softhebb", {}),
         ("bcm", {}),
-        ("hpca_tanh", {"classes": 3, "assigned": {"conv*": 3}}),
+        ("hpca_tanh", {"teacher": Teacher(3, {"conv*": 3})}),
     ],
 )
 def test_compiled_rules_learn_the_same(rule: str, options: dict[str, Any]) -> None:
-    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "classes" in options else None
+    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "teacher" in options else None
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    eager, compiled = (learnt(rule, labels=labels, compile=flag, **options) for flag in (False, True))
+    eager, compiled = (
+        learnt(rule, labels=labels, execution=Execution(compile=flag), **options) for flag in (False, True)
+    )
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
     for name, weight in eager.items():
         torch.testing.assert_close(compiled[name], weight, rtol=1e-5, atol=1e-7)

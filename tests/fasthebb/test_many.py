@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.networks import RelativeBatchNorm1d, RelativeBatchNorm2d
-from fasthebb.settings import RULES, StepSetting
+from fasthebb.settings import RULES, Execution, StepSetting
+from fasthebb.teacher import Teacher
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.batch_norm import share_batch_norm
 from tests.many import sums_told, together
@@ -34,7 +35,8 @@ def after(rule: str, steps: int, dtype: torch.dtype, micro_batch: int | None = N
     made = network(dtype)
     learner = HebbianLearner(
         share_batch_norm(made), rule, lr=0.02, step=StepSetting(normalise=rule in NORMALISED),
-        processes=processes.group(), micro_batch=micro_batch, classes=3 if teacher else None,
+        teacher=Teacher(3) if teacher else None,
+        execution=Execution(processes=processes.group(), micro_batch=micro_batch),
     )  # fmt: skip
     made.train()
     for step in range(steps):
@@ -86,7 +88,7 @@ def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> N
 def way_through() -> list[str]:
     """What happens in a step, one after the other."""
     made = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 3, bias=False))
-    learner = HebbianLearner(made, "hpca", lr=0.1, processes=processes.group())
+    learner = HebbianLearner(made, "hpca", lr=0.1, execution=Execution(processes=processes.group()))
     events: list[str] = []
     for name, layer in made.named_children():
         layer.register_forward_pre_hook(lambda _, x, name=name: events.append(f"layer {name}"))

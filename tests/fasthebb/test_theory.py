@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
-from fasthebb.settings import StepSetting
+from fasthebb.settings import RULES, StepSetting
 
 
 def learn(
@@ -25,7 +25,8 @@ def learn(
     layer = nn.Linear(inputs, units, bias=False, dtype=weight_KD.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight_KD)
-    learner = HebbianLearner(nn.Sequential(layer), rule, lr=lr, options=options, step=step or StepSetting())
+    setting = RULES[rule].with_options(**options)
+    learner = HebbianLearner(nn.Sequential(layer), setting, lr=lr, step=step or StepSetting())
     for _ in range(steps):
         learner.observe(x_ND)
         learner.step()

@@ -13,6 +13,7 @@ from torch import nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.build import build_network
+from fasthebb.settings import Execution
 from fasthebb_cli.bench.data import loading_pace
 from fasthebb_cli.bench.measure import Neighbours, median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
@@ -77,8 +78,8 @@ def subject_of(
         return compute.place(made).train()
 
     def learner(network: nn.Module) -> HebbianLearner:
-        more = {"layer_lr": bench.rule.layer_lr, "exclude": ["classifier*"], "micro_batch": bench.gpu.micro_batch}
-        return _learner(bench, compute, network, **more)
+        more = {"layer_lr": bench.rule.layer_lr, "exclude": ["classifier*"]}
+        return _learner(bench, compute, network, micro_batch=bench.gpu.micro_batch, **more)
 
     torch.manual_seed(0)
     images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
@@ -140,9 +141,11 @@ def _layer(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, 
     return {"layers": result}
 
 
-def _learner(bench: BenchConfig, compute: Compute, network: nn.Module, **arguments: Any) -> HebbianLearner:
-    same = {"lr": 1e-3, "compile": compute.compile, "replay": _replays(bench, compute)}
-    return attached(bench.rule, network, "model", **same, **arguments)
+def _learner(
+    bench: BenchConfig, compute: Compute, network: nn.Module, *, micro_batch: int | None = None, **arguments: Any
+) -> HebbianLearner:
+    execution = Execution(micro_batch=micro_batch, compile=compute.compile, replay=_replays(bench, compute))
+    return attached(bench.rule, network, "model", lr=1e-3, execution=execution, **arguments)
 
 
 def _replays(bench: BenchConfig, compute: Compute) -> bool:

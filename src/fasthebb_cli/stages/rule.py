@@ -11,7 +11,7 @@ from fasthebb.learner import HebbianLearner
 from fasthebb.own import imported
 from fasthebb.patterns import last_match, matches
 from fasthebb.responses import RESPONSES
-from fasthebb.settings import RULES, RuleSetting, StepSetting
+from fasthebb.settings import RULES, Execution, RuleSetting, StepSetting
 from fasthebb_cli.compute import processes
 from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.settings.config import Config, RuleConfig
@@ -20,24 +20,23 @@ from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.task import Context
 
 
-def learner_of(context: Context, key: str, **arguments: Any) -> HebbianLearner:
+def learner_of(
+    context: Context, key: str, *, micro_batch: int | None = None, replay: bool = False, **arguments: Any
+) -> HebbianLearner:
     """The rule, as the configuration has it, attached to the network.
 
     Args:
         key: the settings that an error may come from besides the rule's.
+        micro_batch, replay: see `Execution`.
         arguments: of HebbianLearner, besides the rule's own.
 
     Raises:
         InputError: an unknown rule or option, or no layer that could learn.
     """
-    return attached(
-        context.config.rule,
-        context.network,
-        key,
-        compile=context.compute.compile,
-        processes=processes.group(),
-        **arguments,
+    execution = Execution(
+        micro_batch=micro_batch, processes=processes.group(), compile=context.compute.compile, replay=replay
     )
+    return attached(context.config.rule, context.network, key, execution=execution, **arguments)
 
 
 def attached(rule: RuleConfig, network: nn.Module, key: str, **arguments: Any) -> HebbianLearner:
@@ -45,9 +44,7 @@ def attached(rule: RuleConfig, network: nn.Module, key: str, **arguments: Any) -
     setting = rule_setting(rule)
     step = StepSetting(rule.normalise, rule.per_input, rule.norm_power)
     try:
-        return HebbianLearner(
-            network, setting, options=rule.options, layer_options=rule.layer_options, step=step, **arguments
-        )
+        return HebbianLearner(network, setting, step=step, **arguments)
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or {key}: {error}") from error
 
@@ -105,7 +102,7 @@ def ready(learner: HebbianLearner, *, paused: bool) -> None:
 
 
 def rule_setting(rule: RuleConfig) -> RuleSetting:
-    """The rule that the configuration names, with its usual response unless another is asked for."""
+    """The rule that the configuration names, with its options, and its usual response unless another is asked for."""
     if ":" in rule.name:
         with bad_input():
             setting = RuleSetting(imported("rule.name", rule.name), "dot")
@@ -119,7 +116,13 @@ def rule_setting(rule: RuleConfig) -> RuleSetting:
     if rule.response is not None and rule.response not in RESPONSES:
         raise InputError(f"rule.response must be one of {', '.join(RESPONSES)}, not {rule.response!r}")
     projection = setting.projection if rule.projection is None else rule.projection
-    return replace(setting, response=rule.response or setting.response, projection=projection)
+    return replace(
+        setting,
+        response=rule.response or setting.response,
+        projection=projection,
+        options=rule.options,
+        layer_options=rule.layer_options,
+    )
 
 
 def layer_metrics(learner: HebbianLearner, keys: str) -> dict[str, dict[str, Any]]:
@@ -150,6 +153,9 @@ def layer_warnings(layers: Mapping[str, Mapping[str, Any]], rate: str) -> list[s
 
 def unserved_notes(learner: HebbianLearner) -> list[str]:
     """Layers that were asked to learn and can't by this rule, or to be taught and can't, one line each."""
-    notes = [f"layer {name or '(the network itself)'} does not learn: {why}" for name, why in learner.unserved.items()]
-    fewer = f"it has, or pretrain.teacher_units gives it, fewer units than the {learner.classes} classes"
-    return notes + [f"layer {name} learns without the teacher: {fewer}" for name in learner.untaught]
+    none = "(the network itself)"
+    notes = [f"layer {name or none} does not learn: {reason}" for name, reason in learner.untrainable.items()]
+    if learner.teacher is None:
+        return notes
+    fewer = f"it has, or pretrain.teacher_units gives it, fewer units than the {learner.teacher.classes} classes"
+    return notes + [f"layer {name} learns without the teacher: {fewer}" for name in learner.without_teacher]
