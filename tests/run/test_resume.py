@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fasthebb_cli.stages.evaluate import add_batch
+from fasthebb_cli.stages.scores import add_batch
 from tests.conftest import Ran
 from tests.data.images import class_folders
 from tests.disturbed import FASTHEBB, TWO, Started, kill_at_random_moments, outcome, start, undisturbed
@@ -97,7 +97,7 @@ def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_s
         return add_batch(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("fasthebb_cli.stages.evaluate"), "add_batch", stop)
+        patch.setattr(import_module("fasthebb_cli.stages.scores"), "add_batch", stop)
         ran = command("train", *settings)
     assert ran.code == 130, ran.err
     assert "stopped and saved at epoch 2, its validation of finetune" in ran.err
