@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fasthebb_cli.compute.device import Compute, replays, set_up
+from fasthebb_cli.compute.device import Compute, set_up
+from fasthebb_cli.compute.graphs import replays
 from fasthebb_cli.settings.config import GpuConfig
 from fasthebb_cli.stages.heads import on_device_if_it_fits
 

@@ -17,8 +17,8 @@ from fasthebb.settings import Execution
 from fasthebb_cli.bench.data import loading_pace
 from fasthebb_cli.bench.measure import Neighbours, median_ms
 from fasthebb_cli.bench.step import Subject, hebbian_step, layer_inputs, layer_minimum, measure_step
-from fasthebb_cli.compute.device import Compute, replays, set_up
-from fasthebb_cli.compute.gradients import recording_told
+from fasthebb_cli.compute.device import Compute, set_up
+from fasthebb_cli.compute.graphs import graph_errors, replays
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.data.packed import PackedPixels
 from fasthebb_cli.data.source import ImageFiles
@@ -36,7 +36,7 @@ def run_bench(bench: BenchConfig, console: Console) -> None:
     """Does what is asked; see conf/bench.yaml."""
     compute = set_up(bench.gpu)
     began, neighbours = time.time(), Neighbours()
-    with recording_told():
+    with graph_errors():
         result = {"step": _step, "layer": _layer, "scale": _scale, "data": _data}[bench.what](bench, compute, console)
     others = neighbours.cores()
     if others is not None and others > QUIET_CORES:
