@@ -18,13 +18,14 @@ from fasthebb_cli.data.loading import batches
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.conftest import Ran
 from tests.data.images import class_folders, save
 from tests.many import together
 
 
 def load(root: Path, **settings: Any) -> Dataset:
-    return load_dataset(DatasetConfig(name="image_folder", root=str(root), size=8, **settings), 0)
+    return load_dataset(with_defaults(DatasetConfig, name="image_folder", root=str(root), size=8, **settings), 0)
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def looked_at(damaged: Path) -> tuple[int, str]:
         return decode(*arguments)
 
     patch.object(source, "decode", counted).start()
-    config = DatasetConfig(
+    config = with_defaults(
+        DatasetConfig,
         name="image_folder", root=str(damaged), size=8, in_memory=False, on_bad_image="skip",
         download=True,
     )  # fmt: skip

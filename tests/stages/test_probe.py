@@ -13,6 +13,7 @@ from fasthebb.nets.build import build_network
 from fasthebb.nets.networks import conv6
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run import loop
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.features import Features, probed_layers
 from fasthebb_cli.stages.heads import HEADS, Samples
@@ -27,7 +28,7 @@ def settings(**changes: object) -> ProbeConfig:
         "pool": 4, "batch_size": 64, "epochs": 20, "lr": 0.01, "schedule": "cosine", "weight_decay": 0.0,
         "neighbours": 5, "components": 100, "queries": 50,
     }  # fmt: skip
-    return ProbeConfig(**(usual | changes))  # type: ignore[arg-type]
+    return with_defaults(ProbeConfig, **(usual | changes))
 
 
 def clusters(count: int = 300, classes: int = 3, *, spread: float = 0.3) -> Samples:

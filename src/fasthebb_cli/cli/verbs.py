@@ -28,7 +28,7 @@ from fasthebb_cli.compute.threads import spin_briefly
 from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory
-from fasthebb_cli.settings.load import load, load_bench, load_data
+from fasthebb_cli.settings.load import completed, load, load_bench, load_data
 from fasthebb_cli.settings.stages import VERBS
 from fasthebb_cli.settings.tools import DataConfig
 
@@ -170,7 +170,7 @@ def _run_command(name: str, words: list[str], wants_traceback: bool) -> int:
 def _do_cell(cfg: DictConfig) -> tuple[list[dict[str, Any]], float | None]:
     config = load(cfg)
     check_objective(config)
-    yaml = OmegaConf.to_yaml(cfg, resolve=True)
+    yaml = OmegaConf.to_yaml(completed(cfg), resolve=True)
     from fasthebb_cli.cli.dry_run import preview_cell
     from fasthebb_cli.console.view import View
     from fasthebb_cli.run.cell import run_cell
