@@ -26,7 +26,7 @@ from fasthebb_cli.data.loading import batches
 from fasthebb_cli.data.packed import PACKED_FILE, PackedPixels, Plan
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.prepare.command import OFFICIAL
+from fasthebb_cli.prepare.findings import OFFICIAL
 from fasthebb_cli.prepare.packing import Packing
 from fasthebb_cli.settings.config import DatasetConfig
 from tests.conftest import Ran

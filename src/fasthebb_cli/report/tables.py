@@ -111,10 +111,11 @@ def explanation() -> str:
     return (
         f"Mean ± half of the {LEVEL:.0%} confidence interval (Student's t) over n seeds, in %. The line below gives "
         "the mean difference to the baseline in points, over the seeds that both have, and the p of the two-sided "
-        f"paired t test. A difference counts as significant at p < {SIGNIFICANT}; with many cells, some are significant by "
-        "chance. The best of each column is bold: the highest mean among the methods with the most seeds. The baseline "
-        "is the best method without pre-training at that fraction; if there is none, it is the best of the other "
-        "methods. The best of many methods on these images is too optimistic, so choose on the validation split first."
+        f"paired t test. A difference counts as significant at p < {SIGNIFICANT}; with many cells, some are "
+        "significant by chance. The best of each column is bold: the highest mean among the methods with the most "
+        "seeds. The baseline is the best method without pre-training at that fraction; if there is none, it is the "
+        "best of the other methods. The best of many methods on these images is too optimistic, so choose on the "
+        "validation split first."
     ).replace("95%", "95 %")
 
 
