@@ -29,7 +29,7 @@ from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare import command as prepare_command
 from fasthebb_cli.prepare import packing
-from fasthebb_cli.prepare.command import OFFICIAL
+from fasthebb_cli.prepare.findings import OFFICIAL
 from fasthebb_cli.prepare.packing import Packing
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
