@@ -109,7 +109,7 @@ print((listed_peak - before) / count, (peak() - before) / count)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 def test_a_whole_imagenet_is_listed_split_and_shuffled_in_bounded_memory(tmp_path: Path) -> None:
     """Peaks of the process, in bytes an image: of listing, and of all with the split, two orders and the batches."""
     for k in range(1000):
