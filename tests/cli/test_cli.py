@@ -335,13 +335,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("fasthebb train pretrain.ep", "pretrain.epochs="),
     ],
 )
-def test_completion(line: str, expected: str) -> None:
-    environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    done = subprocess.run(
-        [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"], env=environment, capture_output=True, text=True
-    )
+def test_completion(
+    line: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert cli.run(["-sc", "query=bash"]) == 0
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_completion_by_a_process_of_its_own_as_a_shell_asks_for_it() -> None:
+    environment = os.environ | {"COMP_LINE": "fasthebb train rule=", "COMP_POINT": "20"}
+    words = [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    assert "rule=hpca rule=hpca_adaptive" in done.stdout
 
 
 def test_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:

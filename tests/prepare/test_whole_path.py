@@ -1,19 +1,24 @@
 """From image files to a fine-tuned conv10 at 210 x 210, through a packed set; and how fast that is read."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from fasthebb_cli import cli
+from fasthebb_cli.data.dataset import load_dataset
+from fasthebb_cli.settings.config import DatasetConfig
 from tests.conftest import Ran
 from tests.data.images import photographs
 from tests.prepare.conftest import Data
 
 FASTER = 5  # packed images are read so many times as fast as JPEG files are decoded, on the same cores
 WAITING = 0.05  # of a step's time at most
+BATCH = 16
 
 
 @pytest.fixture
@@ -46,14 +51,23 @@ def test_prepare_pretrain_and_finetune(imagenet: Path, command: Callable[..., Ra
 
 @pytest.mark.slow
 def test_packed_images_are_read_fast_enough(imagenet: Path, data: Data, tmp_path: Path) -> None:
+    """The least processor time of several tries: what else the machine does is not in it."""
     assert data("prepare", "dataset=imagenet", f"dataset.root={imagenet}", f"out={tmp_path / 'packed'}")[0] == 0
-    results = {}
-    for name, root in (("files", imagenet), ("packed", tmp_path / "packed")):
-        GlobalHydra.instance().clear()
-        words = ["dataset=imagenet", f"dataset.root={root}", "dataset.in_memory=false", "batch_size=16", "repeats=3"]
-        assert cli.run(["bench", "data", *words, "gpu=cpu", f"json={tmp_path / name}.json"]) == 0
-        results[name] = json.loads((tmp_path / f"{name}.json").read_text())["workers"]
-    assert list(results["packed"]) == list(results["files"])
-    files, packed = results["files"]["0"], results["packed"]["0"]
-    assert packed["images_per_second"] >= FASTER * files["images_per_second"]
-    assert packed["waiting"] <= WAITING
+    words = (f"dataset.root={tmp_path / 'packed'}", "dataset.in_memory=false", f"batch_size={BATCH}", "repeats=1")
+    GlobalHydra.instance().clear()
+    assert cli.run(["bench", "data", "dataset=imagenet", *words, "gpu=cpu", f"json={tmp_path / 'data.json'}"]) == 0
+    images_per_second = json.loads((tmp_path / "data.json").read_text())["step_images_per_second"]
+
+    def seconds(root: Path) -> float:
+        """To read a batch."""
+        config = DatasetConfig(name="imagenet", root=str(root), size=210, in_memory=False)
+        source, tries = load_dataset(config, 0).source, []
+        for _ in range(5):
+            began = time.process_time()
+            assert source.read(torch.arange(BATCH)).shape == (BATCH, 3, 210, 210)
+            tries.append(time.process_time() - began)
+        return min(tries)
+
+    packed = seconds(tmp_path / "packed")
+    assert packed <= seconds(imagenet) / FASTER
+    assert packed <= WAITING * BATCH / images_per_second

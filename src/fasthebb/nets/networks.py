@@ -22,29 +22,25 @@ class Stage(NamedTuple):
     pool: int = 1
 
 
-class _RelativeScale:
-    """Restores the ratio of the channels' variances, which batch norm removes ("modified BN" of the authors' code).
+def relative(normalised: Tensor, running_var: Tensor | None) -> Tensor:
+    """Keeps the relative variance between channels that batch norm removes ("modified BN" of the authors' code).
 
     Each normalised channel is multiplied by sqrt(running_var / mean over channels of running_var). So principal
     components of larger variance stay larger.
     """
-
-    running_var: Tensor | None
-
-    def scaled(self, normalised: Tensor) -> Tensor:
-        assert self.running_var is not None
-        scale = (self.running_var / self.running_var.mean()).sqrt()
-        return normalised * scale.reshape(-1, *[1] * (normalised.dim() - 2))
+    assert running_var is not None
+    scale = (running_var / running_var.mean()).sqrt()
+    return normalised * scale.reshape(-1, *[1] * (normalised.dim() - 2))
 
 
-class RelativeBatchNorm1d(_RelativeScale, nn.BatchNorm1d):
+class RelativeBatchNorm1d(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
-        return self.scaled(super().forward(x))
+        return relative(super().forward(x), self.running_var)
 
 
-class RelativeBatchNorm2d(_RelativeScale, nn.BatchNorm2d):
+class RelativeBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self.scaled(super().forward(x))
+        return relative(super().forward(x), self.running_var)
 
 
 def conv6(

@@ -21,7 +21,7 @@ from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.pretrain import PretrainConfig
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages import STAGES, Context, Task
-from fasthebb_cli.stages.finetune import labelled
+from fasthebb_cli.stages.images import labelled_images
 
 STEPS = 5  # timed, spread over the epochs (layers may take turns), after others that are not
 RECORDING = 4  # steps after which a replayed one has been recorded
@@ -78,7 +78,7 @@ def _size(
     supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
     labels = task.samples if supervised else 0
     if isinstance(settings, ProbeConfig):  # its pass is over the test images too
-        labels = len(labelled(dataset, config))
+        labels = len(labelled_images(dataset, config))
     if not measure or not task.epochs:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)

@@ -126,7 +126,6 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
         Context(
             config, stage.name, stage.settings, cell.dataset, network, compute, start.statistics,
             untrained=stage.previous is None and config.init_from is None, resumed=state is not None,
-            labels_train=start.labels_train, labels_validation=start.labels_validation,
         )
     )  # fmt: skip
     try:
@@ -141,6 +140,9 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     finally:
         record.close()
     measured = task.finish(position.records[-1] if position.records else {})
+    if stage.kind in MEASURING:  # it reports the labels that the network has seen in all stages
+        for name, seen in (("labels_train", start.labels_train), ("labels_validation", start.labels_validation)):
+            measured[name] = max(measured[name], seen)
     results = processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
     if position.stopped:
         raise Interrupted("the end")

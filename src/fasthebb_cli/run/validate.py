@@ -18,9 +18,8 @@ from fasthebb_cli.settings.pretrain import PretrainConfig
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.settings.stages import StageConfig
 from fasthebb_cli.stages.autoencoder import autoencoder_of
-from fasthebb_cli.stages.evaluate import images_of
-from fasthebb_cli.stages.finetune import labelled
-from fasthebb_cli.stages.rule import check_by_rule
+from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
+from fasthebb_cli.stages.images import images_of_split, labelled_images
 
 
 def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
@@ -32,11 +31,11 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
     for stage in stages:
         settings = stage.settings
         if isinstance(settings, EvaluateConfig | ProbeConfig):
-            images_of(dataset, settings)
+            images_of_split(dataset, settings)
         if isinstance(settings, FinetuneConfig | ProbeConfig) or (
             isinstance(settings, PretrainConfig) and settings.teacher
         ):
-            labelled(dataset, config)
+            labelled_images(dataset, config)
     network = _tried(config, dataset)
     for stage in stages:
         _check_patterns(stage.settings, network)

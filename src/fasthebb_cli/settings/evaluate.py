@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
 from fasthebb_cli.settings.checks import at_least, one_of
 
 
 @dataclass
 class EvaluateConfig:
-    kind: str = "evaluate"
-    split: str = "test"
-    batch_size: int = MISSING
+    kind: str
+    split: str
+    batch_size: int
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("evaluate",))

@@ -1,9 +1,7 @@
 """What a stage of the kind `finetune` accepts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
-
-from omegaconf import MISSING
 
 from fasthebb_cli.settings.checks import above, are_factors, at_least, in_range, one_of
 from fasthebb_cli.settings.pretrain import AUGMENTATIONS
@@ -13,24 +11,24 @@ from fasthebb_cli.settings.pretrain import AUGMENTATIONS
 class FinetuneConfig:
     """Supervised training on the labelled subset: the classifier alone, or the features with it."""
 
-    kind: str = "finetune"
-    epochs: int | None = None
-    batch_size: int = MISSING
-    lr: float = MISSING
-    schedule: str = MISSING
-    weight_decay: float = MISSING
-    momentum: float = MISSING
-    features_lr: float = 1.0
-    layer_lr: dict[str, float] = field(default_factory=dict)
-    classifier_epochs: int = 0
-    layer: str | None = None
-    hidden: int = 0
-    classifier: str = "backprop"
-    by_rule: list[str] = field(default_factory=list)
-    optimizer: str = "SGD"
-    select: str = "last"
-    patience: int | None = None
-    augment: str = "none"
+    kind: str
+    epochs: int | None
+    batch_size: int
+    lr: float
+    schedule: str
+    weight_decay: float
+    momentum: float
+    features_lr: float
+    layer_lr: dict[str, float]
+    classifier_epochs: int
+    layer: str | None
+    hidden: int
+    classifier: str
+    by_rule: list[str]
+    optimizer: str
+    select: str
+    patience: int | None
+    augment: str
 
     SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
 

@@ -1,17 +1,45 @@
-"""From the composed configuration to checked dataclasses: the only file that sees a DictConfig."""
+"""From the composed configuration to checked dataclasses: the only file of the settings that sees a DictConfig."""
 
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
 from fasthebb_cli.settings.stages import KINDS, VERBS
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 T = TypeVar("T")
+
+
+def completed(cfg: DictConfig) -> DictConfig:
+    """The composed configuration with the default of every key that a group or an extra stage lacks.
+
+    `+extra.head.kind=finetune` says no more than the kind, and a choice in FASTHEBB_CONF may leave keys out.
+    """
+    plain: dict[Any, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    for group in GROUPS:
+        if isinstance(plain.get(group), dict):
+            plain[group] = _filled(plain[group], group)
+    extra = plain.get("extra")
+    for name, node in extra.items() if isinstance(extra, dict) else ():
+        if isinstance(node, dict) and node.get("kind") in KINDS:
+            extra[name] = _filled(node, node["kind"])
+    return OmegaConf.create(plain)
+
+
+def with_defaults(cls: type[T], **values: Any) -> T:
+    """The settings of one group: the values that are given, and the defaults of all other keys.
+
+    Raises:
+        InputError: as `load`.
+    """
+    group = next(group for group, accepted in GROUPS.items() if accepted is cls)
+    cfg = OmegaConf.create({"rule": defaults_of("rule"), group: _filled(values, group)})
+    return _typed(cls, _resolved(cfg)[group], group)
 
 
 def load_bench(cfg: DictConfig) -> BenchConfig:
@@ -20,7 +48,7 @@ def load_bench(cfg: DictConfig) -> BenchConfig:
     Raises:
         InputError: as `load`.
     """
-    cfg = _resolved(cfg)
+    cfg = _resolved(completed(cfg))
     for group, cls in SHARED.items():  # by themselves first, so that their errors name the whole key
         _typed(cls, cfg[group], group)
     return _typed(BenchConfig, cfg, "")
@@ -32,7 +60,7 @@ def load_data(cfg: DictConfig) -> DataConfig:
     Raises:
         InputError: as `load`.
     """
-    cfg = _resolved(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"]))
+    cfg = _resolved(completed(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"])))
     _typed(DatasetConfig, cfg.dataset, "dataset")  # by itself first, as in load_bench
     return _typed(DataConfig, cfg, "")
 
@@ -46,7 +74,7 @@ def load(cfg: DictConfig) -> Config:
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
-    cfg = _resolved(cfg)
+    cfg = _resolved(completed(cfg))
     plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
     top = _typed(TopLevel, OmegaConf.create(plain), "")
     extra = {}
@@ -72,6 +100,11 @@ def load(cfg: DictConfig) -> Config:
         **{group: _typed(cls, cfg[group], group) for group, cls in GROUPS.items()},
         **(vars(top) | {"stages": list(names), "extra": extra}),
     )
+
+
+def _filled(node: dict[Any, Any], group: str) -> dict[Any, Any]:
+    """A mapping that the node has counts as it is: it is not merged with the default's."""
+    return node | {key: value for key, value in defaults_of(group).items() if key not in node}
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:

@@ -1,9 +1,7 @@
 """What a stage of the kind `pretrain` accepts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from omegaconf import MISSING
 
 from fasthebb_cli.settings.checks import above, are_factors, at_least, one_of
 
@@ -14,20 +12,20 @@ AUGMENTATIONS = ("none", "shift", "light", "hard")
 class PretrainConfig:
     """Hebbian learning on all training images without their labels."""
 
-    kind: str = "pretrain"
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    lr: float | None = None
-    schedule: str = MISSING
-    layer_lr: dict[str, float] = field(default_factory=dict)
-    include: list[str] = field(default_factory=lambda: ["*"])
-    exclude: list[str] = field(default_factory=list)
-    augment: str = "none"
-    layer_by_layer: bool = False
-    teacher: bool = False
-    teacher_units: dict[str, int] = field(default_factory=dict)
-    optimizer: str = "SGD"
-    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    kind: str
+    epochs: int
+    batch_size: int
+    lr: float | None
+    schedule: str
+    layer_lr: dict[str, float]
+    include: list[str]
+    exclude: list[str]
+    augment: str
+    layer_by_layer: bool
+    teacher: bool
+    teacher_units: dict[str, int]
+    optimizer: str
+    optimizer_options: dict[str, Any]
 
     SCHEDULES: ClassVar = ("constant", "linear")
 

@@ -1,9 +1,7 @@
 """What a stage of the kind `probe` accepts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
-
-from omegaconf import MISSING
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
 from fasthebb_cli.settings.finetune import FinetuneConfig
@@ -13,21 +11,21 @@ from fasthebb_cli.settings.finetune import FinetuneConfig
 class ProbeConfig:
     """Classifiers on the frozen features of every layer."""
 
-    kind: str = "probe"
-    split: str = "test"
-    layers: list[str] | None = None
-    methods: list[str] = field(default_factory=lambda: ["linear"])
-    pool: int = MISSING
-    batch_size: int = MISSING
-    epochs: int = MISSING
-    lr: float = MISSING
-    schedule: str = MISSING
-    weight_decay: float = MISSING
-    dropout: float = 0.0
-    hidden: int = 0
-    neighbours: int = MISSING
-    components: int = MISSING
-    queries: int = MISSING
+    kind: str
+    split: str
+    layers: list[str] | None
+    methods: list[str]
+    pool: int
+    batch_size: int
+    epochs: int
+    lr: float
+    schedule: str
+    weight_decay: float
+    dropout: float
+    hidden: int
+    neighbours: int
+    components: int
+    queries: int
 
     METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
 
