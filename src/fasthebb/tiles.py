@@ -28,11 +28,11 @@ class TileSizes:
 
 
 # a few cores with one cache: the library divides a batch of small products between them, but hardly a single product
-PROCESSOR = TileSizes(chunk=5 << 18, pairs=48, parts=8, block=32, tile=256)
+CPU = TileSizes(chunk=5 << 18, pairs=48, parts=8, block=32, tile=256)
 # thousands of cores: each product is divided between them, and small products cost little but their launch
 GPU = TileSizes(chunk=1 << 25, pairs=4096, parts=1, block=256, tile=None)
 
 
 def sizes_for(tensor: Tensor) -> TileSizes:
     """The tile sizes for the tensor's device; of the accelerators, only CUDA has been tried."""
-    return PROCESSOR if tensor.device.type == "cpu" else GPU
+    return CPU if tensor.device.type == "cpu" else GPU

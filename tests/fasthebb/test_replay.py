@@ -1,4 +1,4 @@
-"""That a recorded step would stay right: steps of one key ask for the same work, on a machine without a GPU too."""
+"""A recorded step stays right, as steps with the same key run the same operations; tested without a GPU."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> type[Checked]:
 @pytest.mark.parametrize(
     "rule", [*FEW, *(pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(RULES) if rule not in FEW)]
 )
-def test_steps_of_one_key_ask_for_the_same(rule: str, taught: bool, checked: type[Checked]) -> None:
-    """Though rates change, batches have three lengths, and of some steps statistics are taken."""
+def test_steps_with_the_same_key_run_the_same_operations(rule: str, taught: bool, checked: type[Checked]) -> None:
+    """Although rates change, batches have three lengths, and only some steps count for the statistics."""
     models = [network(torch.float64).train() for _ in range(2)]
     learners = [
         HebbianLearner(
@@ -46,7 +46,7 @@ def test_steps_of_one_key_ask_for_the_same(rule: str, taught: bool, checked: typ
     assert learners[0].statistics() == learners[1].statistics()
 
 
-def test_so_do_layers_that_learn_in_turn(checked: type[Checked]) -> None:
+def test_so_do_layers_that_learn_one_after_the_other(checked: type[Checked]) -> None:
     model = network(torch.float64).train()
     learner = HebbianLearner(model, "hpca", lr=0.02, execution=Execution(replay=True))
     for layer in learner.layers:
