@@ -14,7 +14,7 @@ from fasthebb_cli.compute import processes
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.probe import ProbeConfig
+from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.stages.task import Batch, Context, Task, Totals
 
 LARGEST_CONFUSION = 200  # classes: more would make results.json megabytes
@@ -55,7 +55,7 @@ def evaluate(context: Context) -> Task:
     )
 
 
-def images_of(dataset: Dataset, settings: EvaluateConfig | ProbeConfig) -> Tensor:
+def images_of(dataset: Dataset, settings: StageSettings) -> Tensor:
     """The images of the split.
 
     Raises:

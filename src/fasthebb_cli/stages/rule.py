@@ -16,6 +16,7 @@ from fasthebb_cli.compute import processes
 from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.settings.config import Config, RuleConfig
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.stages.optimizers import optimizer_of
 from fasthebb_cli.stages.task import Context
 
@@ -74,7 +75,7 @@ def learner_beside_backprop(context: Context, settings: FinetuneConfig, factor: 
     return learner
 
 
-def check_by_rule(config: Config, settings: FinetuneConfig, network: nn.Module) -> dict[str, float]:
+def check_by_rule(config: Config, settings: StageSettings, network: nn.Module) -> dict[str, float]:
     """Each layer's factor on the rate, by finetune.layer_lr, if `by_rule` can be.
 
     Raises:

@@ -16,9 +16,7 @@ from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths, batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.stages import StageConfig
+from fasthebb_cli.settings.kind import StageSettings
 
 
 class Stateful(Protocol):
@@ -53,7 +51,7 @@ class Context:
 
     config: Config
     stage: str
-    settings: StageConfig
+    settings: StageSettings
     dataset: Dataset
     network: nn.Module
     compute: Compute
@@ -119,7 +117,6 @@ class Context:
     def shuffled(self, indices: Tensor) -> Callable[[int, int], Iterator[Batch]]:
         """For `Task.batches`: an epoch's batches from a step on, as a stage that learns has them."""
         settings = self.settings
-        assert isinstance(settings, PretrainConfig | FinetuneConfig)
         return lambda epoch, start: self.batches(
             indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
         )
