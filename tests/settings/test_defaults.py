@@ -35,7 +35,7 @@ def test_yaml_has_a_default_of_every_key(group: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_of_which_only_the_kind_is_given_has_the_defaults_of_its_kind(kind: str) -> None:
     config = loaded("rule=vae", f"+extra.more.kind={kind}", f"{kind}=default")  # the defaults take some from the rule
-    assert config.settings("more") == config.settings(kind)
+    assert config.settings["more"] == config.settings[kind]
 
 
 def test_a_choice_that_leaves_keys_out_has_the_defaults() -> None:
@@ -48,7 +48,7 @@ def test_a_choice_that_leaves_keys_out_has_the_defaults() -> None:
     cfg.gpu = {"device": "cpu"}
     config = load(cfg)
     changes = {"lr": 1.0, "layer_lr": {"conv1*": 0.5}}
-    assert config.settings("finetune") == dataclasses.replace(usual.settings("finetune"), **changes)
+    assert config.settings["finetune"] == dataclasses.replace(usual.settings["finetune"], **changes)
     assert config.gpu == dataclasses.replace(usual.gpu, device="cpu")
     assert completed(completed(cfg)) == completed(cfg)
 

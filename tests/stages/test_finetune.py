@@ -144,7 +144,7 @@ def context_around(network: nn.Module, *words: str) -> Context:
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(
-        config, "finetune", config.finetune, dataset, network, set_up(config.gpu), statistics,
+        config, "finetune", config.settings["finetune"], dataset, network, set_up(config.gpu), statistics,
         untrained=True, resumed=False,
     )  # fmt: skip
 

@@ -30,6 +30,6 @@ def cell_line(config: Config, overrides: Sequence[str]) -> str:
         _datasets[key] = load_dataset(config.dataset, config.seed)
     stages = plan(config, _datasets[key])
     check(config, _datasets[key], stages)
-    needed = [stage for stage in stages if stage.kind == "pretrain" and stage.wanted and not stage.finished]
+    needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
     words = [word for word in overrides if not word.startswith("verb=")]
     return f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"

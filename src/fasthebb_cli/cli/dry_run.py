@@ -17,9 +17,6 @@ from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.images import labelled_images
 
@@ -66,7 +63,7 @@ def _size(
     config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, *, measure: bool
 ) -> tuple[int, int, float]:
     """Images a pass, labels, and seconds for all passes from the pace of a few steps on this machine."""
-    network = compute.place(new_network(config, dataset, stage.layer, stage.hidden))
+    network = compute.place(new_network(config, dataset, stage.readout))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     context = Context(
@@ -74,11 +71,7 @@ def _size(
         untrained=not trained, resumed=True,
     )  # fmt: skip
     task = STAGES[stage.kind](context)
-    settings = stage.settings
-    supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
-    labels = task.samples if supervised else 0
-    if isinstance(settings, ProbeConfig):  # its pass is over the test images too
-        labels = len(labelled_images(dataset, config))
+    labels = len(labelled_images(dataset, config)) if stage.settings.reads_labels else 0
     if not measure or not task.epochs:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)
@@ -87,7 +80,7 @@ def _size(
         str(config.model),
         str(config.rule),
         str(config.gpu),
-        stage.layer,
+        stage.readout.layer,
         dataset.digest,
         batch,
     )

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, not_empty, one_of
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
-from fasthebb_cli.settings.stages import KINDS, VERBS, StageConfig
+from fasthebb_cli.settings.kind import StageSettings
+from fasthebb_cli.settings.stages import KINDS, VERBS
 
 
 @dataclass
@@ -124,17 +121,18 @@ class GpuConfig:
 
 @dataclass
 class Config:
-    """One cell: everything that `fasthebb VERB key=value ...` says."""
+    """One cell: everything that `fasthebb VERB key=value ...` says.
+
+    Args:
+        settings: of every stage by its name: that of a kind, or one below `extra`.
+        stages: names of the stages that are asked for, in order.
+    """
 
     dataset: DatasetConfig
     rule: RuleConfig
     model: ModelConfig
     gpu: GpuConfig
-    pretrain: PretrainConfig
-    finetune: FinetuneConfig
-    probe: ProbeConfig
-    evaluate: EvaluateConfig
-    extra: dict[str, StageConfig]
+    settings: dict[str, StageSettings]
     verb: str
     stages: list[str]
     label_fraction: float
@@ -145,10 +143,6 @@ class Config:
     dry_run: bool
     objective: str | None
     init_from: str | None
-
-    def settings(self, stage: str) -> StageConfig:
-        """Settings of a stage by the name it has in `stages`."""
-        return self.extra[stage] if stage in self.extra else getattr(self, stage)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
+from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.settings.stages import KINDS, VERBS
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
@@ -25,9 +26,11 @@ def completed(cfg: DictConfig) -> DictConfig:
         if isinstance(plain.get(group), dict):
             plain[group] = _filled(plain[group], group)
     extra = plain.get("extra")
-    for name, node in extra.items() if isinstance(extra, dict) else ():
-        if isinstance(node, dict) and node.get("kind") in KINDS:
-            extra[name] = _filled(node, node["kind"])
+    if isinstance(extra, dict):
+        plain["extra"] = {
+            name: _filled(node, node["kind"]) if isinstance(node, dict) and node.get("kind") in KINDS else node
+            for name, node in extra.items()
+        }
     return OmegaConf.create(plain)
 
 
@@ -77,10 +80,24 @@ def load(cfg: DictConfig) -> Config:
     cfg = _resolved(completed(cfg))
     plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
     top = _typed(TopLevel, OmegaConf.create(plain), "")
-    extra = {}
-    if not isinstance(cfg.get("extra") or {}, DictConfig | dict):
-        raise InputError(f"extra holds stages by name, as in +finetune@extra.probe=frozen; it can't be {cfg.extra}")
-    for name, node in (cfg.get("extra") or {}).items():
+    shared: dict[str, Any] = {group: _typed(cls, cfg[group], group) for group, cls in SHARED.items()}
+    settings = {kind: _typed(cls, cfg[kind], kind) for kind, cls in KINDS.items()} | _extra(cfg.get("extra") or {})
+    names = top.stages if top.stages is not None else VERBS[top.verb]
+    if not names:
+        raise InputError("stages is empty; name at least one of: " + ", ".join(settings))
+    for name in names:
+        if not isinstance(name, str) or name not in settings:  # a list in the list is no string
+            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join(settings)}")
+    return Config(**shared, settings=settings, **(vars(top) | {"stages": list(names)}))
+
+
+def _extra(extra: Any) -> dict[str, StageSettings]:
+    """The stages below `extra` by name."""
+    if not isinstance(extra, DictConfig | dict):
+        raise InputError(f"extra holds stages by name, as in +finetune@extra.probe=frozen; it can't be {extra}")
+    settings: dict[str, StageSettings] = {}
+    for key, node in extra.items():
+        name = str(key)
         kind = node.get("kind") if isinstance(node, DictConfig) else None
         if kind not in KINDS:
             raise InputError(
@@ -89,17 +106,8 @@ def load(cfg: DictConfig) -> Config:
             )
         if name in KINDS:
             raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
-        extra[str(name)] = _typed(KINDS[kind], node, f"extra.{name}")
-    names = top.stages if top.stages is not None else VERBS[top.verb]
-    if not names:
-        raise InputError("stages is empty; name at least one of: " + ", ".join([*KINDS, *extra]))
-    for name in names:
-        if not isinstance(name, str) or (name not in KINDS and name not in extra):
-            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
-    return Config(
-        **{group: _typed(cls, cfg[group], group) for group, cls in GROUPS.items()},
-        **(vars(top) | {"stages": list(names), "extra": extra}),
-    )
+        settings[name] = _typed(KINDS[kind], node, f"extra.{name}")
+    return settings
 
 
 def _filled(node: dict[Any, Any], group: str) -> dict[Any, Any]:

@@ -1,10 +1,11 @@
-"""What a stage of the kind `probe` accepts."""
+"""What a stage of the kind `probe` accepts, and what it says of itself."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.kind import Readout
 
 
 @dataclass
@@ -28,6 +29,19 @@ class ProbeConfig:
     queries: int
 
     METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
+    after: ClassVar = ("pretrain",)
+    measures: ClassVar = True
+    pretrains: ClassVar = False
+    augment: ClassVar = "none"
+    readout: ClassVar = Readout()
+    reads_labels: ClassVar = True
+    learns_by_rule: ClassVar = False
+    own_rule_keys: ClassVar = ()
+    numberless: ClassVar = ("batch_size",)
+    in_hooks: ClassVar = False
+    by_rule: ClassVar = ()
+    layer_lr: ClassVar[dict[str, float]] = {}
+    patterns: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("probe",))
@@ -46,3 +60,10 @@ class ProbeConfig:
         above("lr", self.lr, 0)
         in_range("weight_decay", self.weight_decay, 0, float("inf"))
         in_range("dropout", self.dropout, 0, 0.999)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", self.split)
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"
