@@ -81,5 +81,5 @@ class Whitening(nn.Module):
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast within: bf16 would undo what smoothing keeps. The meta device computes nothing and knows no autocast."""
+    """No autocast within: bf16 would undo what smoothing keeps. The meta device knows no autocast, and needs none."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
