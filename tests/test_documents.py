@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fasthebb_cli.cli.hydra_call import for_hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,6 +31,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from fasthebb_cli import cli
 from fasthebb_cli.cli.commands import COMMANDS
 from fasthebb_cli.cli.help import EXAMPLES
+from fasthebb_cli.cli.words import read_words
 from fasthebb_cli.data.dataset import _collection
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.load import load, load_bench, load_data
@@ -246,7 +246,7 @@ def scaled(words: list[str], *, last: bool = False) -> list[str] | None:
 
 def composed_from(kind: str, words: list[str], check: Callable[[DictConfig], object]) -> DictConfig:
     """What a command composes, launcher and sweeper included: the first cell's where it is a sweep."""
-    overrides = [word for word in for_hydra(words[0], words[1:]) if "=" in word and not word.startswith("-")]
+    overrides = read_words(kind, words[0], words[1:]).lines
     cell = [_values(word)[0] if _values(word) else word for word in overrides]
     if any(word.startswith("hydra.launcher.") for word in cell) and not any("hydra/launcher=" in word for word in cell):
         cell.append("hydra/launcher=slurm_nodes")

@@ -12,17 +12,21 @@ from fasthebb_cli.errors import RunError
 from fasthebb_cli.settings.load import completed, load
 
 if TYPE_CHECKING:
+    from fasthebb_cli.cli.dry_run import Paces
     from fasthebb_cli.run.stage import Outcome
 
 Row = dict[str, Any]
 IN_ROW = ("stage", "top1", "top5", "labels_train", "labels_validation", "seconds")  # keys of results.json
 
 
-def run_composed(cfg: DictConfig, heading: str | None = None) -> tuple[list[Row], float | None]:
+def run_composed(
+    cfg: DictConfig, heading: str | None = None, paces: "Paces | None" = None
+) -> tuple[list[Row], float | None]:
     """Runs a cell, or with `dry_run` says what it would do.
 
     Args:
         heading: printed above a cell of a sweep, whose table comes at the end of the sweep; None: a single run.
+        paces: of `preview_cell`; the cells of a sweep share them.
 
     Returns:
         A row for each stage, and the value of `objective`, if there is one.
@@ -41,7 +45,7 @@ def run_composed(cfg: DictConfig, heading: str | None = None) -> tuple[list[Row]
     if heading is not None:
         view.note(heading, "bold")
     if config.dry_run:
-        return preview_cell(config, view), None
+        return preview_cell(config, view, {} if paces is None else paces), None
     if launch().first:
         make_folder(config.out)
     outcomes = run_cell(config, yaml, view)

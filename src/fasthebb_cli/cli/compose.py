@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import yaml
@@ -45,7 +46,19 @@ def compose_sweep(request: Request) -> DictConfig:
     """
     lines = [str(override.input_line) for override in request.overrides if not override.is_sweep_override()]
     with _composing(request):
-        return compose(request.config, [*lines, *searchpath(request)], return_hydra_config=True)
+        shared = compose(request.config, [*lines, *searchpath(request)], return_hydra_config=True)
+    for override in request.overrides:
+        if override.is_interval_sweep() and not is_search(shared):
+            key = override.key_or_group
+            raise InputError(
+                f"{key}: interval() is for a search; add hydra/sweeper=optuna, or list the values: {key}=a,b"
+            )
+    return shared
+
+
+def is_search(shared: DictConfig) -> bool:
+    """Whether the sweeper chooses its cells as it goes."""
+    return not str(shared.hydra.sweeper["_target_"]).endswith(".BasicSweeper")
 
 
 def compose_cells(request: Request, what: str) -> list[ComposedCell]:
@@ -58,11 +71,11 @@ def compose_cells(request: Request, what: str) -> list[ComposedCell]:
         InputError: a cell can't be composed, or another sweeper is asked for, which makes its cells as it goes.
     """
     kept = [override for override in request.overrides if not str(override.input_line).startswith(LAUNCHER)]
-    sweeper = compose_sweep(Request(request.config, kept, True, (), request.folders)).hydra.sweeper
-    if not sweeper["_target_"].endswith(".BasicSweeper"):
+    common = compose_sweep(replace(request, overrides=kept))
+    if is_search(common):
         raise InputError(f"hydra/sweeper: a search makes its cells as it goes; {what} needs a sweep without one")
     shared = [str(override.input_line) for override in kept if override.is_hydra_override()]
-    swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    swept = [f"{key}={value}" for key, value in (common.hydra.sweeper.params or {}).items()]
     swept += [str(override.input_line) for override in kept if not override.is_hydra_override()]
     with _composing(request):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())

@@ -42,9 +42,9 @@ def run_sweep(request: Request) -> int:
         RunError: the launcher can't go on; what cells finished stays.
     """
     shared = compose_sweep(request)
-    direction = shared.hydra.sweeper.get("direction")  # a sweeper that searches has one
-    if direction is not None:
-        check_search(shared.get("objective"), str(getattr(direction, "name", direction)))
+    direction = shared.hydra.sweeper.get("direction")
+    if direction is not None:  # the sweeper searches
+        check_search(shared.objective, str(getattr(direction, "name", direction)))
     os.environ[SWEEP_VARIABLE] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     mark_start()
     failure = None

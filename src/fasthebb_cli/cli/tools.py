@@ -1,4 +1,4 @@
-"""`fasthebb bench WHAT`, `fasthebb data WHAT` and `fasthebb cells VERB`: verbs with a configuration, but no stages."""
+"""`fasthebb bench`, `fasthebb data` and `fasthebb cells`: they compose configurations, but run no stage."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +23,9 @@ def bench(verb: str, words: Sequence[str]) -> int:
     """
     from fasthebb_cli.bench.command import run_bench
 
-    request = read_words("bench", f"what={words[0]}" if words else "what=null", words[1:])
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        raise InputError("bench needs what it measures: fasthebb bench step, layer, scale or data, key=value ...")
+    request = read_words("bench", f"what={words[0]}", words[1:])
     return _each(request, lambda cfg: run_bench(load_bench(cfg), make_console()), verb)
 
 
@@ -49,13 +51,14 @@ def cells(_: str, words: Sequence[str]) -> int:
     Raises:
         InputError: the words make no sweep, or one of its cells can't be run.
     """
-    from fasthebb_cli.cli.cells import cell_line
+    from fasthebb_cli.cli.cells import cell_lines
 
     if not words or words[0] not in VERBS:
         raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
     request = read_words("config", f"verb={words[0]}", ["-m", *words[1:]])
-    for overrides, cfg in compose_cells(request, "fasthebb cells"):
-        sys.stdout.write(cell_line(load(cfg), overrides) + "\n")
+    composed = compose_cells(request, "fasthebb cells")
+    for line in cell_lines((cell.overrides, load(cell.cfg)) for cell in composed):
+        sys.stdout.write(line + "\n")
     return 0
 
 

@@ -50,12 +50,15 @@ def _run_one(request: Request) -> int:
 def _preview_sweep(request: Request) -> int:
     """What each cell would do, here and one after the other, whatever launcher the sweep has."""
     cells: list[Cell] = []
+    worst = 0
+    paces: dict[tuple[object, ...], float] = {}
     for number, (overrides, cfg) in enumerate(compose_cells(request, "--dry-run")):
         cell: Cell = {"overrides": overrides, "code": 0, "error": "", "rows": []}
         try:
-            cell["rows"], _ = run_composed(cfg, heading=title(number, overrides))
+            cell["rows"], _ = run_composed(cfg, title(number, overrides), paces)
         except Exception as problem:  # noqa: BLE001  every failure of a cell becomes its row
             cell["code"], cell["error"] = fail_together(problem), str(problem) or type(problem).__name__
         cells.append(cell)
+        worst = max(worst, cell["code"])
     print_cells(make_console(), cells)
-    return max(cell["code"] for cell in cells)
+    return worst

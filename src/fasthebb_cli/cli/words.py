@@ -7,7 +7,7 @@ be named in one line; whether a group has the choice that a word names is for Hy
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_origin
@@ -24,6 +24,7 @@ from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 SITE_VARIABLE = "FASTHEBB_CONF"  # a folder with choices of the site's own, laid out as conf/
 TOP_KEYS: dict[str, type] = {"config": TopLevel, "bench": BenchConfig, "data": DataConfig}  # by file of conf/
 TOP_GROUPS = {"config": (*GROUPS, "experiment"), "bench": tuple(SHARED), "data": ("dataset", "model")}
+SET_BY_VERB = ("verb", "what", "dry_run")
 OWN_CODE = r"(model|rule|dataset)=([\w.]+:[\w.]+)"  # rule=my_package.module:function
 SHOWN = {  # Hydra's flags that print instead of running, and the values that each accepts
     "--cfg": ("job", "hydra", "all"),
@@ -128,23 +129,33 @@ def _check_flags(show: Sequence[str], folders: Sequence[Path], *, is_sweep: bool
 def _read(word: str, config: str, folders: Sequence[Path], *, is_sweep: bool) -> Override:
     """One override, parsed and checked."""
     override = _parsed(word)
-    key, change = override.key_or_group, override.type == OverrideType.CHANGE
+    key, is_added = override.key_or_group, override.is_add() or override.is_force_add()
     if override.is_sweep_override():
-        if not is_sweep:
-            raise InputError(
-                f"{key}: several values need -m (a sweep); a list needs brackets and quotes: '{key}=[a,b]'"
-            )
-        if key == "out":
-            raise InputError("out can't be swept: its cells report below one folder")
+        _check_sweep(override, is_sweep=is_sweep)
+    if override.is_hydra_override():
+        return override  # Hydra knows its own keys
     if key in TOP_GROUPS[config]:
+        if is_added and override.package is None:
+            raise InputError(f"{word}: the group {key} is there already; leave the + out")
         _check_choice(override, folders)
-    elif not override.is_hydra_override():
-        keys = _keys(config)
-        if change and any(f"{key}.".startswith(f"{name}.") for name, is_mapping in keys.items() if is_mapping):
-            return _parsed(f"++{word}")  # Hydra adds no key to a mapping that is there unless ++ says so
-        if key not in keys and not (override.is_add() or override.is_force_add()):  # `load` checks what is added
-            raise InputError(_unknown_key(key, config, keys))
+        return override
+    keys = _keys(config)
+    if any(f"{key}.".startswith(f"{name}.") for name, is_mapping in keys.items() if is_mapping):
+        # Hydra adds no key to a mapping that is there, unless ++ says so
+        return _parsed(f"++{word}") if override.type == OverrideType.CHANGE else override
+    if key not in keys and not is_added:  # `load` checks keys that are added
+        raise InputError(_unknown_key(key, config, keys))
     return override
+
+
+def _check_sweep(override: Override, *, is_sweep: bool) -> None:
+    key = override.key_or_group
+    if not is_sweep:
+        raise InputError(f"{key}: several values need -m (a sweep); a list needs brackets and quotes: '{key}=[a,b]'")
+    if key == "out":
+        raise InputError("out can't be swept: its cells report below one folder")
+    if override.is_hydra_override():
+        raise InputError(f"{key} can't be swept: all cells of a sweep share it")
 
 
 def _parsed(word: str) -> Override:
@@ -173,19 +184,20 @@ def _check_choice(override: Override, folders: Sequence[Path]) -> None:
 
 def _keys(config: str) -> dict[str, bool]:
     """Every key outside of hydra's -> whether it is a mapping, to which the user may add keys."""
-    keys = {"extra": True} if config == "config" else {}
-    keys |= {field.name: False for field in fields(TOP_KEYS[config]) if field.name not in TOP_GROUPS[config]}
+    keys = {field.name: False for field in fields(TOP_KEYS[config]) if field.name not in TOP_GROUPS[config]}
+    if config == "config":
+        keys["extra"] = True
     for group in TOP_GROUPS[config]:
         if group in GROUPS:
             keys |= {f"{group}.{field.name}": get_origin(field.type) is dict for field in fields(GROUPS[group])}
     return keys
 
 
-def _unknown_key(key: str, config: str, keys: Sequence[str]) -> str:
+def _unknown_key(key: str, config: str, keys: Collection[str]) -> str:
     group, dot, _ = key.partition(".")
     here = [name for name in keys if name.startswith(f"{group}.")]
     if not dot or not here:
-        here = [name for name in keys if "." not in name] + list(TOP_GROUPS[config])
+        here = [name for name in keys if "." not in name and name not in SET_BY_VERB] + list(TOP_GROUPS[config])
     near = difflib.get_close_matches(key, [*here, *keys], 1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown key {key}; {hint}accepted here: {', '.join(here)}"
