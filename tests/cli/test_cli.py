@@ -25,6 +25,7 @@ from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
+from tests.lives import PATIENCE
 
 Command = Callable[..., Ran]
 
@@ -394,11 +395,11 @@ def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path) -> None:
+def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Command) -> None:
     """The first cell is there from before; the others run until they are killed."""
-    words = ["-m", "fasthebb_cli", "train", *SMALL, "pretrain.epochs=2000", f"out={tmp_path}", "rule=hpca"]
-    done = subprocess.run([sys.executable, *words, "pretrain.epochs=1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    ran = command("train", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    words = ["-m", "fasthebb_cli", "train", *SMALL, f"out={ran.runs}"]
     side_by_side = ["-m", "pretrain.epochs=1,2000,2001", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     sweep = subprocess.Popen(
         [sys.executable, *words, *side_by_side],
@@ -407,13 +408,14 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 120
-    while len(list(tmp_path.glob("*pretrain*/metrics.jsonl"))) < 3:
+    until = time.monotonic() + PATIENCE
+    while len(list(ran.runs.glob("*pretrain*/metrics.jsonl"))) < 3:
         assert time.monotonic() < until
-        time.sleep(0.2)
-    holders = [holder_of(path) for path in tmp_path.glob("*pretrain*")]
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    holders = [holder_of(path) for path in ran.runs.glob("*pretrain*")]
     os.kill(next(int(holder.split()[-1]) for holder in holders if holder), signal.SIGKILL)
-    out, errors = sweep.communicate(timeout=120)
+    out, errors = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1
     assert "hydra/launcher=joblib: a process that ran cells was killed" in errors
     assert "Traceback" not in errors
