@@ -370,10 +370,14 @@ def pack(words: list[str], longest: int = -1, killed: tuple[int, int] | None = N
         synced, calls = killed
         sync, syncs, events = os.fsync, count(1), count(1)
 
-        def counted(file: int) -> None:
+        def kill(*_: object) -> None:
+            if next(events) == calls:
+                signal.raise_signal(signal.SIGKILL)
+
+        def counted(file: Any) -> None:
             sync(file)
             if next(syncs) == synced:
-                sys.setprofile(lambda *_: next(events) == calls and signal.raise_signal(signal.SIGKILL))
+                sys.setprofile(kill)
 
         os.fsync = counted
     sys.exit(cli.run(["data", *words]))
