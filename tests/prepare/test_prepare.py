@@ -374,8 +374,8 @@ def pack(words: list[str], longest: int = -1, killed: tuple[int, int] | None = N
             if next(events) == calls:
                 signal.raise_signal(signal.SIGKILL)
 
-        def counted(file: Any) -> None:
-            sync(file)
+        def counted(fd: Any) -> None:
+            sync(fd)
             if next(syncs) == synced:
                 sys.setprofile(kill)
 
