@@ -531,7 +531,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site of mine"
-    for name, text in {"launcher": "defaults: [nowhere]", "lists": "lr: [0.1", "typo": "lr: ${nothing}"}.items():
+    for name, text in {"launcher": "defaults: [nowhere]", "lists": "lr: [0.1"}.items():
         folder = site / ("hydra/launcher" if name == "launcher" else "finetune")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.yaml").write_text(f"{text}\n")
@@ -539,8 +539,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
     for word, expected in {
         "hydra/launcher=launcher": "hydra/launcher=nowhere: no such choice; hydra/launcher can be: launcher, local, ",
         "finetune=lists": "lists.yaml",
-        "finetune=typo": "nothing",
-        "finetune=nope": "finetune can be: default, few_labels, frozen, gentle, hebbian, lists, paper, typo",
+        "finetune=nope": "finetune can be: default, few_labels, frozen, gentle, hebbian, lists, paper",
     }.items():
         ran = command("train", "-m", word, "seed=0,1")
         assert ran.code == 2
