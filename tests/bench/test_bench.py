@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.networks import conv6
 from fasthebb_cli import cli
-from fasthebb_cli.bench import measure, step
+from fasthebb_cli.bench import measure, naive
 from fasthebb_cli.bench.measure import flops, median_ms, paired_quartiles, peak_bytes
-from fasthebb_cli.bench.naive import NAIVE, unfolded
-from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_form
+from fasthebb_cli.bench.minimum import minimum
+from fasthebb_cli.bench.naive import NAIVE, naive_form, unfolded
+from fasthebb_cli.bench.step import backprop
+from fasthebb_cli.bench.subject import Subject, hebbian_step
 from tests import reference
 from tests.data.images import class_folders
 
@@ -111,7 +113,7 @@ def test_the_naive_form_runs_on_as_many_images_as_fit(monkeypatch: pytest.Monkey
     layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(48, 2))
     images = torch.randn(8, 2, 6, 6)
     subject = Subject(lambda: layers, lambda made: HebbianLearner(made, "hpca", lr=0.1), images, torch.zeros(8), "hpca")
-    monkeypatch.setattr(step, "NAIVE_BYTES", 4 * 3 * 16 * 3 * 18)
+    monkeypatch.setattr(naive, "BYTES", 4 * 3 * 16 * 3 * 18)
     found = naive_form(subject)
     assert {name: scale for name, (_, scale) in found.items()} == {"naive 0": 8 / 3, "naive 2": 1.0}
     for work, _ in found.values():

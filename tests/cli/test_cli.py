@@ -27,6 +27,7 @@ from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
+from tests.lives import PATIENCE
 
 Command = Callable[..., Ran]
 
@@ -360,13 +361,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("fasthebb train pretrain.ep", "pretrain.epochs="),
     ],
 )
-def test_completion(line: str, expected: str) -> None:
-    environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    done = subprocess.run(
-        [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"], env=environment, capture_output=True, text=True
-    )
+def test_completion(
+    line: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert cli.run(["-sc", "query=bash"]) == 0
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_completion_by_a_process_of_its_own_as_a_shell_asks_for_it() -> None:
+    environment = os.environ | {"COMP_LINE": "fasthebb train rule=", "COMP_POINT": "20"}
+    words = [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    assert "rule=hpca rule=hpca_adaptive" in done.stdout
 
 
 def test_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:
@@ -409,11 +420,11 @@ def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path) -> None:
+def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Command) -> None:
     """The first cell is there from before; the others run until they are killed."""
-    words = ["-m", "fasthebb_cli", "train", *SMALL, "pretrain.epochs=2000", f"out={tmp_path}", "rule=hpca"]
-    done = subprocess.run([sys.executable, *words, "pretrain.epochs=1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    ran = command("train", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    words = ["-m", "fasthebb_cli", "train", *SMALL, f"out={ran.runs}"]
     side_by_side = ["-m", "pretrain.epochs=1,2000,2001", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     sweep = subprocess.Popen(
         [sys.executable, *words, *side_by_side],
@@ -422,13 +433,14 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 120
-    while len(list(tmp_path.glob("*pretrain*/metrics.jsonl"))) < 3:
+    until = time.monotonic() + PATIENCE
+    while len(list(ran.runs.glob("*pretrain*/metrics.jsonl"))) < 3:
         assert time.monotonic() < until
-        time.sleep(0.2)
-    holders = [holder_of(path) for path in tmp_path.glob("*pretrain*")]
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    holders = [holder_of(path) for path in ran.runs.glob("*pretrain*")]
     os.kill(next(int(holder.split()[-1]) for holder in holders if holder), signal.SIGKILL)
-    out, errors = sweep.communicate(timeout=120)
+    out, errors = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1
     assert "hydra/launcher=joblib: a process that ran cells was killed" in errors
     assert "Traceback" not in errors

@@ -15,10 +15,10 @@ from fasthebb.nets.autoencoder import VariationalAutoencoder, loss_terms
 from fasthebb.nets.networks import conv6
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.batch_norm import share_batch_norm
-from fasthebb_cli.compute.gradients import in_micro_batches, summed_gradients
+from fasthebb_cli.compute.gradients import micro_batched, summed_gradients
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stages.evaluate import Confusion
-from fasthebb_cli.stages.task import Totals
+from fasthebb_cli.stages.scores import Confusion
+from fasthebb_cli.stages.totals import Totals
 from tests.conftest import Ran
 from tests.fasthebb.test_many import same
 from tests.many import sums_told, together
@@ -34,7 +34,7 @@ def network() -> nn.Sequential:
 def trained(micro_batch: int | None = None) -> dict[str, Tensor]:
     """State after steps on batches of several lengths, and the totals of what was seen."""
     made = share_batch_norm(network())
-    run = in_micro_batches(made, micro_batch)
+    run = micro_batched(made, micro_batch)
     optimizer = torch.optim.SGD(made.parameters(), lr=0.02, momentum=0.9)
     totals, confusion = Totals(torch.device("cpu")), Confusion(3)
     for step in range(6):
@@ -145,7 +145,7 @@ def kept(module: nn.Module, images: Tensor) -> int:
 def test_a_network_that_is_no_sequence_is_refused() -> None:
     network = nn.Sequential(models.resnet18(), nn.Linear(1000, 3))
     with pytest.raises(InputError, match=r"gpu.micro_batch=2: 0 is no plain sequence .* batch norm"):
-        in_micro_batches(network, 2)
+        micro_batched(network, 2)
 
 
 def test_micro_batch_changes_memory_only(command: Callable[..., Ran], tmp_path: Path) -> None:

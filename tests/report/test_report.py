@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fasthebb_cli.report import tables
+from fasthebb_cli.report.answers import answers, verdict
 from fasthebb_cli.report.chains import Index, name_methods
-from fasthebb_cli.report.command import siblings
-from fasthebb_cli.report.directories import find_directories
+from fasthebb_cli.report.directories import find_directories, siblings
 from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
 from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
@@ -87,11 +87,11 @@ def test_difference_says_how_many_pairs(tmp_path: Path) -> None:
 def test_answers(tmp_path: Path) -> None:
     make_grid(tmp_path)
     (grid,) = grids_of(tmp_path)
-    few, many = tables.answers(grid)
+    few, many = answers(grid)
     assert (few.verdict, many.verdict) == ("yes", "open")
     assert few.text.startswith("1 % (30 labels): hpca has 82.0 ± 5.0 %, none 72.0 ± 5.0 %: +10.0 points")
     assert "3 common seeds, significant (paired t test, p = 0.013)" in few.text
-    assert "of 2 label budgets" in tables.verdict([few, many]).lower()
+    assert "of 2 label budgets" in verdict([few, many]).lower()
 
 
 def test_answers_are_about_hebbian_rules(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_answers_are_about_hebbian_rules(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         make_run(tmp_path, "vae", 0.01, seed, 0.95)
     (grid,) = grids_of(tmp_path)
-    assert "hpca has 82.0" in tables.answers(grid)[0].text
+    assert "hpca has 82.0" in answers(grid)[0].text
     assert dict(tables.accuracy_rows(grid, "top1"))["vae"][0].best
 
 
@@ -107,10 +107,10 @@ def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, "hpca", 0.1, 0, 0.8)
     make_run(tmp_path, "none", 0.1, 0, 0.7)
     (grid,) = grids_of(tmp_path)
-    (answer,) = tables.answers(grid)
+    (answer,) = answers(grid)
     assert answer.verdict == "untold"
-    assert "one seed can't tell" in answer.text
-    assert "two seeds or more" in tables.verdict([answer])
+    assert "one seed allows no test" in answer.text
+    assert "two seeds or more" in verdict([answer])
 
 
 def test_missing_cells(tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_one_lucky_run_is_no_method(tmp_path: Path) -> None:
     make_run(tmp_path, "none", 0.01, 0, 0.99, {"finetune.lr": 0.01})
     make_run(tmp_path, "hpca", 0.01, 0, 0.98, {"finetune.lr": 0.01})
     (grid,) = grids_of(tmp_path)
-    assert "hpca has 82.0 ± 5.0 %" in tables.answers(grid)[0].text.replace(" (finetune.lr=0.003)", "")
-    assert tables.answers(grid)[0].verdict == "yes"
+    assert "hpca has 82.0 ± 5.0 %" in answers(grid)[0].text.replace(" (finetune.lr=0.003)", "")
+    assert answers(grid)[0].verdict == "yes"
     rows = dict(tables.accuracy_rows(grid, "top1"))
     assert [name for name, cells in rows.items() if cells[0].best] == ["hpca (finetune.lr=0.003)"]
 
@@ -186,8 +186,8 @@ def test_baseline_without_scratch_is_the_best_other(tmp_path: Path) -> None:
     make_run(tmp_path, "swta", 0.1, 0, 0.7)
     (grid,) = grids_of(tmp_path)
     assert [getattr(grid.baseline(method, 0.1, "top1"), "name", None) for method in grid.methods] == ["swta", "hpca"]
-    assert tables.answers(grid)[0].verdict == "untold"
-    assert "no runs to tell" in tables.verdict(tables.answers(grid))
+    assert answers(grid)[0].verdict == "untold"
+    assert "give no answer" in verdict(answers(grid))
 
 
 def test_splits_and_data_sets_are_not_mixed(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_the_best_of_several_is_said_to_be_one(tmp_path: Path) -> None:
     make_grid(tmp_path)
     for seed in (0, 1, 2):
         make_run(tmp_path, "swta", 0.01, seed, 0.5)
-    few, many = tables.answers(grids_of(tmp_path)[0])
+    few, many = answers(grids_of(tmp_path)[0])
     assert "hpca (best of 2) has 82.0" in few.text
     assert "best of" not in many.text
 

@@ -29,7 +29,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_to_the_same_bits(cluster: Clust
     done = cluster.epochs()
     assert cluster.finish(job)["JobState"] == "COMPLETED"
     assert f"resumed at epoch {done + 1}" in cluster.logs()
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG)
+    assert outcome(cluster.folder / "runs") == undisturbed(*LONG)
 
 
 def test_a_job_whose_time_is_up_saves_before_and_is_requeued(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SMALL, lacking
 from tests.data.images import class_folders, save
-from tests.disturbed import FASTHEBB, TWO, outcome, undisturbed
+from tests.disturbed import outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
 ALL = sorted(SCRIPTS.glob("*.sh"))
@@ -170,16 +170,16 @@ def test_label_fractions_are_swept_with_and_without_pre_training(cluster: Cluste
 @pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize(
-    ("options", "alone"),
+    ("options", "size"),
     [
-        (("--partition=low", "--nodes=1"), FASTHEBB),
-        (("--partition=low", "--nodes=1", "--ntasks-per-node=2"), TWO),
-        (("--partition=pair", "--nodes=2"), TWO),
+        (("--partition=low", "--nodes=1"), 1),
+        (("--partition=low", "--nodes=1", "--ntasks-per-node=2"), 2),
+        (("--partition=pair", "--nodes=2"), 2),
     ],
     ids=["one process", "two processes", "two nodes"],
 )
 def test_torchrun_is_requeued_on_a_signal_and_goes_on_to_the_same_bits(
-    cluster: Cluster, options: tuple[str, ...], alone: tuple[str, ...]
+    cluster: Cluster, options: tuple[str, ...], size: int
 ) -> None:
     long = ("pretrain.epochs=15", "finetune.epochs=2")
     settings = ("train", *SMALL, "label_fraction=0.2", "out=runs", *long)
@@ -188,10 +188,10 @@ def test_torchrun_is_requeued_on_a_signal_and_goes_on_to_the_same_bits(
     cluster.call("scancel", "--signal=USR1", job)
     cluster.wait(job, lambda state: state["Restarts"] == "1")
     assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
-    assert ("2 processes" in cluster.logs()) is (alone == TWO)
+    assert ("2 processes" in cluster.logs()) is (size == 2)
     assert "stopped and saved at epoch" in cluster.logs()
     assert "resumed at epoch" in cluster.logs()
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *long, command=alone)
+    assert outcome(cluster.folder / "runs") == undisturbed(*long, size=size)
 
 
 @pytest.mark.slow

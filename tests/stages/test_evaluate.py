@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fasthebb_cli.stages.evaluate import Confusion
+from fasthebb_cli.stages.scores import Confusion
 from tests.conftest import Ran
 
 

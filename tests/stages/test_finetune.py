@@ -18,8 +18,10 @@ from fasthebb.model_file import load_model
 from fasthebb_cli.compute.device import set_up
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages import Context, Task
-from fasthebb_cli.stages.finetune import _groups, finetune
+from fasthebb_cli.stages.finetune import finetune
+from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups
 from tests.conftest import Ran, loaded
 
 
@@ -142,7 +144,7 @@ def context_around(network: nn.Module, *words: str) -> Context:
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(
-        config, "finetune", config.finetune, dataset, network, set_up(config.gpu), statistics,
+        config, "finetune", config.settings["finetune"], dataset, network, set_up(config.gpu), statistics,
         untrained=True, resumed=False,
     )  # fmt: skip
 
@@ -310,14 +312,21 @@ def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others
 
 
 def test_factors_on_the_rate_by_layer() -> None:
-    network = nn.ModuleDict({"conv1": nn.Linear(2, 2), "conv2": nn.Linear(2, 2), "fc3": nn.Linear(2, 2)})
-    settings = FinetuneConfig(
-        batch_size=2, lr=1.0, schedule="cosine", weight_decay=0, momentum=0, layer_lr={"conv*": 0.1, "conv2": 5}
+    network = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("conv1", "conv2", "fc3", "classifier")})
+    settings = with_defaults(
+        FinetuneConfig,
+        batch_size=2,
+        lr=1.0,
+        schedule="cosine",
+        weight_decay=0,
+        momentum=0,
+        layer_lr={"conv*": 0.1, "conv2": 5},
     )
-    rates = {id(p): group["lr"] for group in _groups(network, settings, 0.5) for p in group["params"]}
+    layers = layers_of(network, settings)
+    rates = {id(p): group["lr"] for group in parameter_groups(layers, settings, 0.5) for p in group["params"]}
     found = [rates[id(network[name].weight)] for name in network]
-    assert found == [0.05, 2.5, 0.5]  # the last pattern that matches counts
-    assert len(_groups(network, dataclasses.replace(settings, layer_lr={}), 0.5)) == 1
+    assert found == [0.05, 2.5, 0.5, 1.0]  # the last pattern that matches counts
+    assert len(parameter_groups(layers, dataclasses.replace(settings, layer_lr={}), 0.5)) == 2
 
 
 @pytest.mark.slow

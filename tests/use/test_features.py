@@ -108,7 +108,7 @@ def test_a_disk_without_room_is_found_after_the_first_batch(
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     ran = features(command, taught.finetune, taught.test, f"out={tmp_path / 'f'}")
     assert ran.code == 1
-    assert "GB are free" in ran.err
+    assert "and 10 bytes are free" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 

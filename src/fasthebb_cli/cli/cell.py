@@ -9,7 +9,7 @@ from fasthebb_cli.cli.objective import check_objective, objective_of
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.errors import RunError
-from fasthebb_cli.settings.load import load
+from fasthebb_cli.settings.load import completed, load
 
 if TYPE_CHECKING:
     from fasthebb_cli.run.stage import Outcome
@@ -36,7 +36,7 @@ def run_composed(
     """
     config = load(cfg)
     check_objective(config)
-    yaml = OmegaConf.to_yaml(cfg, resolve=True)
+    yaml = OmegaConf.to_yaml(completed(cfg), resolve=True)
     from fasthebb_cli.cli.dry_run import preview_cell  # torch is loaded here, after bad input has been found
     from fasthebb_cli.console.view import View
     from fasthebb_cli.run.cell import run_cell

@@ -29,6 +29,6 @@ def cell_lines(cells: Iterable[tuple[Sequence[str], Config]]) -> Iterator[str]:
             datasets[key] = load_dataset(config.dataset, config.seed)
         stages = plan(config, datasets[key])
         check(config, datasets[key], stages)
-        needed = [stage for stage in stages if stage.kind == "pretrain" and stage.wanted and not stage.finished]
+        needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
         words = [word for word in overrides if not word.startswith("verb=")]
         yield f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"

@@ -17,11 +17,8 @@ from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages import STAGES, Context, Task
-from fasthebb_cli.stages.finetune import labelled
+from fasthebb_cli.stages.images import labelled_images
 
 STEPS = 5  # timed steps, spread over the epochs because layers may take turns
 RECORDING = 4  # steps before each timed one where steps are replayed: after them its replay has been recorded
@@ -73,7 +70,7 @@ def _size(
     Args:
         paces: of `preview_cell`; None: the stage runs no step, and takes 0 s.
     """
-    network = compute.place(new_network(config, dataset, stage.layer, stage.hidden))
+    network = compute.place(new_network(config, dataset, stage.readout))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     context = Context(
@@ -81,11 +78,7 @@ def _size(
         untrained=not trained, resumed=True,
     )  # fmt: skip
     task = STAGES[stage.kind](context)
-    settings = stage.settings
-    supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
-    labels = task.samples if supervised else 0
-    if isinstance(settings, ProbeConfig):  # its pass is over the test images too
-        labels = len(labelled(dataset, config))
+    labels = len(labelled_images(dataset, config)) if stage.settings.reads_labels else 0
     if paces is None or not task.epochs:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)
@@ -94,7 +87,7 @@ def _size(
         str(config.model),
         str(config.rule),
         str(config.gpu),
-        stage.layer,
+        stage.readout.layer,
         dataset.digest,
         batch,
     )

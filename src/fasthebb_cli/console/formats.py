@@ -31,6 +31,14 @@ def counted(count: int, thing: str, things: str | None = None) -> str:
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
+def size(count: float) -> str:
+    """A number of bytes as people write it, to three digits: 132 kB, 1.2 MB, 170 GB."""
+    unit = 0
+    while count >= 999.5 and unit < 4:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"
+
+
 def clock(seconds: float) -> str:
     """A duration as people write it: 4.2 s, 3 min 20 s, 5 h 12 min."""
     if seconds < 10:
