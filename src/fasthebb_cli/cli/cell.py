@@ -12,15 +12,15 @@ from fasthebb_cli.errors import RunError
 from fasthebb_cli.settings.load import completed, load
 
 if TYPE_CHECKING:
-    from fasthebb_cli.cli.dry_run import Paces
     from fasthebb_cli.run.stage import Outcome
 
 Row = dict[str, Any]
+Paces = dict[tuple[object, ...], float]  # seconds that an image of a stage takes, by all that they depend on
 IN_ROW = ("stage", "top1", "top5", "labels_train", "labels_validation", "seconds")  # keys of results.json
 
 
 def run_composed(
-    cfg: DictConfig, heading: str | None = None, paces: "Paces | None" = None
+    cfg: DictConfig, heading: str | None = None, paces: Paces | None = None
 ) -> tuple[list[Row], float | None]:
     """Runs a cell, or with `dry_run` says what it would do.
 

@@ -2,11 +2,11 @@
 
 import statistics
 import time
-from typing import Any
 
 import torch
 from rich.table import Table
 
+from fasthebb_cli.cli.cell import Paces, Row
 from fasthebb_cli.compute.device import Compute, set_up
 from fasthebb_cli.console.formats import clock
 from fasthebb_cli.console.view import View
@@ -22,10 +22,9 @@ from fasthebb_cli.stages.images import labelled_images
 
 STEPS = 5  # timed steps, spread over the epochs because layers may take turns
 RECORDING = 4  # steps before each timed one where steps are replayed: after them its replay has been recorded
-Paces = dict[tuple[object, ...], float]  # seconds that an image of a stage takes, by all that they depend on
 
 
-def preview_cell(config: Config, view: View, paces: Paces) -> list[dict[str, Any]]:
+def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
     """Prints the cell's stages and returns them as a sweep's rows.
 
     Args:
@@ -116,7 +115,7 @@ def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
     return statistics.fmean(timed or first[1:] or first)
 
 
-def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> dict[str, Any]:
+def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> Row:
     return {
         "stage": stage.name, "top1": None, "top5": None, "labels_train": labels, "labels_validation": 0,
         "seconds": seconds, "cached": cached, "directory": str(stage.directory),

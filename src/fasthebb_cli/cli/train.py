@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fasthebb_cli.cli.cell import run_composed
+from fasthebb_cli.cli.cell import Paces, run_composed
 from fasthebb_cli.cli.compose import compose_cells, compose_one, composition_errors, searchpath
 from fasthebb_cli.cli.failures import fail_together
 from fasthebb_cli.cli.hydra_main import call_hydra
@@ -51,7 +51,7 @@ def _preview_sweep(request: Request) -> int:
     """What each cell would do, here and one after the other, whatever launcher the sweep has."""
     cells: list[Cell] = []
     worst = 0
-    paces: dict[tuple[object, ...], float] = {}
+    paces: Paces = {}
     for number, (overrides, cfg) in enumerate(compose_cells(request, "--dry-run")):
         cell: Cell = {"overrides": overrides, "code": 0, "error": "", "rows": []}
         try:
