@@ -1,4 +1,4 @@
-"""From image files to a fine-tuned conv10 at 210 x 210, through a packed set; and how fast that is read."""
+"""From image files through a packed set to a fine-tuned conv10 at 210 x 210, and how fast packed images are read."""
 
 import json
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from tests.conftest import Ran
 from tests.data.images import photographs
 from tests.prepare.conftest import Data
 
-FASTER = 5  # packed images are read so many times as fast as JPEG files are decoded, on the same cores
-WAITING = 0.05  # of a step's time at most
+FASTER = 5  # reading packed images against decoding JPEG files on the same cores, at least
+WAITING = 0.05  # the share of a step's time, at most
 
 
 @pytest.fixture
