@@ -1,4 +1,4 @@
-"""`fasthebb features`: equal to a direct forward pass, in the order of the paths, for any layer and any network."""
+"""`fasthebb features`: it equals a direct forward pass, in the order of the paths, for any layer and network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_a_disk_without_room_is_found_after_the_first_batch(
 
 
 class Branches(nn.Module):
-    """No sequence: two paths that meet, one module that is called twice and one that is never called."""
+    """No sequence: two paths that join, a module that is called twice, and a module that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
