@@ -76,6 +76,7 @@ def shared(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("every rule")
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> None:
     for found in shared:
