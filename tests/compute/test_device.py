@@ -1,4 +1,4 @@
-"""What is replayed, and what lies where. No GPU is needed to decide it."""
+"""Which steps are replayed, and which tensors are moved to the device. These decisions need no GPU."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from fasthebb_cli.stages.heads import on_device_if_it_fits
     ],
 )
 def test_what_is_replayed(recordable: bool, graph: bool | None, names: tuple[str, ...], expected: bool) -> None:
-    """What a network or rule of one's own decides in Python a recording would freeze: that is for the user to say."""
+    """The user's own code may branch in Python, which a recording would freeze: the user must ask for it."""
     compute = Compute(torch.device("cuda"), "fp32", channels_last=True, compile=False, recordable=recordable)
     assert replays(with_defaults(GpuConfig, graph=graph), compute, *names) is expected
 

@@ -1,4 +1,4 @@
-"""The known data sets: splits and proportions, every layout they come in, and what is said when they are missing."""
+"""The built-in data sets: splits and proportions, every layout of their files, and messages about missing files."""
 
 import gzip
 import os
@@ -35,13 +35,13 @@ DOWNLOADED = ["mnist", "fashion_mnist", "cifar10", "cifar100", "stl10"]
 
 
 def config(name: str, root: Path | None = None, **changes: Any) -> DatasetConfig:
-    """The settings that ship, with changes."""
+    """The settings in conf/, with changes."""
     return DatasetConfig(**(composed(name) | ({"root": str(root)} if root else {}) | changes))
 
 
 @cache
 def composed(name: str) -> dict[str, Any]:
-    """The group's settings as Hydra composes them."""
+    """The settings of a choice in conf/dataset, as Hydra composes them."""
     with initialize_config_dir(str(CONF.parent), version_base="1.3"):
         fields = OmegaConf.to_container(compose("config", [f"dataset={name}"]).dataset, resolve=True)
     assert isinstance(fields, dict)
@@ -146,7 +146,7 @@ def write_idx(folder: Path, *, packed: bool, train: int = 60, test: int = 10) ->
 def test_idx_files(name: str, folder: str, packed: bool, tmp_path: Path) -> None:
     write_idx(tmp_path / "data" / folder, packed=packed)
     dataset = load_dataset(config(name, tmp_path / "data"), 0)
-    assert sizes(dataset) == (50, 10, 10, 0)  # the proportions of 50,000 of 60,000
+    assert sizes(dataset) == (50, 10, 10, 0)  # in the proportion 50,000 of 60,000
     check_splits(dataset)
     assert torch.bincount(dataset.labels[dataset.train]).tolist() == [5] * 10
     assert dataset.test.tolist() == list(range(60, 70))

@@ -1,4 +1,4 @@
-"""Your own images: every layout, labels from a table, more images without labels, and what is wrong with a folder."""
+"""Your own images: every layout, labels from a table, additional unlabelled images, and messages about bad folders."""
 
 import shutil
 from collections.abc import Callable
@@ -119,7 +119,7 @@ def test_labels_from_a_table(tmp_path: Path, header: str) -> None:
     swapped = header.startswith("id")
     rows = [(f"images/{i:02}.png" if i % 2 else f"{i:02}.png", "ab"[i % 2]) for i in range(10)]
     lines = [f"{i},{label},{path}" if swapped else f"{path},{label}" for i, (path, label) in enumerate(rows)]
-    table = tmp_path / "labels.csv"  # odd rows are relative to it, even ones to root
+    table = tmp_path / "labels.csv"  # paths in odd rows are relative to the table, in even ones to root
     table.write_text(header + "\n".join(lines) + "\n\n", encoding="utf-8")
     dataset = load(tmp_path / "images", labels=str(table))
     assert dataset.classes == ("a", "b")

@@ -55,7 +55,7 @@ RULE_OPTIONS: list[tuple[str, Options]] = [
 
 
 BLOCK = CPU.block
-# for a CPU; for a GPU; for a GPU with small tiles, so that there are several; the same, one block in memory at a time
+# for a CPU; for a GPU; for a GPU with small tiles, so that there are several; and with memory for one block at a time
 TILE_SIZES = [CPU, GPU, replace(GPU, pairs=3, block=4), replace(GPU, block=4, chunk=1)]
 
 

@@ -76,6 +76,7 @@ def shared(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("every rule")
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> None:
     for found in shared:
@@ -122,8 +123,7 @@ def test_images_matter() -> None:
 def same(found: State, wanted: State, tolerance: float) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        scale = max(
-            float(value.double().abs().max()), 0.01
-        )  # the mean of normalised values is 0, and only rounding is left of it
+        # the mean of normalised values of size 1 is 0 but for rounding, which is relative to their size
+        scale = max(float(value.double().abs().max()), 0.1)
         difference = float((found[name].double() - value.double()).abs().max())
         assert difference <= tolerance * scale, f"{name}: {difference / scale:.1e}"

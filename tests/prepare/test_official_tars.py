@@ -1,4 +1,4 @@
-"""The official tar files of ImageNet: unpacked whole, once and by `fasthebb data prepare` only."""
+"""The official tar files of ImageNet: only `fasthebb data prepare` unpacks them, whole and once."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ from tests.prepare.conftest import Data
 NAMES = {
     "train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar", "devkit": "ILSVRC2012_devkit_t12.tar.gz"
 }  # fmt: skip
-WNIDS = ("n2", "n3", "n1")  # in the order of their numbers, which is not that of their names
+WNIDS = ("n2", "n3", "n1")  # in the order of their numbers, not of their names
 NUMBERS = (2, 3, 1, 1)  # of the validation images
 
 

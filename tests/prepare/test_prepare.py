@@ -1,4 +1,4 @@
-"""`fasthebb data prepare`: a packed set is the set that was packed, whole or refused, and what is damaged is named."""
+"""`fasthebb data prepare`: a packed set equals its images, an incomplete one is refused, damaged images are named."""
 
 import json
 import os
@@ -358,11 +358,11 @@ def test_other_images_do_not_go_on_where_these_were(data: Data, photos: Path, tm
 
 
 def pack(words: list[str], longest: int = -1, killed: tuple[int, int] | None = None) -> None:
-    """`fasthebb data` that saves after every few images, in place of every 256 MiB.
+    """Runs `fasthebb data`, which here saves after a few images, not after 256 MiB.
 
     Args:
-        longest: bytes that a file may have: stands for a full disk.
-        killed: so many calls of Python's after so many files were synced.
+        longest: the largest size of a file in bytes, which imitates a full disk.
+        killed: (files, calls): it is killed at this call of a Python function after so many files were synced.
     """
     packing.BLOCK_BYTES, prepare_command.CHUNK = 20_000, 4
     resource.setrlimit(resource.RLIMIT_FSIZE, (longest, -1))

@@ -146,6 +146,7 @@ def test_help_lists_the_launchers(command: Callable[..., Ran]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_preempted_jobs_of_a_sweep_are_requeued_and_it_ends_in_its_table(cluster: Cluster) -> None:
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=1")
     launcher = sweep(cluster.folder, *slurm, "seed=0,1", *LONG, environment=cluster.environment)
@@ -169,6 +170,7 @@ def test_preempted_jobs_of_a_sweep_are_requeued_and_it_ends_in_its_table(cluster
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_a_cancelled_job_of_a_sweep_stays_away(cluster: Cluster) -> None:
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=1")
     launcher = sweep(cluster.folder, *slurm, "seed=0", *LONG, environment=cluster.environment)

@@ -1,4 +1,4 @@
-"""Evaluation: what is counted adds up."""
+"""Evaluation: the confusion matrix agrees with the accuracy."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Probes: heads on features whose worth is known, layers by name, and the command."""
+"""Probes: heads on features with a known answer, layers by name, and the command."""
 
 import copy
 import os
@@ -32,7 +32,7 @@ def settings(**changes: object) -> ProbeConfig:
 
 
 def clusters(count: int = 300, classes: int = 3, *, spread: float = 0.3) -> Samples:
-    """Classes around corners of a cube, the second half for testing."""
+    """Clusters around the corners of a cube; the second half of the samples is for testing."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
     features = 1 + torch.eye(classes, 8)[labels] * 2 + spread * torch.randn(count, 8, generator=generator)
@@ -69,7 +69,7 @@ def test_the_hebbian_classifier_compares_with_class_means() -> None:
 
 
 def test_mean_average_precision_by_hand() -> None:
-    """The query's class stands first and third among three: (1/1 + 2/3) / 2."""
+    """Images of the query's class are ranked first and third of three: (1/1 + 2/3) / 2."""
     gallery = torch.tensor([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]])
     samples = Samples(gallery, torch.tensor([0, 1, 0]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), 2)
     assert HEADS["retrieval"](samples, settings(), CPU)["retrieval"] == pytest.approx((1 + 2 / 3) / 2)
@@ -133,7 +133,7 @@ def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran
 def test_features_of_all_layers_come_from_one_pass(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each image, of the labelled and of the test images, goes through the network once, whatever is probed."""
+    """Each labelled and each test image runs through the network once, however many layers are probed."""
     assert command("pretrain").code == 0
     seen: list[int] = []
     forward = nn.Conv2d.forward
@@ -148,7 +148,7 @@ def test_features_of_all_layers_come_from_one_pass(
     results = ran.results("probe")
     assert len(results["layers"]) == 5
     images = results["labels_train"] + results["samples"]
-    assert sum(count for count in seen if count > 1) == 4 * images  # convolutions; one image alone tries the shapes
+    assert sum(count for count in seen if count > 1) == 4 * images  # convolutions; one image alone checks the memory
 
 
 @pytest.mark.parametrize("moment", ["within the pass", "while heads learn"])
