@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.replay import NotRecordable, Replay, Tensors
-from fasthebb.settings import RULES, StepSetting
+from fasthebb.settings import RULES, Execution, StepSetting
+from fasthebb.teacher import Teacher
 from fasthebb_cli import cli
 from fasthebb_cli.bench.measure import peak_bytes
 from tests.conftest import Ran
@@ -26,7 +27,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def made(rule: str, device: str, *, replay: bool = False, taught: bool = False) -> tuple[nn.Module, HebbianLearner]:
     model = network(torch.float64).to(device).train()
     step = StepSetting(normalise=rule in NORMALISED)
-    return model, HebbianLearner(model, rule, lr=0.02, step=step, classes=3 if taught else None, replay=replay)
+    teacher = Teacher(3) if taught else None
+    return model, HebbianLearner(model, rule, lr=0.02, step=step, teacher=teacher, execution=Execution(replay=replay))
 
 
 def learn(learner: HebbianLearner, device: str, steps: range, taught: bool = False) -> None:

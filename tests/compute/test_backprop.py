@@ -1,4 +1,4 @@
-"""Passes that a GPU would replay ask for the same each time, and lead where they do without it."""
+"""Steps that a GPU would replay: each launches the same operations, and the numbers are those without replay."""
 
 from collections.abc import Callable
 from pathlib import Path

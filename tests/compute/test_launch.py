@@ -1,4 +1,4 @@
-"""Who started a process: torchrun, submitit, srun, or nobody; and how a batch is shared out."""
+"""Processes started by torchrun, submitit, srun, or alone; and which part of a batch each one reads."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_torchrun_comes_first() -> None:
 
 @pytest.mark.parametrize("tasks", [2, 1])
 def test_submitit_comes_before_srun(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which starts submitit's tasks: one of one is alone, whatever step it is in."""
+    """srun starts submitit's tasks. A single task is alone, whatever job step it is in."""
     told = {
         "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "77", "SUBMITIT_LOCAL_NTASKS": str(tasks),
         "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_LOCALID": "0",
@@ -39,7 +39,7 @@ def test_srun() -> None:
 
 @pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "41", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}])
 def test_alone(environment: dict[str, str]) -> None:
-    """A batch script of several tasks is not one of them."""
+    """A batch script runs outside of srun, so it is not one of its tasks."""
     assert launch(environment) == Launch()
 
 

@@ -1,4 +1,4 @@
-"""Training by gradients on several processes, or in parts: the steps of the whole batch, uneven batches included."""
+"""Backprop on several processes, or in micro-batches: the same steps as on the whole batch, uneven batches included."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ from fasthebb.nets.autoencoder import VariationalAutoencoder, loss_terms
 from fasthebb.nets.networks import conv6
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.batch_norm import share_batch_norm
-from fasthebb_cli.compute.gradients import in_micro_batches, summed_gradients
+from fasthebb_cli.compute.gradients import micro_batched, summed_gradients
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.stages.evaluate import Confusion
-from fasthebb_cli.stages.task import Totals
+from fasthebb_cli.stages.scores import Confusion
+from fasthebb_cli.stages.totals import Totals
 from tests.conftest import Ran
 from tests.fasthebb.test_many import same
 from tests.many import sums_told, together
@@ -32,9 +32,9 @@ def network() -> nn.Sequential:
 
 
 def trained(micro_batch: int | None = None) -> dict[str, Tensor]:
-    """State after steps on batches of several lengths, and the totals of what was seen."""
+    """The network's state after steps on batches of several lengths, and its totals."""
     made = share_batch_norm(network())
-    run = in_micro_batches(made, micro_batch)
+    run = micro_batched(made, micro_batch)
     optimizer = torch.optim.SGD(made.parameters(), lr=0.02, momentum=0.9)
     totals, confusion = Totals(torch.device("cpu")), Confusion(3)
     for step in range(6):
@@ -56,7 +56,7 @@ def trained(micro_batch: int | None = None) -> dict[str, Tensor]:
 
 
 def autoencoded() -> dict[str, Tensor]:
-    """State of a network and its decoder after steps on batches of several lengths."""
+    """An autoencoder's state after steps on batches of several lengths."""
     made = VariationalAutoencoder(network().float(), channels=2, size=24, latents=4).double()
     autoencoder = share_batch_norm(made)
     optimizer = torch.optim.SGD(autoencoder.parameters(), lr=1e-4)
@@ -81,20 +81,20 @@ def test_processes_train_an_autoencoder_like_one(size: int) -> None:
         same(found, autoencoded(), 1e-6)
 
 
-def trained_in_parts() -> dict[str, Tensor]:
+def trained_in_micro_batches() -> dict[str, Tensor]:
     return trained(micro_batch=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("function", ["trained", "trained_in_parts"])
+@pytest.mark.parametrize("function", ["trained", "trained_in_micro_batches"])
 def test_processes_train_like_one(size: int, function: str) -> None:
     for found in together(f"tests.compute.test_parallel:{function}", size):
         same(found, trained(), 1e-8)
 
 
-def way_back() -> list[str]:
-    """What happens in a step, one after the other."""
+def backward_pass() -> list[str]:
+    """The events of a step, in order."""
     made = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
     events: list[str] = []
@@ -109,26 +109,26 @@ def way_back() -> list[str]:
 
 
 @pytest.mark.slow
-def test_gradients_travel_while_the_way_back_goes_on() -> None:
-    """DistributedDataParallel would have them in one buffer here, sent at the end."""
+def test_gradients_are_sent_while_the_backward_pass_goes_on() -> None:
+    """DistributedDataParallel would put them into one buffer here, and send it at the end."""
     expected = ["back at 1", "send 3", "send 15", "back at 0", "send 5", "send 20", *["wait"] * 4]
-    assert together("tests.compute.test_parallel:way_back", 2) == [expected] * 2
+    assert together("tests.compute.test_parallel:backward_pass", 2) == [expected] * 2
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
-def test_parts_train_like_the_whole(micro_batch: int) -> None:
+def test_micro_batches_train_like_the_whole_batch(micro_batch: int) -> None:
     same(trained(micro_batch), trained(), 1e-8)
 
 
-def test_parts_keep_less() -> None:
-    """Of a large batch most of what autograd keeps is computed again instead."""
+def test_micro_batches_keep_fewer_activations() -> None:
+    """Most of what autograd would keep of a large batch is computed again in the backward pass."""
     made = network()
     images = torch.randn(32, 2, 24, 24).double()
     assert kept(InMicroBatches(made, 4), images) < 0.7 * kept(made, images)
 
 
 def kept(module: nn.Module, images: Tensor) -> int:
-    """Bytes that autograd keeps for the way back."""
+    """Bytes that autograd keeps for the backward pass."""
     sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -145,11 +145,11 @@ def kept(module: nn.Module, images: Tensor) -> int:
 def test_a_network_that_is_no_sequence_is_refused() -> None:
     network = nn.Sequential(models.resnet18(), nn.Linear(1000, 3))
     with pytest.raises(InputError, match=r"gpu.micro_batch=2: 0 is no plain sequence .* batch norm"):
-        in_micro_batches(network, 2)
+        micro_batched(network, 2)
 
 
 def test_micro_batch_changes_memory_only(command: Callable[..., Ran], tmp_path: Path) -> None:
-    """Same directories, same numbers to rounding, in pre-training and fine-tuning."""
+    """The same directories and, to rounding, the same numbers, in pre-training and fine-tuning."""
     settings = ("model.dropout=0", "label_fraction=0.2", "stages=[pretrain,finetune]")
     whole = command("train", *settings, f"out={tmp_path / 'whole'}")
     parts = command("train", *settings, f"out={tmp_path / 'parts'}", "gpu.micro_batch=24")

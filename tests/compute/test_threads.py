@@ -1,4 +1,4 @@
-"""How threads wait is set before torch is loaded, unless the user has set it."""
+"""How long threads spin is set before torch is loaded, unless the user has set it."""
 
 import subprocess
 import sys

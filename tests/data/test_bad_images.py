@@ -1,4 +1,4 @@
-"""Images that can't be read: an error that names them, or left out as if they had never been there."""
+"""Images that can't be read: an error names them, or they are left out as if they were not there."""
 
 import os
 import shutil
@@ -18,18 +18,19 @@ from fasthebb_cli.data.loading import batches
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.conftest import Ran
 from tests.data.images import class_folders, save
 from tests.many import together
 
 
 def load(root: Path, **settings: Any) -> Dataset:
-    return load_dataset(DatasetConfig(name="image_folder", root=str(root), size=8, **settings), 0)
+    return load_dataset(with_defaults(DatasetConfig, name="image_folder", root=str(root), size=8, **settings), 0)
 
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """Two classes for training and for testing, a file of each of three damaged in its own way."""
+    """Two classes for training and testing. In three of the four folders one file is damaged, each in another way."""
     root = tmp_path / "damaged"
     class_folders(root / "train", {"a": 12, "b": 12})
     class_folders(root / "test", {"a": 3, "b": 3}, first=40)
@@ -42,7 +43,7 @@ def damaged(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mended(damaged: Path, tmp_path: Path) -> Path:
-    """The same without them."""
+    """The same folder without the damaged files."""
     root = tmp_path / "mended"
     shutil.copytree(damaged, root)
     for name in ("train/a/003.png", "train/b/000.png", "test/b/001.png"):
@@ -74,7 +75,7 @@ def test_of_several_processes_the_first_looks_for_all(damaged: Path) -> None:
 
 
 def looked_at(damaged: Path) -> tuple[int, str]:
-    """How many images this process decodes to open the set, and the digest of what it finds."""
+    """Number of images that this process decodes to open the data set, and the digest."""
     decoded = 0
     decode = source.decode
 
@@ -84,7 +85,8 @@ def looked_at(damaged: Path) -> tuple[int, str]:
         return decode(*arguments)
 
     patch.object(source, "decode", counted).start()
-    config = DatasetConfig(
+    config = with_defaults(
+        DatasetConfig,
         name="image_folder", root=str(damaged), size=8, in_memory=False, on_bad_image="skip",
         download=True,
     )  # fmt: skip

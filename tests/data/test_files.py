@@ -1,4 +1,4 @@
-"""The compact list of image files: the list that it stands for, in the same order, in a fraction of the memory."""
+"""The compact list of image files: it holds what a plain list would, in the same order, in a fraction of the memory."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import list_images
 from tests.data.images import save
 
-BYTES = 64  # an image may take in all indices together
+BYTES = 64  # that an image may take in all indices together
 
 
 def imagenet_files(count: int) -> Iterator[ImageFile]:
@@ -52,7 +52,7 @@ def test_an_image_takes_at_most_64_bytes_also_while_it_is_listed() -> None:
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(files) == count
-    split = 4 + 8  # an index in the whole set, and one in the training part of it
+    split = 4 + 8  # an index within the data set, and one within its training images
     assert held / count + split <= BYTES
     assert peak / count + split <= BYTES
     files.labels()[3] = 77
@@ -70,6 +70,7 @@ WHOLE = """
 import os, resource, sys
 import torch
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.data import folders
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.imagenet import imagenet
@@ -95,7 +96,7 @@ folders.list_images = list_images
 list(batches(Nothing(), torch.arange(10), batch_size=4, device=torch.device("cpu"), order_seed=0))
 stratified_order(torch.arange(10), 0)
 before = peak()
-collection = imagenet(DatasetConfig(name="imagenet", root=sys.argv[1], size=210))
+collection = imagenet(with_defaults(DatasetConfig, name="imagenet", root=sys.argv[1], size=210))
 listed_peak = peak()
 assert len(collection.source) == count
 train = stratified_order(collection.labels, 0).sort().values
@@ -108,9 +109,9 @@ print((listed_peak - before) / count, (peak() - before) / count)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 def test_a_whole_imagenet_is_listed_split_and_shuffled_in_bounded_memory(tmp_path: Path) -> None:
-    """Peaks of the process, in bytes an image: of listing, and of all with the split, two orders and the batches."""
+    """The process's peak memory in bytes an image: after listing, and after the split, two orders and the batches."""
     for k in range(1000):
         for part in ("train", "val"):
             folder = tmp_path / part / f"n{10_000_000 + k}"

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Counting:
-    """Image k is filled with k; remembers what was read."""
+    """Image k is filled with k. Keeps a list of the images that were read."""
 
     channels, size = 1, 2
 
@@ -112,7 +112,7 @@ class Dying(ImageFiles):
         os._exit(1)
 
 
-@pytest.mark.slow  # torch looks for dead workers every five seconds
+@pytest.mark.slow  # torch checks for dead workers every five seconds
 def test_a_worker_that_dies_is_one_line() -> None:
     stream = batches(Dying(["x"], 8), torch.arange(1), batch_size=1, device=CPU, order_seed=None, workers=1)
     with pytest.raises(RunError, match=r"a decoding process failed; lower workers .*exited unexpectedly"):
@@ -121,7 +121,7 @@ def test_a_worker_that_dies_is_one_line() -> None:
 
 @pytest.mark.slow
 def test_workers_take_a_part_without_images(tmp_path: Path) -> None:
-    """As a process has of a batch that is smaller than the number of processes."""
+    """A process has an empty part of a batch that is smaller than the number of processes."""
     (tmp_path / "images.bin").write_bytes(bytes(range(36)))
     source = PackedPixels(tmp_path / "images.bin", 3, 2)
     stream = batches(

@@ -1,4 +1,4 @@
-"""Decoding: every kind of image becomes uint8 RGB, S x S, and what can't be read is named."""
+"""Decoding: every kind of image becomes uint8 RGB, S x S; a file that can't be read is named."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     image[:8] = 255  # white above, black below
     exif = Image.Exif()
-    exif[0x0112] = 3  # turned by 180 degrees
+    exif[0x0112] = 3  # rotated by 180 degrees
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(image).save(path, exif=exif)
     pixels = read(path, 4)

@@ -1,4 +1,4 @@
-"""Label subsets and splits: nested, in proportion, and errors that name what would work."""
+"""Label subsets and splits: they are nested and in proportion; errors name values that would work."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ def labels_of(sizes: list[int]) -> torch.Tensor:
 
 
 def kept_from(sizes: list[int]) -> int:
-    """First length from which one sample of every class and every floor of m c / N fit together."""
+    """From this m on, one sample of every class and floor(m c / N) samples of each class fit into m places."""
     total = sum(sizes)
     fits = [sum(max(1, m * size // total) for size in sizes) <= m for m in range(total + 1)]
     return max(m for m in range(total + 1) if not fits[m]) + 1
@@ -41,7 +41,7 @@ def test_every_prefix_of_a_stratified_order_is_in_proportion(sizes: list[int], s
 
 
 def test_one_large_and_many_small_classes_stay_in_proportion() -> None:
-    """Merging classes by (rank + 0.5) / size, the simpler way, is off by 5 here."""
+    """The simpler method, sorting samples by (rank + 0.5) / class size, is wrong by 5 here."""
     sizes = [1000] + [3] * 10
     labels = labels_of(sizes)
     order = stratified_order(labels, 0)
@@ -84,7 +84,7 @@ def test_balanced_classes_get_the_same_number_of_labels() -> None:
 
 @pytest.mark.parametrize(("classes", "samples"), [(100, 40_000), (200, 90_000)])
 def test_a_random_subset_may_leave_classes_without_a_label(classes: int, samples: int) -> None:
-    """As at 1 % of CIFAR-100 and Tiny ImageNet, where nearly every one does."""
+    """So does nearly every random subset of 1 % of CIFAR-100 and Tiny ImageNet."""
     labels = torch.arange(classes).repeat_interleave(samples // classes)
     found = [labels[label_subset(labels, 0.01, seed, kind="random")] for seed in range(5)]
     assert {len(subset) for subset in found} == {samples // 100}

@@ -1,4 +1,4 @@
-"""Normalisation and augmentation: one draw per sample, from the generator alone, within the stated ranges."""
+"""Normalisation and augmentation: each image has its own random numbers, from the generator, in the stated ranges."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_a_flip_is_exact_and_the_outside_is_reflected(monkeypatch: pytest.Monkey
         return augment(image, "light", generator())
 
     assert torch.allclose(with_map([[-1, 0, 0], [0, 1, 0]]), image.flip(3), atol=1e-5)
-    moved = with_map([[1, 0, 0.5], [0, 1, 0]])  # by one pixel of four
+    moved = with_map([[1, 0, 0.5], [0, 1, 0]])  # by one of four pixels
     assert torch.allclose(moved, image[..., [1, 2, 3, 3]], atol=1e-5)
 
 
@@ -99,14 +99,14 @@ def test_tilting_keeps_the_centre_and_brings_one_side_nearer() -> None:
     flat = torch.nn.functional.affine_grid(torch.eye(2, 3).expand(500, -1, -1), [500, 1, 9, 9], align_corners=False)
     places = _tilted(flat, torch.rand(500, 1, 1, 2, generator=generator()))
     assert torch.equal(places[:, 4, 4], torch.zeros(500, 2))
-    nearer = places[:, 4, 8, 0] / flat[:, 4, 8, 0]  # at the right edge, 8/9 of the way out
+    nearer = places[:, 4, 8, 0] / flat[:, 4, 8, 0]  # near the right edge: x = 8/9
     most = 1 / (1 - TILT * 8 / 9)
     assert 0.99 * most < nearer.max() <= most
     assert not torch.allclose(places[:, 4, 8, 0], -places[:, 4, 0, 0]), "both sides are as near"
 
 
 def test_colours_change_within_the_stated_ranges() -> None:
-    """Of images with two grey levels the mean moves by the brightness and the difference by the contrast."""
+    """In images with two grey levels brightness changes the mean, and contrast the difference of the two."""
     images = torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).expand(2000, 3, 1, 2)
     draws = torch.rand(4, 2000, 1, 1, 1, generator=generator())
     changed = _recoloured(images, draws)
@@ -117,4 +117,4 @@ def test_colours_change_within_the_stated_ranges() -> None:
     red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(2000, -1, -1, -1)
     spread = _recoloured(red, draws).amax((1, 2, 3)) - _recoloured(red, draws).amin((1, 2, 3))
     assert spread.min() == 0
-    assert spread.max() > 1.5  # contrast and saturation both
+    assert spread.max() > 1.5  # contrast and saturation together

@@ -100,11 +100,13 @@ def fingerprints() -> dict[str, str]:
     found: dict[str, str] = {}
     for _, cell in EXPERIMENTS:
         found |= _planned(" ".join(cell), loaded(*cell, "label_fraction=1"))
-    finetunes = {name: loaded(f"finetune={name}").finetune for name in FINETUNES}
+    finetunes = {name: loaded(f"finetune={name}").settings["finetune"] for name in FINETUNES}
     for rule in RULES:
         config = loaded(f"rule={rule}")
         for name, finetune in finetunes.items():
-            found |= _planned(f"rule={rule} finetune={name}", replace(config, finetune=finetune))
+            found |= _planned(
+                f"rule={rule} finetune={name}", replace(config, settings=config.settings | {"finetune": finetune})
+            )
     for name, words in PLANNED.items():
         found |= _planned(name, loaded(*words))
     return found

@@ -16,6 +16,7 @@ from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare import archives, official_tars
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.data.images import picture
 from tests.prepare.conftest import Data
 
@@ -82,7 +83,7 @@ EXPECTED = {f"train/{wnid}/{wnid}_{i}.JPEG": encoded(10 * k + i) for k, wnid in 
 
 def refuses_to_run(root: Path) -> None:
     with pytest.raises(InputError, match=rf"not unpacked.*; `fasthebb data prepare dataset=imagenet .*{root}` does it"):
-        load_dataset(DatasetConfig(name="imagenet", root=str(root), size=8), 0)
+        load_dataset(with_defaults(DatasetConfig, name="imagenet", root=str(root), size=8), 0)
 
 
 @pytest.mark.parametrize("below", [".", "imagenet"])

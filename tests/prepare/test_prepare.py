@@ -32,6 +32,7 @@ from fasthebb_cli.prepare import packing
 from fasthebb_cli.prepare.findings import OFFICIAL
 from fasthebb_cli.prepare.packing import Packing
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.conftest import Ran
 from tests.data.images import class_folders, picture, save, tiny_imagenet, write_cifar
 from tests.lives import Life
@@ -55,7 +56,7 @@ def words(root: Path, out: Path | None = None, size: int = 8) -> list[str]:
 
 
 def load(root: Path, size: int = 8, name: str = "image_folder", **settings: Any) -> Dataset:
-    return load_dataset(DatasetConfig(name=name, root=str(root), size=size, **settings), 0)
+    return load_dataset(with_defaults(DatasetConfig, name=name, root=str(root), size=size, **settings), 0)
 
 
 def assert_same(found: Dataset, expected: Dataset) -> None:
@@ -369,10 +370,14 @@ def pack(words: list[str], longest: int = -1, killed: tuple[int, int] | None = N
         synced, calls = killed
         sync, syncs, events = os.fsync, count(1), count(1)
 
-        def counted(file: int) -> None:
-            sync(file)
+        def kill(*_: object) -> None:
+            if next(events) == calls:
+                signal.raise_signal(signal.SIGKILL)
+
+        def counted(fd: Any) -> None:
+            sync(fd)
             if next(syncs) == synced:
-                sys.setprofile(lambda *_: next(events) == calls and signal.raise_signal(signal.SIGKILL))
+                sys.setprofile(kill)
 
         os.fsync = counted
     sys.exit(cli.run(["data", *words]))
@@ -425,7 +430,7 @@ def test_a_torn_line_of_the_journal_is_done_again(data: Data, photos: Path, tmp_
     assert code == 0
     assert "goes on after" not in out
     assert len(json.loads((tmp_path / "packed" / PACKED_FILE).read_text())["blocks"]) == 1
-    expected = replace(DatasetConfig(name="image_folder", root=str(photos), size=8), on_bad_image="skip")
+    expected = replace(with_defaults(DatasetConfig, name="image_folder", root=str(photos), size=8), on_bad_image="skip")
     assert_same(load(tmp_path / "packed"), load_dataset(expected, 0))
 
 

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from fasthebb_cli import cli
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.signals import STOPPED
-from fasthebb_cli.stages.evaluate import add_batch
+from fasthebb_cli.stages.scores import add_batch
 from tests.conftest import Ran
 from tests.data.images import class_folders
 from tests.disturbed import events, kill_at_random_moments, outcome, start, start_anew, undisturbed, words
@@ -180,7 +180,7 @@ def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_s
         return add_batch(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("fasthebb_cli.stages.evaluate"), "add_batch", stop)
+        patch.setattr(import_module("fasthebb_cli.stages.scores"), "add_batch", stop)
         ran = command("train", *settings)
     assert ran.code == 130, ran.err
     assert "stopped and saved at epoch 2, its validation of finetune" in ran.err

@@ -11,7 +11,7 @@ from tests.disturbed import outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 from tests.slurm.test_submitit import sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 LONG = ("pretrain.epochs=60", "finetune.epochs=2", "model.dropout=0")
 

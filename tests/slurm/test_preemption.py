@@ -6,7 +6,7 @@ from tests.conftest import SMALL
 from tests.disturbed import outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 LONG = ("pretrain.epochs=60", "finetune.epochs=2")
 WHOLE_NODE = "--exclusive"

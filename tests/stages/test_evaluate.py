@@ -1,11 +1,11 @@
-"""Evaluation: what is counted adds up."""
+"""Evaluation: the confusion matrix agrees with the accuracy."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from fasthebb_cli.stages.evaluate import Confusion
+from fasthebb_cli.stages.scores import Confusion
 from tests.conftest import Ran
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is frozen stays to the bit, and few labels still get enough steps."""
+"""Fine-tuning: frozen layers do not change by a bit, few labels get enough steps, and each protocol."""
 
 import copy
 import dataclasses
@@ -18,13 +18,15 @@ from fasthebb.model_file import load_model
 from fasthebb_cli.compute.device import set_up
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages import Context, Task
-from fasthebb_cli.stages.finetune import _groups, finetune
+from fasthebb_cli.stages.finetune import finetune
+from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups
 from tests.conftest import Ran, loaded
 
 
 def ended(task: Task, epoch: int) -> dict[str, Any]:
-    """The metrics of an epoch, after its look at validation images."""
+    """The metrics of an epoch, after its validation."""
     for _ in task.validate(epoch):
         pass
     return task.end_epoch(epoch)
@@ -72,7 +74,7 @@ def test_a_hidden_layer_is_trained_saved_and_built_again(command: Callable[..., 
 
 
 def test_the_hebbian_classifier_scores_by_class_means(command: Callable[..., Ran]) -> None:
-    """As the probe's does, which is the rule in one step over all features."""
+    """It agrees with the probe's, which takes the rule's step once, over all features."""
     stages = ("stages=[pretrain,finetune,evaluate,probe]", "probe.methods=[hebbian]", "probe.layers=[fc5]")
     ran = command("train", "finetune=hebbian", "finetune.epochs=1", *stages, "label_fraction=0.2")
     assert ran.code == 0, ran.err
@@ -97,7 +99,7 @@ def test_the_hebbian_classifier_learns_the_same_in_parts(command: Callable[..., 
 
 @pytest.mark.slow
 def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callable[..., Ran]) -> None:
-    """Each is an ordinary classifier to the stage after it."""
+    """For the stage after it, each is an ordinary classifier."""
     more = ("+finetune@extra.all=default", "stages=[pretrain,finetune,all,evaluate]", "extra.all.epochs=1")
     for words in (("finetune=hebbian",), ("finetune=frozen", "finetune.hidden=7")):
         ran = command("train", *words, *more, "label_fraction=0.2", "force=true")
@@ -135,20 +137,20 @@ def test_what_does_not_go_together(command: Callable[..., Ran], words: list[str]
 
 
 def context_around(network: nn.Module, *words: str) -> Context:
-    """A cell of plain gradient descent on 32 x 32 digits with that network."""
+    """A cell that trains the network by plain gradient descent on digits."""
     config = loaded("dataset=digits", "gpu=cpu", "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant",
                     "finetune.momentum=0", "finetune.weight_decay=0", "finetune.augment=none", "label_fraction=0.3",
                     *words)  # fmt: skip
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(
-        config, "finetune", config.finetune, dataset, network, set_up(config.gpu), statistics,
+        config, "finetune", config.settings["finetune"], dataset, network, set_up(config.gpu), statistics,
         untrained=True, resumed=False,
     )  # fmt: skip
 
 
 def hybrid_context(*words: str) -> Context:
-    """Three linear layers, the middle one to learn by Oja's rule."""
+    """Three linear layers; the middle one learns by Oja's rule."""
     torch.manual_seed(0)
     first = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 12, bias=False), nn.Tanh())
     layers = {"first": first, "middle": nn.Linear(12, 6, bias=False), "classifier": nn.Linear(6, 10)}
@@ -167,7 +169,7 @@ def hybrid_context(*words: str) -> Context:
     ],
 )
 def test_frozen_features_drop_nothing(words: list[str], drops: bool) -> None:
-    """With dropout among them the classifier learns in an epoch what it learns without."""
+    """In an epoch the classifier learns the same, whether the frozen features have dropout or not."""
     learnt = []
     for dropout in (0.5, 0.0):
         torch.manual_seed(0)
@@ -184,7 +186,7 @@ def test_frozen_features_drop_nothing(words: list[str], drops: bool) -> None:
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("select", ["last", "best"])
 def test_the_rule_and_backprop_learn_in_the_same_steps(projection: bool, select: str) -> None:
-    """Against the loop written out; gradients pass the layer that has none itself, and validation teaches nothing."""
+    """The same as the loop written out: the gradient crosses the rule's layer, and validation images teach nothing."""
     context = hybrid_context(f"rule.projection={str(projection).lower()}", f"finetune.select={select}")
     first_KD, middle_KD, classes_KD, bias_K = (value.clone() for value in context.network.state_dict().values())
     trained = [value.requires_grad_() for value in (first_KD, classes_KD, bias_K)]
@@ -230,7 +232,7 @@ def test_the_order_of_patterns_is_a_setting_where_it_counts(command: Callable[..
 
 
 def test_an_epoch_resumed_after_its_last_step_teaches_the_rule_nothing_more() -> None:
-    """It still looks at the validation images, which pass the layers that learn by the rule."""
+    """It still scores the validation images, whose forward passes run the learner's hooks."""
     once, resumed = hybrid_context("finetune.select=best"), hybrid_context("finetune.select=best")
     task = finetune(once)
     for step, batch in enumerate(task.batches(0, 0)):
@@ -294,13 +296,13 @@ def test_patience_ends_where_validation_stopped_rising(command: Callable[..., Ra
     results = json.loads((early / "results.json").read_text())
     assert results["epochs"] == wanted
     assert results["labels_validation"] == 300
-    assert f"{results['labels_train']} + 300 val." in ran.out  # those looked at to choose are told beside the budget
+    assert f"{results['labels_train']} + 300 val." in ran.out  # validation labels that were read are shown, too
     assert results["top1"] == max(curve[:wanted])
     assert f"ended after {wanted} of 25 epochs" in ran.err + ran.out
 
 
 def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others(command: Callable[..., Ran]) -> None:
-    """A hybrid: conv1 and conv2 by the rule, the rest by backprop; batch norm of the frozen ones stands still too."""
+    """A hybrid: conv1 and conv2 by the rule, the rest by backprop. Batch norm of frozen layers stays, too."""
     hybrid = ("pretrain.include=[conv1,conv2]", "finetune.layer_lr={conv1: 0, conv2*: 0, fc5: 0.1}")
     ran = command("train", *hybrid, "label_fraction=0.2")
     assert ran.code == 0, ran.err
@@ -310,14 +312,21 @@ def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others
 
 
 def test_factors_on_the_rate_by_layer() -> None:
-    network = nn.ModuleDict({"conv1": nn.Linear(2, 2), "conv2": nn.Linear(2, 2), "fc3": nn.Linear(2, 2)})
-    settings = FinetuneConfig(
-        batch_size=2, lr=1.0, schedule="cosine", weight_decay=0, momentum=0, layer_lr={"conv*": 0.1, "conv2": 5}
+    network = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("conv1", "conv2", "fc3", "classifier")})
+    settings = with_defaults(
+        FinetuneConfig,
+        batch_size=2,
+        lr=1.0,
+        schedule="cosine",
+        weight_decay=0,
+        momentum=0,
+        layer_lr={"conv*": 0.1, "conv2": 5},
     )
-    rates = {id(p): group["lr"] for group in _groups(network, settings, 0.5) for p in group["params"]}
+    layers = layers_of(network, settings)
+    rates = {id(p): group["lr"] for group in parameter_groups(layers, settings, 0.5) for p in group["params"]}
     found = [rates[id(network[name].weight)] for name in network]
-    assert found == [0.05, 2.5, 0.5]  # the last pattern that matches counts
-    assert len(_groups(network, dataclasses.replace(settings, layer_lr={}), 0.5)) == 1
+    assert found == [0.05, 2.5, 0.5, 1.0]  # of several patterns that match, the last one counts
+    assert len(parameter_groups(layers, dataclasses.replace(settings, layer_lr={}), 0.5)) == 2
 
 
 @pytest.mark.slow

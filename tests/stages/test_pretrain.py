@@ -1,4 +1,4 @@
-"""Hebbian pre-training through the command: every rule of conf/, and what the learner can be asked to do."""
+"""Pre-training through the command: every rule in conf/, and the settings of the learner."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -124,7 +124,7 @@ def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytes
     )
     monkeypatch.syspath_prepend(tmp_path)
     ran = command("pretrain", "rule.name=my_rules:contrast", "rule.options={power: 2.0}", "rule.response=cosine")
-    assert ran.code == 2  # options of a group are merged: those of hpca are still there
+    assert ran.code == 2  # groups are merged: the options of hpca are still there
     ran = command("pretrain", "rule=my_rules:contrast", "+rule.options.power=2.0", "pretrain.lr=1e-4")
     assert ran.code == 0, ran.err
 
@@ -174,7 +174,7 @@ def test_a_network_that_looks_at_values_is_tried_for_real(
 
 @pytest.mark.slow
 def test_whitening_is_fitted_once_and_handed_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the first stage there is; those after it have what it found."""
+    """The first stage fits it; the later ones have the same."""
     fit = Mock(side_effect=Whitening.fit)
     monkeypatch.setattr(Whitening, "fit", lambda layer, *arguments: fit(layer, *arguments))
     ran = command("train", "rule=swta", "label_fraction=0.1,0.2", "stages=[pretrain,finetune,evaluate]", "-m")
@@ -192,7 +192,7 @@ def test_whitening_is_fitted_once_and_handed_on(command: Command, monkeypatch: p
 
 
 def test_whitening_is_fitted_on_training_images_alone_and_on_20_000_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of validation, test and without labels are of another kind here, and nothing of them is seen."""
+    """Validation, test and unlabelled images are black here, and the whitening is fitted on no black image."""
     seen: list[torch.Tensor] = []
     fit = Whitening.fit
 
@@ -215,7 +215,7 @@ def test_whitening_is_fitted_on_training_images_alone_and_on_20_000_at_most(monk
         compute, statistics = set_up(config.gpu), (torch.zeros(3), torch.ones(3))
         fit_whitening(
             Context(
-                config, "pretrain", config.pretrain, dataset, nn.Sequential(layer), compute, statistics,
+                config, "pretrain", config.settings["pretrain"], dataset, nn.Sequential(layer), compute, statistics,
                 untrained=True, resumed=False,
             )
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Probes: heads on features whose worth is known, layers by name, and the command."""
+"""Probes: heads on features with a known answer, layers by name, and the command."""
 
 import copy
 import os
@@ -13,9 +13,10 @@ from fasthebb.nets.build import build_network
 from fasthebb.nets.networks import conv6
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run import loop
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.settings.probe import ProbeConfig
+from fasthebb_cli.stages.features import Features, probed_layers
 from fasthebb_cli.stages.heads import HEADS, Samples
-from fasthebb_cli.stages.probe import Features, probed_layers
 from fasthebb_cli.stages.task import Batch
 from tests.conftest import Ran
 
@@ -27,11 +28,11 @@ def settings(**changes: object) -> ProbeConfig:
         "pool": 4, "batch_size": 64, "epochs": 20, "lr": 0.01, "schedule": "cosine", "weight_decay": 0.0,
         "neighbours": 5, "components": 100, "queries": 50,
     }  # fmt: skip
-    return ProbeConfig(**(usual | changes))  # type: ignore[arg-type]
+    return with_defaults(ProbeConfig, **(usual | changes))
 
 
 def clusters(count: int = 300, classes: int = 3, *, spread: float = 0.3) -> Samples:
-    """Classes around corners of a cube, the second half for testing."""
+    """Clusters around the corners of a cube; the second half of the samples is for testing."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
     features = 1 + torch.eye(classes, 8)[labels] * 2 + spread * torch.randn(count, 8, generator=generator)
@@ -68,7 +69,7 @@ def test_the_hebbian_classifier_compares_with_class_means() -> None:
 
 
 def test_mean_average_precision_by_hand() -> None:
-    """The query's class stands first and third among three: (1/1 + 2/3) / 2."""
+    """Images of the query's class are ranked first and third of three: (1/1 + 2/3) / 2."""
     gallery = torch.tensor([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]])
     samples = Samples(gallery, torch.tensor([0, 1, 0]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), 2)
     assert HEADS["retrieval"](samples, settings(), CPU)["retrieval"] == pytest.approx((1 + 2 / 3) / 2)
@@ -81,9 +82,9 @@ def test_features_are_what_the_layers_hand_on_and_nothing_moves() -> None:
     images = torch.randn(3, 3, 32, 32)
     kept = Features(probed_layers(network, None), pool=0)
     kept.collect(network, Batch(images, torch.tensor([0, 1, 2]), total=3))
-    assert list(kept.parts) == ["conv1", "conv2", "conv3", "conv4", "fc5"]
+    assert list(kept.outputs) == ["conv1", "conv2", "conv3", "conv4", "fc5"]
     with torch.no_grad():
-        torch.testing.assert_close(kept.parts["conv2"][0], network[:2](images).flatten(1))
+        torch.testing.assert_close(kept.outputs["conv2"][0], network[:2](images).flatten(1))
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -93,7 +94,7 @@ def test_what_follows_in_place_changes_no_feature() -> None:
     kept = Features({"0": network[0]}, pool=4)
     images = torch.randn(7, 3)
     kept.collect(network, Batch(images, torch.zeros(7, dtype=torch.int64), total=7))
-    assert torch.equal(kept.parts["0"][0], network[0](images))
+    assert torch.equal(kept.outputs["0"][0], network[0](images))
 
 
 def test_layers_are_chosen_by_pattern() -> None:
@@ -109,7 +110,7 @@ def test_features_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: 
     monkeypatch.setattr(os, "sysconf", lambda name: 1 << 10)
     network = nn.Sequential(nn.Conv2d(1, 4, 1))
     with pytest.raises(InputError, match=r"features take .* choose fewer probe\.layers"):
-        Features(probed_layers(network, None), pool=0).check(network, torch.zeros(1, 1, 8, 8), images=10_000)
+        Features(probed_layers(network, None), pool=0).check_memory(network, torch.zeros(1, 1, 8, 8), images=10_000)
 
 
 def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran]) -> None:
@@ -132,7 +133,7 @@ def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran
 def test_features_of_all_layers_come_from_one_pass(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each image, of the labelled and of the test images, goes through the network once, whatever is probed."""
+    """Each labelled and each test image runs through the network once, however many layers are probed."""
     assert command("pretrain").code == 0
     seen: list[int] = []
     forward = nn.Conv2d.forward
@@ -147,7 +148,7 @@ def test_features_of_all_layers_come_from_one_pass(
     results = ran.results("probe")
     assert len(results["layers"]) == 5
     images = results["labels_train"] + results["samples"]
-    assert sum(count for count in seen if count > 1) == 4 * images  # convolutions; one image alone tries the shapes
+    assert sum(count for count in seen if count > 1) == 4 * images  # convolutions; one image alone checks the memory
 
 
 @pytest.mark.parametrize("moment", ["within the pass", "while heads learn"])
@@ -163,7 +164,7 @@ def test_a_stopped_probe_says_that_it_starts_over(
     with monkeypatch.context() as patched:
         if moment == "within the pass":
             patched.setattr(Features, "collect", lambda kept, network, batch: stop() and None)
-            patched.setattr(Features, "check", lambda *_: None)
+            patched.setattr(Features, "check_memory", lambda *_: None)
         else:
             patched.setitem(HEADS, "linear", stop)
         ran = command("train", "stages=[pretrain,probe]", "label_fraction=0.1")

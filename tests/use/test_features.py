@@ -16,6 +16,8 @@ from fasthebb_cli.use.images import load_images
 from tests.conftest import Ran
 from tests.use.conftest import TEST, Taught
 
+pytestmark = pytest.mark.xdist_group("taught")  # they share a model
+
 Command = Callable[..., Ran]
 
 

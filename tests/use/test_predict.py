@@ -24,6 +24,8 @@ from tests.conftest import Ran
 from tests.data.images import save
 from tests.use.conftest import TEST, Taught
 
+pytestmark = pytest.mark.xdist_group("taught")  # they share a model
+
 Command = Callable[..., Ran]
 
 

@@ -13,7 +13,7 @@ from fasthebb_cli.bench.measure import Neighbours
 from fasthebb_cli.bench.scale import bench_scale
 from fasthebb_cli.bench.step import bench_step
 from fasthebb_cli.compute.device import set_up
-from fasthebb_cli.compute.gradients import recording_told
+from fasthebb_cli.compute.graphs import graph_errors
 from fasthebb_cli.run.directory import write_json
 from fasthebb_cli.run.loop import versions
 from fasthebb_cli.settings.tools import BenchConfig
@@ -26,7 +26,7 @@ def run_bench(bench: BenchConfig, console: Console) -> None:
     """Runs one bench; see conf/bench.yaml."""
     compute = set_up(bench.gpu)
     began, neighbours = time.time(), Neighbours()
-    with recording_told():
+    with graph_errors():
         result = BENCHES[bench.what](bench, compute, console)
     others = neighbours.cores()
     if others is not None and others > QUIET_CORES:

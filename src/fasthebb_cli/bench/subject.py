@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.build import build_network
 from fasthebb.replay import Replay
+from fasthebb.settings import Execution
 from fasthebb_cli.bench.measure import Work
-from fasthebb_cli.compute.device import Compute, replays
+from fasthebb_cli.compute.device import Compute
+from fasthebb_cli.compute.graphs import replays
 from fasthebb_cli.errors import bad_input
 from fasthebb_cli.settings.tools import BenchConfig
 from fasthebb_cli.stages.rule import attached
@@ -72,8 +74,8 @@ def subject_of(
         return compute.place(made).train()
 
     def learner(network: nn.Module) -> HebbianLearner:
-        more = {"layer_lr": bench.rule.layer_lr, "exclude": ["classifier*"], "micro_batch": bench.gpu.micro_batch}
-        return learner_of(bench, compute, network, **more)
+        more = {"layer_lr": bench.rule.layer_lr, "exclude": ["classifier*"]}
+        return learner_of(bench, compute, network, micro_batch=bench.gpu.micro_batch, **more)
 
     torch.manual_seed(0)
     images = compute.arrange(torch.randn(batch, 3, size, size).to(compute.device))
@@ -81,9 +83,11 @@ def subject_of(
     return Subject(network, learner, images, labels, bench.rule.name, compute.autocast, _replays(bench, compute))
 
 
-def learner_of(bench: BenchConfig, compute: Compute, network: nn.Module, **arguments: Any) -> HebbianLearner:
-    same = {"lr": 1e-3, "compile": compute.compile, "replay": _replays(bench, compute)}
-    return attached(bench.rule, network, "model", **same, **arguments)
+def learner_of(
+    bench: BenchConfig, compute: Compute, network: nn.Module, *, micro_batch: int | None = None, **arguments: Any
+) -> HebbianLearner:
+    execution = Execution(micro_batch=micro_batch, compile=compute.compile, replay=_replays(bench, compute))
+    return attached(bench.rule, network, "model", lr=1e-3, execution=execution, **arguments)
 
 
 def learning(learner: HebbianLearner, images: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> Work:

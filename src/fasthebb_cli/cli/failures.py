@@ -3,24 +3,19 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
-from fasthebb_cli.cli.messages import explain
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.console.formats import make_console, printable
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.settings.conf import conf_directory
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 
 
-def fail(error: Exception, words: Sequence[str] = ()) -> int:
-    """Prints one line and gives the exit code; a traceback only when asked for or when the fault is ours."""
+def fail(error: Exception) -> int:
+    """Prints one line and returns the exit code; a traceback only when asked for or when the fault is ours."""
     console = make_console(stderr=True)
     if isinstance(error, Interrupted):
         console.print(
@@ -29,7 +24,7 @@ def fail(error: Exception, words: Sequence[str] = ()) -> int:
         return STOPPED
     if os.environ.get(TRACEBACK_VARIABLE) or not _is_known(error):
         traceback.print_exception(error)
-    text = explain(error, words, conf_directory())
+    text = " ".join(str(error).split()) or type(error).__name__
     who = "" if launch().first else f"process {launch().rank}: "
     console.print(f"[bold red]error:[/] {who}{escape(printable(text))}", highlight=False, soft_wrap=True)
     return code_of(error)
@@ -41,8 +36,8 @@ def code_of(error: Exception) -> int:
 
 
 def _is_known(error: Exception) -> bool:
-    """Bad input or a failure with words of its own; the rest are faults of ours."""
-    return isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
+    """Whether the error says itself what went wrong; the rest are faults of ours."""
+    return isinstance(error, InputError | RunError)
 
 
 def fail_together(error: Exception) -> int:
@@ -61,9 +56,3 @@ def fail_together(error: Exception) -> int:
         code = fail(error)
         sys.stderr.flush()
         os._exit(code)  # not even exit handlers: they would wait for the others
-
-
-def _is_hydras(error: Exception) -> bool:
-    """Hydra raises a bare ValueError for `group=null`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ValueError) and bool(frames) and f"{os.sep}hydra{os.sep}" in frames[-1].filename

@@ -5,9 +5,6 @@ from typing import Any
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.probe import ProbeConfig
 
 EXAMPLE = "as in objective=evaluate.top1 evaluate.split=validation"
 
@@ -23,11 +20,8 @@ def check_objective(config: Config) -> None:
     stage, dot, metric = config.objective.partition(".")
     if not dot or not metric or stage not in config.stages:
         raise InputError(f"objective={config.objective} must be STAGE.METRIC of {', '.join(config.stages)}, {EXAMPLE}")
-    settings = config.settings(stage)
-    if isinstance(settings, EvaluateConfig | ProbeConfig) and settings.split != "validation":
-        raise InputError(f"objective={config.objective} would choose on test images; use {stage}.split=validation")
-    if isinstance(settings, FinetuneConfig) and metric == "top1" and settings.select != "best":
-        raise InputError(f"objective={config.objective} has a value with {stage}.select=best only; or {EXAMPLE[6:]}")
+    if reason := config.settings[stage].no_objective(stage, metric):
+        raise InputError(f"objective={config.objective} {reason}")
 
 
 def check_search(objective: str | None, direction: str) -> None:

@@ -1,35 +1,52 @@
-"""Batch norm over a batch of which each process has a part: sums are added up, so all normalise alike.
+"""Batch norm over all processes, each of which has a part of the batch: all normalise by the same mean and variance.
 
 torch's own SyncBatchNorm refuses the CPU. Knows the processes, and nothing of what the network is for.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fasthebb.nets.networks import RelativeBatchNorm1d, RelativeBatchNorm2d, relative
 from fasthebb_cli.compute import processes
-
-# each kind of batch norm with SharedBatchNorm.forward in place of torch's; a subclass may still add to it
-_KINDS: dict[type, type] = {}
+from fasthebb_cli.errors import InputError
 
 
 def share_batch_norm(network: nn.Module) -> nn.Module:
-    """Every batch norm of the network, whatever its kind, is from now on one over all processes."""
-    if processes.count() > 1:
-        for module in network.modules():
-            if isinstance(module, _BatchNorm) and not isinstance(module, SharedBatchNorm):
-                kind = type(module)
-                module.__class__ = _KINDS.setdefault(kind, type(f"Shared{kind.__name__}", (kind, SharedBatchNorm), {}))
+    """Replaces every batch norm of the network by a shared one with the same parameters. A single process keeps all.
+
+    Returns:
+        The same network, or what replaces it if it is a batch norm itself.
+
+    Raises:
+        InputError: a batch norm has a forward pass of its own, which the shared one would leave out.
+    """
+    if processes.count() == 1:
+        return network
+    if isinstance(network, _BatchNorm):
+        return _shared(network)
+    made: dict[nn.Module, nn.Module] = {}  # a module may stand in several places
+    for module in list(network.modules()):
+        for name, child in list(module._modules.items()):  # named_children leaves out one that stands twice
+            if isinstance(child, _BatchNorm):
+                if child not in made:
+                    made[child] = _shared(child)
+                setattr(module, name, made[child])
     return network
 
 
 class SharedBatchNorm(_BatchNorm):
-    """The same numbers as batch norm on the whole batch, to rounding."""
+    """The numbers of batch norm on the whole batch, to rounding.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias,   mean = sum x / n,   var = sum (x - mean)^2 / n
+
+    The sums and n are over the images and places of all processes.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
-            usual: Tensor = super().forward(x)
-            return usual
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         shape = [1, -1] + [1] * (x.dim() - 2)
         others = [0, *range(2, x.dim())]
         values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -38,7 +55,7 @@ class SharedBatchNorm(_BatchNorm):
         centred = values - mean.view(shape)
         variance = _Summed.apply(centred.square().sum(others)) / count  # in two passes: E[x^2] - mean^2 would cancel
         if self.training and self.running_mean is not None and self.running_var is not None:
-            self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
+            self._update_running(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
         scale = (variance + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight
@@ -48,7 +65,7 @@ class SharedBatchNorm(_BatchNorm):
         return output.to(x.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -58,8 +75,35 @@ class SharedBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var), step)
 
 
+class SharedRelativeBatchNorm(SharedBatchNorm):
+    """The same for RelativeBatchNorm1d and RelativeBatchNorm2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relative(super().forward(x), self.running_var)
+
+
+def _shared(norm: _BatchNorm) -> _BatchNorm:
+    """A shared batch norm with the parameters, buffers and mode of the given one."""
+    kind: type[_BatchNorm]
+    if isinstance(norm, SharedBatchNorm):
+        return norm
+    if isinstance(norm, RelativeBatchNorm1d | RelativeBatchNorm2d):
+        kind = SharedRelativeBatchNorm
+    elif type(norm).forward is _BatchNorm.forward:
+        kind = SharedBatchNorm
+    else:
+        raise InputError(
+            f"model: {type(norm).__name__} is a batch norm with a forward pass of its own; use one process, "
+            "or a batch norm of torch or of fasthebb"
+        )
+    made = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name, value in [*norm._parameters.items(), *norm._buffers.items()]:
+        setattr(made, name, value)
+    return made.train(norm.training)
+
+
 class _Summed(torch.autograd.Function):
-    """The sum over processes; each gets the gradient of what all make of it."""
+    """The sum over processes. Its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(context: object, value: Tensor) -> Tensor:

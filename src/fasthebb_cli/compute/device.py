@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, precision, memory format, threads. The only file that names a device."""
+"""How numbers are computed: device, precision, memory format, threads. The only file that chooses a device."""
 
 import os
 import shutil
@@ -17,30 +17,40 @@ COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")
 
 @dataclass(frozen=True)
 class Compute:
-    """A device that is ready for use, and the number format of its products."""
+    """A device that is ready for use.
+
+    Args:
+        precision: of matrix products and convolutions: fp32, tf32 or bf16.
+        channels_last: the memory format of images and 4-D weights.
+        compile: torch.compile is used.
+        recordable: steps may be recorded as CUDA graphs.
+        lacks_compiler: gpu.compile is set, but there is no C++ compiler, so everything runs eager.
+    """
 
     device: torch.device
     precision: str
     channels_last: bool
     compile: bool
-    recordable: bool  # steps may be CUDA graphs
-    lacks_compiler: bool = False  # so that what was to be compiled runs eager
+    recordable: bool
+    lacks_compiler: bool = False
 
     def place(self, network: nn.Module) -> nn.Module:
-        """The network on the device, its 4-D weights in the wanted memory format."""
+        """Moves the network to the device, its 4-D weights in the chosen memory format."""
         network = network.to(self.device)
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def arrange(self, images: Tensor) -> Tensor:
+        """Images (B, C, S, S) in the chosen memory format."""
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 products with float32 accumulation; weights and updates stay float32."""
+        """For forward passes: bf16 products that are accumulated in float32, if the precision is bf16."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def describe(self) -> str:
+        """One line for the user: device, precision, threads and processes."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         size = launch().size
@@ -50,17 +60,17 @@ class Compute:
 
 
 def set_up(config: GpuConfig) -> Compute:
-    """Sets the process up as the gpu group says.
+    """Applies the settings of the group `gpu` to this process.
 
     Raises:
-        InputError: the device is not there, or can't do what is asked.
+        InputError: there is no such device, or it does not have the precision.
     """
     device = _device(config.device)
     own = launch()
-    if own.size > 1 and device.type != "cpu" and device.index is None:  # one device a process; no test here has two
+    if own.size > 1 and device.type != "cpu" and device.index is None:  # one device for each process; no test has two
         device = torch.device(device.type, own.local_rank % torch.accelerator.device_count())
     if device.index is not None:
-        torch.accelerator.set_device_index(device.index)  # so that "the" device's random generator is its own
+        torch.accelerator.set_device_index(device.index)  # torch's current device, whose random generator is saved
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.precision == "tf32" and device.type != "cuda":
@@ -71,24 +81,13 @@ def set_up(config: GpuConfig) -> Compute:
     torch.backends.cudnn.benchmark = not config.deterministic
     lacks_compiler = config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS))
     compiles = config.compile and not lacks_compiler
-    # not what torch.compile makes, which sees to its kernels itself, nor sums over processes
+    # torch.compile launches its kernels in its own way, and sums over processes can't be recorded
     recordable = device.type == "cuda" and not compiles and own.size == 1
     return Compute(device, config.precision, config.channels_last, compiles, recordable, lacks_compiler)
 
 
-def replays(config: GpuConfig, compute: Compute, *names: str) -> bool:
-    """Whether steps are replayed: by gpu.graph, or where that is null, unless something of the user's own is among what
-    they run, which may decide in Python what a recording would freeze.
-
-    Args:
-        names: of the network and the rule; one's own are my_package.module:function.
-    """
-    own = any(":" in name and not name.startswith("torchvision:") for name in names)
-    return compute.recordable and (not own if config.graph is None else config.graph)
-
-
 def _device(name: str) -> torch.device:
-    """`auto` is the first accelerator that torch finds (cuda, mps, xpu), else the CPU."""
+    """The device of that name; `auto`: the accelerator that torch finds (cuda, mps, xpu), else the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return found or torch.device("cpu")

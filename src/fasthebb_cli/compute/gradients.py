@@ -1,5 +1,6 @@
-"""The gradients of one batch, of which each process has a part: a forward and a backward pass, replayed on a GPU as one
-CUDA graph, or in micro-batches that fit the memory.
+"""The gradients of one batch, of which each process has a part: one forward and one backward pass.
+
+On a GPU both passes can be one CUDA graph. A network that runs in micro-batches needs less memory.
 """
 
 from collections import deque
@@ -11,31 +12,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fasthebb.micro_batch import InMicroBatches
-from fasthebb.replay import NotRecordable, Replay, Tensors
+from fasthebb.replay import Replay, Tensors
 from fasthebb_cli.compute import processes
-from fasthebb_cli.errors import InputError, RunError
-
-
-@contextmanager
-def recording_told() -> Iterator[None]:
-    """Around what may be recorded, for the message when it can't be.
-
-    Raises:
-        RunError: that.
-    """
-    try:
-        yield
-    except NotRecordable as error:
-        raise RunError(f"a step of this network can't be one CUDA graph; set gpu.graph=false ({error})") from error
+from fasthebb_cli.compute.graphs import graph_errors
+from fasthebb_cli.errors import InputError
 
 
 class Backprop:
-    """Puts the gradients of a loss into the parameters of an optimizer; its step is for the caller to make.
+    """Computes the gradients of a loss and puts them into the optimizer's parameters. The caller makes the step.
 
     Args:
-        losses: given a batch's tensors, the loss to go down, a mean over this process's images, and whatever else is
-            wanted of the pass.
-        replay: see `Replay`.
+        losses: from the tensors of a batch to the loss, a mean over this process's images, and further values.
+        replay: record the passes as a CUDA graph and replay it, see `Replay`.
     """
 
     def __init__(self, losses: Callable[..., Sequence[Tensor]], optimizer: Optimizer, *, replay: bool) -> None:
@@ -44,28 +32,29 @@ class Backprop:
         self.share = 1.0
 
     def __call__(self, *batch: Tensor, share: float, key: Hashable = None) -> list[Tensor]:
-        """What `losses` gives, detached.
+        """The values of `losses`, detached.
 
         Args:
-            share: this process's part of the batch's images.
-            key: what else the passes depend on, and changes from step to step: which layers learn, or in which mode.
+            share: this process's images / images of the whole batch.
+            key: whatever else the passes depend on and changes between steps: which layers learn, or a mode.
 
         Raises:
-            RunError: a replayed pass that can't be recorded.
+            RunError: the passes are to be replayed and can't be recorded.
         """
         self.share = share
-        with recording_told():
-            results = self._passes(*batch) if self.replay is None else self.replay(*batch, key=(key, share))
+        with graph_errors():
+            values = self._passes(*batch) if self.replay is None else self.replay(*batch, key=(key, share))
         parameters = self._parameters()
-        for parameter, gradient in zip(parameters, results[-len(parameters) :], strict=True):
+        for parameter, gradient in zip(parameters, values[-len(parameters) :], strict=True):
             parameter.grad = gradient
-        return [value for value in results[: -len(parameters)] if value is not None]
+        return [value for value in values[: -len(parameters)] if value is not None]
 
     def finish(self) -> None:
-        """Lets go of the memory that recordings hold."""
+        """Frees the recordings' memory."""
         self.replay = None
 
     def _passes(self, *batch: Tensor) -> Tensors:
+        """The values of `losses`, then the gradient of each parameter."""
         self.optimizer.zero_grad(set_to_none=True)
         values = self.losses(*batch)
         with summed_gradients(self.optimizer):
@@ -78,58 +67,59 @@ class Backprop:
 
 @contextmanager
 def summed_gradients(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Gradients of the backward pass within become sums over processes, while the pass goes on.
+    """Sums the gradients of the backward pass in here over processes, while that pass goes on.
 
-    DistributedDataParallel puts them into other buffers after its first step than in it: of three processes or more a
-    resumed run would not end in the same bits. Here each parameter's travel by themselves, the last parameter's first.
+    Each parameter's gradient is sent as soon as it is complete, the last parameter's first. DistributedDataParallel
+    sends several together and groups them differently after its first step: with three processes or more a resumed run
+    would end in other bits.
     """
     if processes.count() == 1:
         yield
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     waiting = deque(parameter for parameter in reversed(parameters) if parameter.requires_grad)
-    arrived: set[Tensor] = set()
-    sent: list[Callable[[], None]] = []
+    complete: set[Tensor] = set()
+    sums: list[Callable[[], None]] = []
 
-    def arrive(parameter: Tensor) -> None:
-        arrived.add(parameter)
-        while waiting and waiting[0] in arrived:  # in the same order everywhere
-            sent.append(_send(waiting.popleft()))
+    def on_gradient(parameter: Tensor) -> None:
+        complete.add(parameter)
+        while waiting and waiting[0] in complete:  # all processes must send in the same order
+            sums.append(_start_sum(waiting.popleft()))
 
-    hooks = [parameter.register_post_accumulate_grad_hook(arrive) for parameter in waiting]
+    hooks = [parameter.register_post_accumulate_grad_hook(on_gradient) for parameter in waiting]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-    sent += [_send(parameter) for parameter in waiting if parameter.grad is not None]
-    for receive in sent:
-        receive()
+    sums += [_start_sum(parameter) for parameter in waiting if parameter.grad is not None]
+    for finish in sums:
+        finish()
 
 
-def _send(parameter: Tensor) -> Callable[[], None]:
-    """Starts to sum a gradient over processes; what it returns waits for the sum."""
+def _start_sum(parameter: Tensor) -> Callable[[], None]:
+    """Starts to sum a parameter's gradient over processes. The function returned waits for the sum and stores it."""
     gradient = parameter.grad
     assert gradient is not None
     total = gradient.clone(memory_format=torch.contiguous_format)  # the rest of the backward pass may share its memory
     wait = processes.start_sum(total)
 
-    def receive() -> None:
+    def finish() -> None:
         wait()
         gradient.copy_(total)
 
-    return receive
+    return finish
 
 
-def in_micro_batches(network: nn.Module, micro_batch: int | None) -> nn.Module:
-    """The network, run on so many images at a time, with the numbers of the whole batch.
+def micro_batched(network: nn.Module, size: int | None) -> nn.Module:
+    """The network, run on `size` images at a time with the numbers of the whole batch; None: the network itself.
 
     Raises:
-        InputError: it can't run on a part of a batch at a time.
+        InputError: it has batch norm where a micro-batch can't be split off.
     """
-    if micro_batch is None:
+    if size is None:
         return network
     try:
-        return InMicroBatches(network, micro_batch)
+        return InMicroBatches(network, size)
     except ValueError as error:
-        raise InputError(f"gpu.micro_batch={micro_batch}: {error}") from error
+        raise InputError(f"gpu.micro_batch={size}: {error}") from error

@@ -1,6 +1,6 @@
-"""Who started this process, which of how many it is, and how long it waits: read from the environment, without torch.
+"""Which process of a run this is, and how long it waits: read from environment variables, without torch.
 
-In this order: torchrun, submitit, a bare srun; else the process is alone.
+torchrun, submitit and srun are recognised, in this order; otherwise the process is alone.
 """
 
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from fasthebb_cli.errors import InputError
 
-FIRST_PORT, PORTS = 20_000, 12_000  # a job's own port, where nobody names one; below those that systems give out
+FIRST_PORT, PORTS = 20_000, 12_000  # SLURM names no port, so each job takes one below those that systems hand out
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Launch:
     """One process of a run.
 
     Args:
-        rank: its number, from 0; the first one alone writes files and speaks.
-        size: how many processes the run has.
-        local_rank: its number on its machine.
-        address: host and port at which the first process waits for the others; empty under torchrun, which says it.
+        rank: its number, from 0. Only rank 0 writes files and prints.
+        size: number of processes in the run (the world size).
+        local_rank: its number on its machine, from 0.
+        address: host and port at which rank 0 waits for the others; empty under torchrun, which sets it itself.
     """
 
     rank: int = 0
@@ -35,10 +35,10 @@ class Launch:
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """What the environment says.
+    """This process, as the environment variables describe it.
 
     Raises:
-        InputError: a variable is missing or no number.
+        InputError: a variable is missing, or is not a number.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         return _numbered(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -48,7 +48,7 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     if tasks > 1 and "SLURM_PROCID" in environment:
         job = _number(environment, "SLURM_JOB_ID")
         step = _number({"SLURM_STEP_ID": "0", **environment}, "SLURM_STEP_ID")
-        port = FIRST_PORT + (101 * job + step) % PORTS  # apart for the steps of a job, and for jobs in a row
+        port = FIRST_PORT + (101 * job + step) % PORTS  # another for each step of a job, and for consecutive jobs
         address = first_host(environment["SLURM_STEP_NODELIST"]), port
         numbered = _numbered(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         return replace(numbered, address=address)
@@ -56,7 +56,7 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def first_host(nodes: str) -> str:
-    """First of a list of hosts as SLURM writes it: node[003-005,9],other -> node003."""
+    """First host of a list in SLURM's format: node[003-005,9],other -> node003."""
     name, bracket, rest = nodes.partition("[")
     if not bracket or "," in name:
         return nodes.split(",")[0]
@@ -64,10 +64,10 @@ def first_host(nodes: str) -> str:
 
 
 def seconds_of(name: str, usual: float) -> float:
-    """A number of seconds that an environment variable may set.
+    """The seconds that an environment variable sets, or `usual` if it is not set.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a number >= 0.
     """
     text = os.environ.get(name, str(usual))
     try:

@@ -1,9 +1,12 @@
-"""What the processes of one run tell each other. Alone, every function here is the identity.
+"""Communication between the processes of one run. With a single process every function here is the identity.
 
-Numbers that a process waits for travel in one group (nccl between GPUs, gloo otherwise); those that travel while it
-computes in another, since a group keeps their order and a short sum would wait behind a long one; decisions in a third.
-Every decision starts with the same short exchange, so that a process that failed meets the others there, wherever they
-are.
+There are three process groups, as the messages of one group wait for each other:
+1. sums that a process waits for (nccl between GPUs, otherwise gloo),
+2. sums that are sent while the process computes,
+3. decisions: stop, save, and values from the first process.
+
+Every decision starts with the same all-reduce of three numbers. A process that failed joins it, so that all others
+learn of the failure at their next decision.
 """
 
 import atexit
@@ -22,41 +25,41 @@ from fasthebb_cli.compute.launch import launch, seconds_of
 from fasthebb_cli.errors import Interrupted, RunError
 
 T = TypeVar("T")
-STEP = timedelta(minutes=30)  # that processes wait for another's numbers
-PATIENCE = timedelta(days=7)  # of those that wait for the first, which may wait for another job's pre-training
-JOIN_VARIABLE = "FASTHEBB_JOIN_SECONDS"  # that processes wait for each other at the start
-LAST_WORD = timedelta(seconds=20)  # that a failed process waits for the others to hear of it
+STEP = timedelta(minutes=30)  # time limit of a sum
+PATIENCE = timedelta(days=7)  # time limit of a decision: the first process may wait for another job's pre-training
+JOIN_VARIABLE = "FASTHEBB_JOIN_SECONDS"  # environment variable: time limit for all processes to start
+LAST_WORD = timedelta(seconds=20)  # how long a failed process waits for the others' next decision
 
 
 class PeerFailed(RunError):
-    """Another process of the run failed, and says so itself; all know it, and may go on with something else."""
+    """Another process of the run failed and prints its own message. All processes know it and may run other cells."""
 
 
 class PeerLost(PeerFailed):
-    """Another process doesn't answer any more: the run is over."""
+    """Another process does not answer any more: the run is over."""
 
 
 class Decision(NamedTuple):
-    """What all processes do next: stop here, or save a checkpoint; true for all if for any."""
+    """What all processes do next: stop, or save a checkpoint. True if any process asked for it."""
 
     stop: bool
     save: bool
 
 
 def join() -> None:
-    """Meets the other processes, once.
+    """Connects to the other processes of the run, unless that is done already.
 
     Raises:
-        RunError: they don't come.
+        RunError: not all of them started in time.
     """
     own = launch()
     if own.size == 1 or dist.is_initialized():
         return
     host, port = own.address
     if host:
-        told = {"MASTER_ADDR": host, "MASTER_PORT": port, "RANK": own.rank, "WORLD_SIZE": own.size}
-        os.environ.update({name: str(value) for name, value in told.items()})
-    gpus = torch.cuda.is_available()  # the branch that no test here can run
+        variables = {"MASTER_ADDR": host, "MASTER_PORT": port, "RANK": own.rank, "WORLD_SIZE": own.size}
+        os.environ.update({name: str(value) for name, value in variables.items()})
+    gpus = torch.cuda.is_available()  # no test has several GPUs
     patience = seconds_of(JOIN_VARIABLE, 60)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=patience))
@@ -72,7 +75,7 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Ends the connection, so that nobody waits for it."""
+    """Closes the connection to the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
         _decisions.cache_clear()
@@ -81,6 +84,7 @@ def leave() -> None:
 
 
 def count() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -93,26 +97,26 @@ def is_first() -> bool:
 
 
 def group() -> dist.ProcessGroup | None:
-    """All processes, for sums that travel while they compute; None if there is one."""
+    """The process group for sums that are sent while a process computes; None with a single process."""
     return _background() if count() > 1 else None
 
 
 def part_of(total: int) -> slice:
-    """This process's part of so many things in a row; parts differ in length by one at most."""
+    """This process's part of `total` items. Parts are consecutive, and their lengths differ by at most 1."""
     least, more = divmod(total, count())
     start = rank() * least + min(rank(), more)
     return slice(start, start + least + (rank() < more))
 
 
 def summed(value: Tensor) -> Tensor:
-    """The sum over processes, in the same memory."""
+    """The sum over processes, in place."""
     if count() > 1:
         dist.all_reduce(value, group=_numbers())
     return value
 
 
 def start_sum(value: Tensor) -> Callable[[], None]:
-    """Starts the sum over processes, in the same memory; what it returns waits for it. There are several processes."""
+    """Starts the sum over processes, in place. The function returned waits for it. Needs several processes."""
     work = dist.all_reduce(value, group=_background(), async_op=True)
     assert work is not None
 
@@ -123,10 +127,10 @@ def start_sum(value: Tensor) -> Callable[[], None]:
 
 
 def decide(*, stop: bool = False, save: bool = False) -> Decision:
-    """What any process asks for, all do.
+    """Agrees with all processes on what to do next: whatever any of them asks for.
 
     Raises:
-        PeerFailed: another one failed.
+        PeerFailed: another process failed.
     """
     if count() == 1:
         return Decision(stop, save)
@@ -137,10 +141,10 @@ def decide(*, stop: bool = False, save: bool = False) -> Decision:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What the first process makes, for all of them.
+    """Calls `make` in the first process and returns its value in all processes.
 
     Raises:
-        Interrupted: in all, if the first is stopped while it makes it.
+        Interrupted: in all processes, if the first is asked to stop meanwhile.
     """
     if count() == 1:
         return make()
@@ -159,7 +163,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def gathered(value: T) -> list[T]:
-    """Everyone's value, in order, for the first process; the others get an empty list."""
+    """In the first process the values of all, by rank; in the others an empty list."""
     if count() == 1:
         return [value]
     decide()
@@ -169,21 +173,21 @@ def gathered(value: T) -> list[T]:
 
 
 def meet() -> None:
-    """Nobody goes on before all are here."""
+    """Waits until all processes are here."""
     decide()
 
 
 def tell_failure() -> bool:
-    """Tells the others, wherever they are, that this process failed.
+    """Tells the other processes, at their next decision, that this one failed.
 
     Returns:
-        Whether it is for this process to say why: the first of those that failed does.
+        Whether this process prints its error: of those that failed, the one of the lowest rank does.
 
     Raises:
-        PeerLost: nobody listens, because they wait for numbers that will not come. They notice that this process ends.
+        PeerLost: the others reach no decision, as they wait for this process's sum. They fail when this process ends.
     """
     if count() == 1:
-        if not launch().first:  # it failed before it met the others, and so will they; the first one speaks, if it can
+        if not launch().first:  # it failed before `join`, as the others will: let rank 0 print its error first
             time.sleep(LAST_WORD.total_seconds() / 2)
         return True
     failed = int(_exchange([0, 0, count() - rank()], LAST_WORD)[2])
@@ -191,7 +195,12 @@ def tell_failure() -> bool:
 
 
 def _exchange(message: list[int], patience: timedelta = PATIENCE) -> Tensor:
-    """The largest of everyone's three numbers: stop, save, and who failed, as the size of the run minus its rank."""
+    """The maximum over processes of three numbers:
+
+    stop: 1 if the process asks all to stop.
+    save: 1 if it asks for a checkpoint.
+    failed: world_size - rank of a failed process, otherwise 0. The maximum yields the lowest failed rank.
+    """
     tensor = torch.tensor(message, dtype=torch.int64)
     work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_decisions(), async_op=True)
     assert work is not None
@@ -218,7 +227,12 @@ def _decisions() -> dist.ProcessGroup:
 
 
 def _all(patience: timedelta, backend: str | None = None) -> dist.ProcessGroup:
-    """A new group of all processes, that wait so long for each other's numbers."""
+    """A new group of all processes.
+
+    Args:
+        patience: the time limit of each message.
+        backend: nccl or gloo; None: as in `join`.
+    """
     made = dist.new_group(backend=backend, timeout=patience)
     assert isinstance(made, dist.ProcessGroup)
     return made

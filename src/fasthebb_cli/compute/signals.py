@@ -1,8 +1,9 @@
-"""Signals that ask for a stop, and what a job does afterwards to be started again.
+"""Signals that ask the run to stop, and how a job asks to be started again.
 
-Inside a stage they are answered by `loop.stop_requests`, which saves first, or by `stops_raise`, where nothing can be
-saved; elsewhere nothing is in the making that a new start would not redo, so the process may end at once. SLURM sends
-SIGTERM when a job is preempted or cancelled, and what `--signal` names, here SIGUSR1 or SIGUSR2, before its time is up.
+Within a stage `loop.stop_requests` handles them: it saves a checkpoint first. Where there is nothing to save,
+`stops_raise` does. Everywhere else the process ends at once (`stop_at_once`), as a new start repeats that work. SLURM
+sends SIGTERM when a job is preempted or cancelled, and the signal that `--signal` names (here SIGUSR1 or SIGUSR2)
+before its time is up.
 """
 
 import multiprocessing
@@ -17,21 +18,22 @@ from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import Interrupted
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-REQUEUED = 60  # seconds in which SLURM ends the tasks of a job that it requeues
-STOPPED = 130  # the exit code of a stopped run; the same command goes on
+REQUEUED = 60  # seconds within which SLURM ends the tasks of a job that it requeues
+STOPPED = 130  # exit code of a stopped run, which the same command resumes
 
 
 def stop_at_once(*_: object) -> None:
-    alone = launch().size == 1  # of several processes it may be another's error that ends this one
+    """Signal handler: ends this process and its workers."""
+    alone = launch().size == 1  # with several processes, this one may end because another failed
     os.write(2, b"stopped; the same command goes on\n" if alone else b"stopped\n")
-    for child in multiprocessing.active_children():  # workers take no signal that asks for a stop
+    for child in multiprocessing.active_children():  # workers block these signals, see stops_held
         child.kill()
     os._exit(STOPPED)
 
 
 @contextmanager
 def stops_raise() -> Iterator[None]:
-    """STOP_SIGNALS raise Interrupted in here, whatever is going on: for what takes long and can't be saved."""
+    """Within this context STOP_SIGNALS raise Interrupted at once: for long work that can't be saved."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def restore() -> None:
@@ -39,7 +41,7 @@ def stops_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
     def on_signal(*_: object) -> None:
-        restore()  # a second signal must not disturb what the first one ends
+        restore()  # a second signal must not raise within the clean-up after the first
         raise Interrupted("the start")
 
     try:
@@ -52,7 +54,7 @@ def stops_raise() -> Iterator[None]:
 
 @contextmanager
 def stops_held() -> Iterator[None]:
-    """STOP_SIGNALS wait meanwhile; processes that are started never get them, as they would go down before us."""
+    """Within this context STOP_SIGNALS wait. Processes started in it never get them: workers must not end before us."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -61,19 +63,21 @@ def stops_held() -> Iterator[None]:
 
 
 def requeue() -> None:
-    """In a job of submitit's, has submitit start it again, and does not return; elsewhere does nothing.
+    """Asks submitit to start this job again, and does not return. Does nothing in a process that submitit has not
+    started, or in a job that was cancelled.
 
-    Submitit acts on one signal of the user's and passes over SIGTERM. But a job that ends by itself while it is being
-    preempted counts as failed, and SLURM does not requeue it; one that was cancelled must not come back.
+    Submitit requeues on one signal that the user chooses, and ignores SIGTERM. But SLURM counts a preempted job that
+    ends by itself as failed and does not requeue it, so we call submitit's handler ourselves.
     """
     handler = _submitits_handler()
     if handler is not None and not _is_cancelled():
-        handler(signal.SIGUSR2, None)  # returns in all tasks but the first
+        handler(signal.SIGUSR2, None)  # returns in all tasks but the first, which asks for the requeue
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            time.sleep(REQUEUED)  # a task that ends could take the first one down before it has asked for the requeue
+            time.sleep(REQUEUED)  # SLURM may end the whole job with its first task that ends: wait for the requeue
 
 
 def _submitits_handler() -> Callable[[int, None], object] | None:
+    """The signal handler that submitit has installed; None if there is none."""
     for number in (signal.SIGUSR2, signal.SIGUSR1):  # SUBMITIT_PREEMPT_SIGNAL chooses
         handler = signal.getsignal(number)
         if callable(handler) and is_submitits(handler):
@@ -82,16 +86,16 @@ def _submitits_handler() -> Callable[[int, None], object] | None:
 
 
 def is_submitits(thing: object) -> bool:
-    """Whether a function or an error is one of submitit's, which need not be installed."""
+    """Whether submitit defines this function or error. Works if submitit is not installed."""
     return str(getattr(thing, "__module__", "")).startswith("submitit.")
 
 
 def _is_cancelled() -> bool:
-    """Whether SLURM is ending the job for good: a preempted one still counts as running while it may save."""
+    """Whether SLURM cancels this job. A preempted one is still RUNNING during its grace period."""
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
     job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array is not None:  # whose last task has the number of the whole
+    if array is not None:  # the last task's SLURM_JOB_ID is the number of the whole array
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     state = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True)
     return state.returncode == 0 and state.stdout.strip() != "RUNNING"

@@ -1,5 +1,6 @@
-"""What the function of a data set returns: images and labels before they are split, and how to make one from arrays or
-from files. A user's own data set (`dataset.name=my_package.module:function`) returns the same.
+"""A collection: images and labels before they are split, made from arrays or from files.
+
+The function of every data set returns one, and so does a user's own (`dataset.name=my_package.module:function`).
 """
 
 import os
@@ -30,7 +31,9 @@ from fasthebb_cli.settings.config import DatasetConfig
 
 
 class Table(NamedTuple):
-    """Training images that the papers use, and how many the whole set has; a smaller copy keeps the proportion."""
+    """Number of training images that the papers use, and of all that the data set has. A smaller copy of the data set
+    uses the same proportion.
+    """
 
     train: int
     total: int
@@ -42,17 +45,18 @@ def _none() -> Tensor:
 
 @dataclass(frozen=True)
 class Collection:
-    """Images and labels with the parts that they come in.
+    """Images and labels, with the parts that the data set comes in.
 
     Args:
-        labels: int64 (N,), -1 where there is none.
+        labels: int64 (N,); -1 for an image without a label.
         classes: name of every label; empty if there are no labels.
-        train: indices of the training images, which are split further.
-        test, validation: those that come with the set; None: taken from `train`.
-        unlabelled: more images for pre-training only.
+        train: indices of the training images, which will be split.
         digest: see `Dataset`.
-        files: what the images are decoded from, if they are files.
-        left_out: a line for each damaged file that was left out (`on_bad_image=skip`).
+        test, validation: indices, if the data set has such parts; None: they are taken from `train`.
+        unlabelled: indices of further images, for pre-training only.
+        table: see `Table`; None: no paper uses a part of the training images.
+        files: the image files, if there are any.
+        left_out: one line for each damaged file that was left out (`on_bad_image=skip`).
     """
 
     source: ImageSource
@@ -71,11 +75,12 @@ class Collection:
 def from_arrays(
     parts: Mapping[str, tuple[Tensor, Tensor]], classes: tuple[str, ...], size: int, table: Table | None = None
 ) -> Collection:
-    """Collection of uint8 arrays.
+    """A collection of uint8 arrays.
 
     Args:
-        parts: images (n, H, W) or (n, C, H, W) and labels (n,) of "train" and, where the set has them, "test" and
+        parts: images (n, H, W) or (n, C, H, W) and labels (n,), of "train" and, if there are any, "test" and
             "unlabelled".
+        size: images are resized to size x size.
     """
     pixels = torch.cat([resized(images, size) for images, _ in parts.values()])
     labels = torch.cat([part_labels.to(torch.int64) for _, part_labels in parts.values()])
@@ -92,15 +97,15 @@ def from_files(
     read: Callable[[str], bytes] = read_bytes,
     table: Table | None = None,
 ) -> Collection:
-    """Collection of image files, decoded into memory now if `config.in_memory` says so or, null, if they fit.
+    """A collection of image files. They are decoded into memory at once if `in_memory` says so.
 
-    With `config.on_bad_image=skip` files that can't be decoded are left out as if they were not there: each is decoded
-    once for that, before anything is split or numbered. Of several processes, which all call this, the first does it.
+    With `config.on_bad_image=skip` files that can't be decoded are left out, as if they were not there. For this each
+    file is decoded once, before images are numbered and split. All processes call this; the first one decodes.
 
     Args:
-        parts: files of "train" and, where there are any, "test", "validation" and "unlabelled". Of millions, give
-            iterators: a list of them would be in memory beside the one that is made here.
-        read: gives the bytes of a path, for files inside an archive.
+        parts: files of "train" and, if there are any, "test", "validation" and "unlabelled". For millions of files
+            give iterators: lists would be in memory beside the one that is made here.
+        read: path -> content of the file, for files inside an archive.
     """
     files, counts = FileList(), dict.fromkeys(parts, 0)
     for part, part_files in parts.items():
@@ -132,7 +137,7 @@ def source_of(
     read: Callable[[str], bytes] = read_bytes,
     damaged: dict[int, str] | None = None,
 ) -> InMemory | ImageFiles:
-    """Encoded images in memory, if they shall or may be there, or decoded when they are read.
+    """Encoded images: decoded into memory now if `in_memory` says so, otherwise decoded when they are read.
 
     Args:
         damaged: see `decode_all`.
@@ -146,14 +151,14 @@ def source_of(
 
 
 def in_memory(config: DatasetConfig, images: int, channels: int) -> bool:
-    """Whether pixels are kept in memory: `config.in_memory`, or, null, if they fit."""
+    """Whether pixels are kept in memory: `config.in_memory`, or, if that is null, whether they fit."""
     fits = images * channels * config.size**2 <= MEMORY_LIMIT
     return fits if config.in_memory is None else config.in_memory
 
 
 def check_classes(labels: Tensor, readable: Tensor, classes: tuple[str, ...]) -> None:
     """Raises:
-    InputError: no training image of a class can be read.
+    InputError: a class has no training image that can be read.
     """
     kept = set(labels[readable].unique().tolist())
     if not kept:
@@ -164,18 +169,23 @@ def check_classes(labels: Tensor, readable: Tensor, classes: tuple[str, ...]) ->
 
 
 def listed(file: ImageFile) -> bytes:
-    """A file's line in the digest of its set."""
+    """A file's line in the digest of its data set."""
     return os.fsencode(f"{file.name}\0{file.length}\0{file.label}\n")
 
 
 def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:
-    """See `Dataset.digest`; counts of the parts in order, lines as of `listed`."""
+    """The digest of a data set of files, see `Dataset`.
+
+    Args:
+        counts: number of files in each part, in order.
+        lines: of all files, see `listed`.
+    """
     sizes = [f"{part} {count}\n".encode() for part, count in counts.items()]
     return digest_of(chain(sizes, [str(size).encode()], map(os.fsencode, classes), lines))
 
 
 def consecutive(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Indices of parts in a row, of half the usual size: they are kept beside those of the split."""
+    """Indices of consecutive parts. int32, as they stay in memory beside the split's indices."""
     ends = list(accumulate(counts.values()))
     return {
         part: torch.arange(end - count, end, dtype=torch.int32)
@@ -188,7 +198,7 @@ def _sizes(indices: Mapping[str, Tensor]) -> list[bytes]:
 
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> str:
-    """32 hexadecimal digits of the parts, each with its length."""
+    """32 hexadecimal digits: the blake2b hash of the pieces, each with its length."""
     hashed = blake2b(digest_size=16)
     for part in parts:
         hashed.update(f"{memoryview(part).nbytes} ".encode())
@@ -197,12 +207,12 @@ def digest_of(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """uint8 (n, H, W) or (n, C, H, W) as uint8 (n, 3 or C, size, size): greys repeated, bilinear with antialiasing."""
+    """uint8 (n, H, W) or (n, C, H, W) -> uint8 (n, C, size, size), bilinear, antialiased. Grey becomes 3 channels."""
     if images.dim() == 3:
         images = images.unsqueeze(1)
     if images.shape[-2:] != (size, size):
         parts = []
-        for part in torch.split(images, 4096):  # floats of a large set would not fit
+        for part in torch.split(images, 4096):  # all images as floats would not fit into memory
             scaled = interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
             parts.append(scaled.round().clamp(0, 255).to(torch.uint8))
         images = torch.cat(parts)
@@ -212,7 +222,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def root_of(config: DatasetConfig) -> Path:
-    """The absolute dataset.root.
+    """dataset.root as an absolute path.
 
     Raises:
         InputError: it is not set.
@@ -225,7 +235,7 @@ def root_of(config: DatasetConfig) -> Path:
 
 
 def missing(config: DatasetConfig, what: str, *, download: bool) -> InputError:
-    """The error for data that are not there: what was looked for, where, and how to get it."""
+    """The error for missing data: what was looked for, where, and how to get it."""
     get = "let it be downloaded with dataset.download=true, or say" if download else "say"
     return InputError(
         f"dataset {config.name}: found no {what} in {root_of(config)}; "

@@ -1,6 +1,6 @@
-"""A data set as a run sees it: images, labels, and the indices of its splits. `load_dataset` is the way in.
+"""A data set with its splits. `load_dataset` is the entry point.
 
-To add one: a function that returns a `Collection`, its name in DATASETS, and conf/dataset/NAME.yaml.
+To add a data set, write a function that returns a `Collection`, name it in DATASETS, and add conf/dataset/NAME.yaml.
 """
 
 import inspect
@@ -41,8 +41,8 @@ DATASETS: dict[str, Callable[..., Collection]] = {
     "imagenet": imagenet,
     "image_folder": image_folder,
 }
-EMBEDDED = ("mnist5k", "digits")  # come with a package: they don't look at root
-STATISTICS_SAMPLES = 5_000  # of a set that is decoded as it is read
+EMBEDDED = ("mnist5k", "digits")  # files of an installed package: dataset.root is not used
+STATISTICS_SAMPLES = 5_000  # images that mean and deviation are taken over, if images are decoded when they are read
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Dataset:
     """Images, labels and splits.
 
     Args:
-        classes: names; label k is classes[k]. Empty when there are no labels at all.
-        labels: int64 (N,), -1: no label.
-        train, validation, test: int64 indices, sorted, disjoint.
-        unlabelled: further images, for pre-training only.
-        digest: hexadecimal; differs if images, their order, size or labels differ, and not with where they lie or
-            whether they are packed.
-        left_out: a line for each damaged file that was left out.
+        classes: names; label k is classes[k]. Empty if the data set has no labels.
+        labels: int64 (N,); -1 for an image without a label.
+        train, validation, test: int64 indices, sorted and disjoint.
+        unlabelled: int64 indices of further images, for pre-training only.
+        digest: hexadecimal; depends on the images, their order, their size and their labels, but neither on the place
+            of the files nor on whether they are packed.
+        left_out: one line for each damaged file that was left out.
     """
 
     name: str
@@ -72,10 +72,12 @@ class Dataset:
 
 
 def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
-    """The data set, split by the seed; the decoded images are kept for the next call with the same settings.
+    """The data set, split by the seed.
+
+    The decoded images stay in memory for the next call with the same settings.
 
     Raises:
-        InputError: the data are missing, unreadable or too few for the split.
+        InputError: the data are missing or damaged, or there are too few images for the split.
         RunError: a download failed.
     """
     collection = collection_of(config)
@@ -95,7 +97,7 @@ def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
 
 
 def collection_of(config: DatasetConfig) -> Collection:
-    """The images before they are split, kept for the next call with the same settings.
+    """The images before they are split. They stay in memory for the next call with the same settings.
 
     Raises:
         InputError, RunError: as `load_dataset`.
@@ -113,7 +115,7 @@ def _absolute(path: str | None) -> str | None:
 
 @lru_cache(maxsize=2)
 def _collection(settings: str) -> Collection:
-    """Images and labels of the settings, which are JSON so that they can be a key."""
+    """The images and labels that the settings name; they are JSON because the cache needs a hashable key."""
     config = DatasetConfig(**json.loads(settings))
     if config.name not in EMBEDDED and (packed := packed_root(config)):
         return open_packed(packed, config)
@@ -134,7 +136,7 @@ def _collection(settings: str) -> Collection:
 
 
 def _function(name: str) -> Callable[..., Collection]:
-    """The function of a data set's name, or of my_package.module:function."""
+    """The function that loads a data set: an entry of DATASETS, or the user's my_package.module:function."""
     if name in DATASETS:
         return DATASETS[name]
     if ":" not in name:
@@ -147,8 +149,8 @@ def _function(name: str) -> Callable[..., Collection]:
 def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Training, validation and test indices.
 
-    The training pool is put into a stratified order: training images from its beginning, test (if the set has none of
-    its own) and validation from its end.
+    The training images of the collection are put into a stratified order. The first ones are for training; the last
+    ones are for validation and, if the data set has no test images of its own, for testing.
     """
     pool, labels = collection.train.long(), collection.labels
     if not collection.classes:
@@ -176,7 +178,9 @@ def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Te
 
 
 def _wanted(collection: Collection, train_samples: int | None) -> int | None:
-    """Training images to use: the papers' number is cut in proportion for a smaller copy, any other means itself."""
+    """Number of training images. The papers' number is scaled down for a smaller copy of the data set, other numbers
+    are taken as they are.
+    """
     table, total = collection.table, len(collection.train)
     if table is None or train_samples not in (None, table.train):
         return train_samples
@@ -184,7 +188,7 @@ def _wanted(collection: Collection, train_samples: int | None) -> int | None:
 
 
 def _subset(part: Tensor, labels: Tensor, samples: int | None, name: str, seed: int) -> Tensor:
-    """All of a part that comes with the set, or a seeded stratified number of it."""
+    """So many images of a part that comes with the data set, stratified and chosen by the seed; None: all of them."""
     size, part = _available(len(part), samples, name), part.long()
     return part if size == len(part) else part[stratified_order(labels[part], derived_seed(seed, name))[:size]]
 
@@ -196,7 +200,7 @@ def _available(total: int, samples: int | None, name: str) -> int:
 
 
 def statistics_of(dataset: Dataset) -> str:
-    """Which training images mean and deviation are taken over."""
+    """How many training images `mean_and_std` reads: "all", or a number of them."""
     many = not isinstance(dataset.source, InMemory) and len(dataset.train) > STATISTICS_SAMPLES
     return f"{STATISTICS_SAMPLES} images" if many else "all"
 
@@ -204,8 +208,8 @@ def statistics_of(dataset: Dataset) -> str:
 def mean_and_std(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of each channel, float32 on a scale of 0 to 1, over the training images.
 
-    Sums are exact integers, so that they depend on neither order nor device. Of a set that is decoded as it is read, a
-    seeded 5,000 images are taken.
+    The sums are exact integers, so they depend on neither order nor device. If images are decoded when they are read,
+    5,000 of them are taken, always the same ones.
     """
     source, chosen = dataset.source, dataset.train
     if statistics_of(dataset) != "all":

@@ -1,7 +1,7 @@
-"""Data sets that torchvision knows how to get: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, STL-10.
+"""Data sets that torchvision can download: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, STL-10.
 
-They are read from dataset.root, and downloaded into it only if dataset.download is true. Labels keep their official
-numbers, so classes are in the official order.
+They are read from dataset.root, and downloaded into it only if dataset.download is true. Labels and the order of the
+classes are the official ones.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from fasthebb_cli.settings.config import DatasetConfig
 
 
 def _datasets() -> Any:
-    """torchvision's data sets; importing them takes seconds, which no other data set should pay for."""
+    """torchvision.datasets, imported late: it takes seconds, which other data sets should not pay for."""
     from torchvision import datasets
 
     return datasets
@@ -36,7 +36,7 @@ def mnist(config: DatasetConfig) -> Collection:
 
 
 def fashion_mnist(config: DatasetConfig) -> Collection:
-    """70,000 pieces of clothing, 28 x 28, from idx files, such as Debian's package dataset-fashion-mnist has them."""
+    """70,000 pieces of clothing, 28 x 28, from idx files, such as those of Debian's package dataset-fashion-mnist."""
     classes = tuple(_datasets().FashionMNIST.classes)
     return _idx_set(config, ("fashion-mnist", "FashionMNIST/raw", "."), _datasets().FashionMNIST, classes)
 
@@ -71,10 +71,10 @@ def _cifar(config: DatasetConfig, cls: type[Any]) -> Collection:
 
 
 def _torchvision(config: DatasetConfig, cls: Callable[..., Any], **arguments: Any) -> Any:
-    """A torchvision data set below root; root may also be its own folder, such as cifar-10-batches-py.
+    """A data set of torchvision in dataset.root, which may also be its own folder, such as cifar-10-batches-py.
 
     Raises:
-        InputError: the data are not there or damaged.
+        InputError: the data are missing or damaged.
         RunError: the download failed.
     """
     root = root_of(config)
@@ -93,7 +93,7 @@ def _torchvision(config: DatasetConfig, cls: Callable[..., Any], **arguments: An
 
 def _name_damaged(config: DatasetConfig, cls: Any, folder: Path) -> None:
     """Raises:
-    InputError: a file of a data set that torchvision does not take, if its folder is there.
+    InputError: a file in the data set's folder is missing or damaged; names it.
     """
     from torchvision.datasets.utils import check_integrity  # here, as above
 
@@ -112,7 +112,7 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 def _idx_set(
     config: DatasetConfig, folders: tuple[str, ...], cls: Callable[..., Any], classes: tuple[str, ...]
 ) -> Collection:
-    """Training and test images from the first of the folders below root that holds the four files, packed or not."""
+    """Training and test images from the first of the folders below root that has all four files, gzipped or not."""
     files = _idx_files(root_of(config), folders)
     if files is None and config.download:
         _torchvision(config, cls, download=True)
@@ -136,7 +136,7 @@ def _idx_files(root: Path, folders: tuple[str, ...]) -> list[Path] | None:
 
 
 def _read_idx(path: Path) -> Tensor:
-    """A uint8 array in the format of yann.lecun.com: 0, 0, 8, number of dimensions, the dimensions, the bytes."""
+    """A uint8 array in the idx format of yann.lecun.com: 0, 0, 8, number of dimensions, the dimensions, the bytes."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         magic, dimensions = struct.unpack(">HBB", content[:4])[:2], content[3]

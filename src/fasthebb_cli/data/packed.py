@@ -1,11 +1,11 @@
 """Packed data sets: what `fasthebb data prepare out=FOLDER` writes and `dataset.root=FOLDER` reads.
 
-images.bin    pixels, uint8 (N, C, S, S), or the images' files one after the other as they were ("encoded")
-index.npz     labels (N,), and the numbers of the images of each part
-listing       of encoded images: name, length and label of each file, from which the digest for any size follows
-packed.json   what it is; written last, so that a folder without it is not a packed data set
+images.bin    pixels, uint8 (N, C, S, S), or the image files one after the other ("encoded")
+index.npz     labels (N,), and the indices of each part's images
+listing       only for encoded images: name, length and label of each file, for the digest at any size
+packed.json   the description; written last, so a folder without it is not a packed data set
 
-The images are mapped into memory: processes on a machine share one copy, and it is read only where it is needed.
+images.bin is mapped into memory: the processes of a machine share one copy, and only pages that are needed are read.
 """
 
 import json
@@ -27,18 +27,18 @@ from fasthebb_cli.settings.config import DatasetConfig
 
 VERSION = 1
 IMAGES_FILE, INDEX_FILE, LISTING_FILE, PACKED_FILE = "images.bin", "index.npz", "listing", "packed.json"
-JOURNAL_FILE = "packing.jsonl"  # of a packing that isn't finished
+JOURNAL_FILE = "packing.jsonl"  # exists until the packing is finished
 PARTS = ("train", "test", "validation", "unlabelled")
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a folder is packed from; another packing must agree in all of it to go on.
+    """What a folder is packed from. An interrupted packing is resumed only if all of this is the same.
 
     Args:
-        images: found, before damaged ones are left out.
-        digest: of all that were found.
+        images: number of images found, damaged ones included.
+        digest: of all images found.
     """
 
     name: str
@@ -55,12 +55,13 @@ class Packed:
     """Content of packed.json.
 
     Args:
-        images, length: how many and how many bytes they take.
-        digest: see `Dataset.digest`; for encoded images at the plan's size.
-        counts: of each part, in order.
-        blocks: end and blake2b of each stretch of images.bin, to tell whether it is damaged.
-        digests: blake2b of the other files.
-        left_out: a line for each file that could not be decoded.
+        images: number of images.
+        length: bytes of images.bin.
+        digest: see `Dataset`; of encoded images, at the plan's size.
+        counts: number of images in each part, in order.
+        blocks: end and blake2b hash of each block of images.bin, to detect damage.
+        digests: blake2b hash of each other file.
+        left_out: one line for each file that could not be decoded.
     """
 
     plan: Plan
@@ -79,10 +80,10 @@ class Packed:
 
 
 def packed_root(config: DatasetConfig) -> Path | None:
-    """dataset.root if it is a packed data set.
+    """dataset.root if it is a packed data set, otherwise None.
 
     Raises:
-        InputError: it is one that isn't finished.
+        InputError: its packing is not finished.
     """
     if config.root is None:
         return None
@@ -95,8 +96,10 @@ def packed_root(config: DatasetConfig) -> Path | None:
 
 
 def read_packed(root: Path) -> Packed:
-    """Raises:
-    InputError: packed.json or images.bin is damaged.
+    """The content of packed.json.
+
+    Raises:
+        InputError: it or another file is damaged, or of another version.
     """
     try:
         content = json.loads((root / PACKED_FILE).read_text())
@@ -124,7 +127,7 @@ def read_packed(root: Path) -> Packed:
 
 
 def digest_of_file(path: Path) -> str:
-    """blake2b of a file, and of nothing if it is not there."""
+    """blake2b hash of a file; of a missing file, that of no bytes."""
     hashed = blake2b(digest_size=16)
     if path.is_file():
         with path.open("rb") as file:
@@ -134,10 +137,10 @@ def digest_of_file(path: Path) -> str:
 
 
 def open_packed(root: Path, config: DatasetConfig) -> Collection:
-    """The same collection as of the images that were packed, except that damaged ones are left out.
+    """The collection that was packed, without its damaged images.
 
     Raises:
-        InputError: it is another data set, of another size, or damaged.
+        InputError: the folder holds another data set or another size, or is damaged.
     """
     packed = read_packed(root)
     plan = packed.plan
@@ -158,7 +161,7 @@ def open_packed(root: Path, config: DatasetConfig) -> Collection:
         source = source_of(images, config, images.content)
     elif in_memory(config, packed.images, plan.channels):
         shape = (-1, plan.channels, plan.size, plan.size)
-        source = InMemory(torch.from_numpy(np.memmap(file, np.uint8, "c").reshape(shape)))  # still mapped, not read
+        source = InMemory(torch.from_numpy(np.memmap(file, np.uint8, "c").reshape(shape)))  # mapped, not read yet
     else:
         source = PackedPixels(file, plan.channels, plan.size)
     parts: dict[str, Any] = {part: torch.from_numpy(index[part]) for part in PARTS if part in index}
@@ -174,7 +177,7 @@ def open_packed(root: Path, config: DatasetConfig) -> Collection:
 
 
 class PackedPixels:
-    """Pixels of a packed set, read from where they are mapped; a worker process maps them for itself."""
+    """Pixels of a packed data set, mapped into memory. Each worker process maps the file itself."""
 
     def __init__(self, file: Path, channels: int, size: int) -> None:
         self.file, self.channels, self.size = file, channels, size
@@ -192,10 +195,10 @@ class PackedPixels:
 
 
 class EncodedImages:
-    """Images that are packed as their files were, named by their number; see `data.files.Listing`.
+    """A listing (see `data.files.Listing`) of packed image files, which are named by their number.
 
     Args:
-        ends: int64 (N,), where each ends in the file.
+        ends: int64 (N,), the end of each image in the file.
     """
 
     def __init__(self, file: Path, ends: np.ndarray[Any, np.dtype[np.int64]]) -> None:
@@ -209,7 +212,7 @@ class EncodedImages:
         return f"{self.file}, image {range(len(self))[index]}"
 
     def content(self, name: str) -> bytes:
-        """The file of an image of that name."""
+        """The bytes of the image of that name."""
         index = int(name.rpartition(" ")[2])
         return self._bytes[self.ends[index - 1] if index else 0 : self.ends[index]].tobytes()
 
@@ -226,13 +229,13 @@ def _read_index(root: Path) -> dict[str, Any]:
 
 
 def _lines(root: Path) -> Iterator[bytes]:
-    """Lines of the listing, each as `data.collection.listed` gives it."""
+    """Lines of the file `listing`, each in the format of `data.collection.listed`."""
     try:
         with (root / LISTING_FILE).open("rb") as file:
             line = b""
             for piece in file:
                 line += piece
-                if line.count(b"\0") == 2:  # else a file's name goes on in the next line
+                if line.count(b"\0") == 2:  # otherwise the file's name contains a line break
                     yield line
                     line = b""
     except OSError as error:

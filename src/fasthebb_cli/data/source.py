@@ -1,7 +1,7 @@
 """Where pixels come from: a tensor in memory, or image files that are decoded when they are read.
 
-Every image leaves here as uint8 RGB (or the tensor's channels), S x S: turned as its EXIF tag says, its shorter side
-resized to S (bilinear, antialiased), its centre cut out. Knows nothing of labels, splits or settings.
+A decoded image is uint8 RGB, S x S: rotated as its EXIF tag says, resized so that its shorter side is S (bilinear,
+antialiased), and cropped at its centre. Knows nothing of labels, splits or settings.
 """
 
 import io
@@ -22,10 +22,10 @@ from torch import Tensor
 from fasthebb_cli.data.files import Listing
 from fasthebb_cli.errors import InputError
 
-MEMORY_LIMIT = 4 * 2**30  # bytes of pixels up to which a data set is kept in memory unless told otherwise
-PART = 16  # images that a decoding thread takes at a time
+MEMORY_LIMIT = 4 * 2**30  # bytes: a data set with fewer pixels is kept in memory, unless dataset.in_memory is set
+CHUNK = 16  # images that a decoding thread takes at a time
 
-# Pillow prints it beyond 89 megapixels; beyond twice as many it is an error, and stays one
+# Pillow warns of images above 89 megapixels. Above twice that it raises an error, which we report
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _UNREADABLE = (
@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 
 class ImageSource(Protocol):
-    """All images of a data set under one numbering: training, validation, test and unlabelled ones."""
+    """All images of a data set, numbered from 0: training, validation, test and unlabelled ones."""
 
     channels: int
     size: int
@@ -75,10 +75,10 @@ def read_bytes(path: str) -> bytes:
 
 
 class ImageFiles:
-    """Image files, decoded by as many threads as torch may use (one in a DataLoader's worker).
+    """Image files, decoded by as many threads as torch uses (in a DataLoader's worker: one).
 
     Args:
-        read_bytes: gives the content of a path, where it is in no file of its own.
+        read_bytes: path -> content of the file, which may be inside an archive.
     """
 
     channels = 3
@@ -93,7 +93,7 @@ class ImageFiles:
         """uint8 (B, 3, S, S).
 
         Raises:
-            InputError: a file is missing or no image; names its path.
+            InputError: a file is missing or is not an image; names its path.
         """
         return decode_all([self.paths[i] for i in indices.tolist()], self.size, self.read_bytes)
 
@@ -104,19 +104,21 @@ def decode_all(
     read: Callable[[str], bytes] = read_bytes,
     damaged: dict[int, str] | None = None,
 ) -> Tensor:
-    """Images as uint8 (N, 3, S, S) in the order of the paths; `read` gives a path's bytes.
+    """Images as uint8 (N, 3, S, S) in the order of the paths.
 
     Args:
-        damaged: takes the number and the error of each that can't be read, whose pixels mean nothing; None: raise it.
+        read: path -> content of the file.
+        damaged: gets the number and the error of each image that can't be decoded, whose pixels are undefined;
+            None: the error is raised.
 
     Raises:
-        InputError: as `decode`, for the first of the paths that can't be read.
+        InputError: as `decode`, for the first image that can't be decoded.
     """
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     array = pixels.numpy()
 
     def fill(start: int) -> None:
-        for i in range(start, min(start + PART, len(paths))):
+        for i in range(start, min(start + CHUNK, len(paths))):
             try:
                 array[i] = decode(paths[i], size, read)
             except InputError as error:
@@ -124,22 +126,22 @@ def decode_all(
                     raise
                 damaged[i] = str(error)
 
-    parts = range(0, len(paths), PART)
-    threads = min(8, torch.get_num_threads(), len(parts))
+    starts = range(0, len(paths), CHUNK)
+    threads = min(8, torch.get_num_threads(), len(starts))
     if threads <= 1:
-        for start in parts:
+        for start in starts:
             fill(start)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(fill, parts):
+            for _ in pool.map(fill, starts):
                 pass
     return pixels
 
 
 def find_damaged(source: ImageFiles) -> dict[int, str]:
-    """Decodes every image once: number and error of each that can't be."""
+    """Decodes every image once. Returns number -> error for those that can't be decoded."""
     damaged: dict[int, str] = {}
-    for chunk in torch.split(torch.arange(len(source)), 64 * PART):
+    for chunk in torch.split(torch.arange(len(source)), 64 * CHUNK):
         found: dict[int, str] = {}
         decode_all([source.paths[i] for i in chunk.tolist()], source.size, source.read_bytes, found)
         damaged |= {int(chunk[i]): problem for i, problem in found.items()}
@@ -152,7 +154,7 @@ def decode(
     """One image as uint8 (3, S, S).
 
     Raises:
-        InputError: the file is missing, truncated or no image; one line with the path.
+        InputError: the file is missing, truncated or not an image; one line with the path.
     """
     try:
         with Image.open(io.BytesIO(read(path))) as image:
@@ -167,7 +169,7 @@ def decode(
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits; transparency is dropped, 16-bit greys are scaled (Pillow would clip them to white)."""
+    """Three channels of 8 bits, without transparency. 16-bit greys are scaled; Pillow would clip them to white."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):

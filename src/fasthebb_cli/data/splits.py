@@ -1,6 +1,7 @@
-"""Seeded splits and label subsets. Both are prefixes or other stretches of an order, so that smaller ones are contained
-in larger ones. In a stratified order every prefix of m holds m c / N of a class of c, give or take less than one.
-Knows labels and numbers only.
+"""Splits and label subsets, chosen by a seed. Knows labels and numbers only.
+
+Both are consecutive pieces of a random order, so a smaller subset is contained in a larger one. In a stratified order
+the first m samples hold m c / N samples of a class of c, rounded up or down.
 """
 
 from collections.abc import Iterator
@@ -16,18 +17,18 @@ from fasthebb_cli.errors import InputError
 
 
 def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: str) -> Tensor:
-    """Positions of the round(fraction * N) samples whose labels are given away, sorted.
+    """Positions of the round(fraction * N) samples whose labels may be read, sorted.
 
-    For one seed and kind a smaller fraction's subset is contained in a larger one's.
+    With the same seed and kind, the subset of a smaller fraction is contained in that of a larger one.
 
     Args:
         labels_of_train: int64 (N,).
         fraction: in (0, 1].
-        kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first of a permutation, as
-            in the papers: of many classes with few labels each, some go without).
+        kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first samples of a
+            permutation, as in the papers; with many classes and few labels some classes may get none).
 
     Raises:
-        InputError: a class of a stratified subset would have no label, or there are no labels at all.
+        InputError: a class would have no label in a stratified subset, or the samples have no labels.
     """
     n = len(labels_of_train)
     if n == 0 or int(labels_of_train.min()) < 0:
@@ -59,8 +60,8 @@ def _every_class(labels: Tensor) -> int:
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
     """A seeded order of the positions 0..N-1, int64 (N,).
 
-    Its first places go to one sample of every class. Every longer prefix of m holds between floor and ceil of
-    m c / N samples of a class of c, from where those first places allow it on (at once if the classes are of a size).
+    It starts with one sample of every class. The first m samples hold floor(m c / N) or ceil(m c / N) samples of a
+    class of c: for every larger m if all classes have the same size, otherwise as soon as the start allows it.
     """
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)
@@ -68,17 +69,18 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     sizes = [size for size in torch.bincount(labels).tolist() if size]
     ties = torch.randperm(len(sizes), generator=generator).tolist()
     members = torch.split(grouped, sizes)
-    turns = np.fromiter(_proportional([sizes[k] for k in ties]), np.int64, len(labels))  # no list: 36 bytes each
+    turns = np.fromiter(_proportional([sizes[k] for k in ties]), np.int64, len(labels))  # a list: 36 bytes a sample
     order = torch.empty_like(grouped)
     order[torch.from_numpy(turns).argsort(stable=True)] = torch.cat([members[k] for k in ties])
     return order
 
 
 def _proportional(sizes: list[int]) -> Iterator[int]:
-    """Class numbers, each as often as its size, every prefix in proportion.
+    """Class numbers, each as often as its class has samples, with every prefix in proportion.
 
-    Sample j = 0, 1, .. of a class of c may stand at place m once m c / N > j, and must by m = ceil((j + 1) N / c).
-    Taking the one that is due first keeps both limits whenever that is possible at all.
+    Sample j = 0, 1, .. of a class of c may be placed at m (from 1) if m c / N > j, and at m = ceil((j + 1) N / c) at
+    the latest. At each place the sample with the earliest deadline is taken, which keeps both limits whenever that is
+    possible.
     """
     total, taken = sum(sizes), [0] * len(sizes)
     later: list[tuple[int, int]] = []  # (first place allowed, class)
@@ -95,11 +97,15 @@ def _proportional(sizes: list[int]) -> Iterator[int]:
 
 
 def split_sizes(total: int, train: int | None, validation: int | None, test: int | None) -> tuple[int, int, int]:
-    """Numbers of training, validation and test images out of `total`; None is what the others leave, or 20 % and at
-    least one.
+    """Numbers of training, validation and test images out of `total`.
+
+    Args:
+        train: None: all images that are left.
+        validation: None: 20 %, at least one, or if `train` is given all images that are left.
+        test: None: 20 %, at least one, or if `train` and `validation` are given all images that are left.
 
     Raises:
-        InputError: there are not enough images; names the setting and how many there are.
+        InputError: there are not enough images; names the setting and the number of images.
     """
     fifth = max(1, round(total / 5))
     given = {"train": train, "validation": validation, "test": test}

@@ -1,16 +1,16 @@
-"""From uint8 pixels to what a network sees: normalisation, and augmentation with one draw per sample."""
+"""From uint8 pixels to a network's input: normalisation, and augmentation with random numbers of each image's own."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-RESCALE = 0.25  # "light": size times 1 +- this
-ROTATION = 10.0  # degrees to either side
-TRANSLATION = 1 / 8  # of the size, to either side
-TILT = 0.2  # "hard": perspective makes one side of the image up to so much nearer
-COLOUR = 0.4  # brightness moves by up to this (in deviations), contrast and saturation change by up to this factor
+RESCALE = 0.25  # "light": the size is multiplied by 1 +- this
+ROTATION = 10.0  # "light": degrees, in both directions
+TRANSLATION = 1 / 8  # fraction of the size, in all directions
+TILT = 0.2  # "hard": perspective brings one side of the image nearer by up to this
+COLOUR = 0.4  # "hard": brightness +- this (in deviations), contrast and saturation times 1 +- this
+GREY = 0.1  # "hard": share of images that lose their colour
 ALL = slice(None)
-GREY = 0.1  # share of images that lose their colour
 
 
 def to_float(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -27,17 +27,16 @@ def augment(
     total: int | None = None,
     part: slice = ALL,
 ) -> Tensor:
-    """Float images (B, C, S, S), each changed at random; "none" returns them as they are.
+    """Changes each of the float images (B, C, S, S) at random.
 
-    "shift": move by up to 1/8 of the size. "light" (the papers'): rescale by up to 25 %, rotate by up to 10 degrees and
-    move as well. "hard": as light, but rotate by any angle, and tilt (perspective), change brightness, contrast and
-    saturation, and take the colour from one image in ten. All flip half of the images from left to right if `mirror`;
-    what lies outside is reflected. Draws are made on the CPU, so that they don't depend on the device.
+    "none": nothing. "shift": moves by up to 1/8 of the size. "light" (the papers'): also rescales by up to 25 % and
+    rotates by up to 10 degrees. "hard": as light, but rotates by any angle, tilts (perspective), changes brightness,
+    contrast and saturation, and turns one image in ten grey. Places outside of an image are filled by reflection.
 
     Args:
-        generator: on the CPU.
-        mirror: a mirrored image is of the same class (no for digits).
-        total, part: the images are this part of a batch of so many, whose other images get draws of their own.
+        generator: on the CPU, so that the random numbers do not depend on the device.
+        mirror: half of the images are flipped from left to right; False for images such as digits.
+        total, part: the images are this part of a batch of `total` images, for all of which numbers are drawn.
     """
     if kind == "none":
         return images
@@ -59,7 +58,7 @@ def augment(
 
 
 def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) -> Tensor:
-    """Affine maps (count, 2, 3) from a place in the new image to one in the old, both in [-1, 1]."""
+    """Affine maps (count, 2, 3) from coordinates in the new image to those in the old one, both in [-1, 1]."""
     draws = torch.rand(count, 5, generator=generator)
     flip = torch.where(draws[:, 0] < 0.5, -1.0, 1.0) if mirror else torch.ones(count)
     unit = draws[:, 1:] * 2 - 1
@@ -67,14 +66,14 @@ def _affine(count: int, generator: torch.Generator, kind: str, *, mirror: bool) 
         unit[:, :2] = 0
     scale = 1 / (1 + RESCALE * unit[:, 0])
     angle = torch.deg2rad((180.0 if kind == "hard" else ROTATION) * unit[:, 1])
-    shift = 2 * TRANSLATION * unit[:, 2:]  # [-1, 1] spans the size twice over
+    shift = 2 * TRANSLATION * unit[:, 2:]  # coordinates have a range of 2
     cos, sin = scale * angle.cos(), scale * angle.sin()
     rows = [torch.stack([flip * cos, -flip * sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)]
     return torch.stack(rows, 1)
 
 
 def _tilted(grid: Tensor, draws: Tensor) -> Tensor:
-    """Places (B, H, W, 2) seen at a slant: divided by a depth that changes evenly across the image."""
+    """Coordinates (B, H, W, 2) in perspective: divided by a depth that changes linearly across the image."""
     slant = TILT * (draws * 2 - 1)
     return grid / (1 + (slant * grid).sum(-1, keepdim=True))
 

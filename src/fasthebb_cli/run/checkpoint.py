@@ -15,7 +15,7 @@ import torch
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import CHECKPOINT_FILE, write_atomically
 
-CHECKPOINT_FORMAT = "fasthebb checkpoint 3"
+CHECKPOINT_FORMAT = "fasthebb checkpoint 4"
 PREVIOUS_FILE = "checkpoint.previous.pt"
 KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
 DIGEST_SIZE = 32

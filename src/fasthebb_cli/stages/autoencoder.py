@@ -1,8 +1,9 @@
-"""Pre-training by a variational autoencoder: every training image, no label, but a backward pass.
+"""Pre-training by a variational autoencoder: all training images, no label, but a backward pass.
 
-The baseline beside the Hebbian rules: the network's layers learn to encode images so that a mirrored decoder can paint
-them again. The loss is the squared error plus the code's divergence (see `fasthebb.nets.autoencoder`). Only the
-encoder is kept.
+The baseline of the Hebbian rules. The network's layers are the encoder; a decoder that mirrors them reconstructs the
+images. Afterwards only the encoder is kept. The loss of an image x with the code's mean m and variance v is
+
+    |x - x'|^2 + 0.5 sum(m^2 + v - log v - 1),    x' = decoder(m + sqrt(v) noise)      (see fasthebb.nets.autoencoder)
 """
 
 from collections.abc import Mapping
@@ -17,37 +18,28 @@ from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.batch_norm import share_batch_norm
 from fasthebb_cli.compute.gradients import Backprop
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.pretrain import PretrainConfig
 from fasthebb_cli.stages.first_step import fit_whitening
+from fasthebb_cli.stages.images import all_training_images
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
 from fasthebb_cli.stages.schedules import set_rate
-from fasthebb_cli.stages.task import Batch, Context, Task, Totals
+from fasthebb_cli.stages.task import Batch, Context, Task, results
+from fasthebb_cli.stages.totals import Totals, check_loss
 
 
 def vae(context: Context) -> Task:
     settings, compute, network = context.settings, context.compute, context.network
     assert isinstance(settings, PretrainConfig)
-    chosen = settings.include != ["*"] or settings.exclude != ["classifier*"]
-    if settings.teacher or settings.layer_by_layer or settings.layer_lr or chosen:
-        raise InputError(
-            "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr, include, exclude"
-        )
-    if context.config.gpu.micro_batch is not None:
-        raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
-    dataset = context.dataset
-    indices = torch.cat([dataset.train, dataset.unlabelled])
-    with torch.random.fork_rng(devices=[]):  # every process begins with the same
+    _check(context.config, settings)
+    indices = all_training_images(context.dataset)
+    with torch.random.fork_rng(devices=[]):  # every process draws the same decoder
         torch.default_generator.manual_seed(context.seed_for("autoencoder"))
-        made = autoencoder_of(context.config, dataset, network)
+        made = autoencoder_of(context.config, context.dataset, network)
     latents = made.latents
     autoencoder = share_batch_norm(compute.place(made))
-    optimizer_for = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
-    try:
-        optimizer = optimizer_for(autoencoder.parameters(), lr=learning_rate(settings))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"pretrain.optimizer or pretrain.optimizer_options: {error}") from error
+    optimizer = _optimizer(settings, autoencoder)
     totals = Totals(compute.device)
     whitening = next((module for module in network.children() if isinstance(module, Whitening)), None)
     if context.begins:
@@ -55,12 +47,12 @@ def vae(context: Context) -> Task:
     network.train()
 
     def noise(epoch: int, step: int, total: int) -> Tensor:
-        """This process's part of what is drawn for the whole batch, whatever the number of processes."""
+        """Standard normal draws (B, latents): this process's part of the draws for all images of a batch."""
         draws = torch.Generator().manual_seed(context.seed_for("noise", epoch, step))
         return torch.randn(total, latents, generator=draws)[processes.part_of(total)].to(compute.device)
 
     def losses(images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means over images of the loss, and of the squared error and the divergence that it is the sum of."""
+        """The loss, and the squared error and the divergence, whose sum it is: means over images."""
         with torch.no_grad():
             images = images if whitening is None else whitening(images)
         with compute.autocast():
@@ -68,13 +60,13 @@ def vae(context: Context) -> Task:
         error, divergence = loss_terms(images, reconstruction, mean, log_variance)
         return error + divergence, error, divergence
 
-    backprop = Backprop(losses, optimizer, replay=context.replays)
+    gradients = Backprop(losses, optimizer, replay=context.replays)
 
     def step(epoch: int, step: int, batch: Batch) -> None:
-        set_rate(optimizer, settings.schedule, step, task.steps, epoch, settings.epochs)
         count = len(batch.images)
+        set_rate(optimizer, settings.schedule, step, task.steps, epoch, settings.epochs)
         drawn = noise(epoch, step, batch.total)
-        loss, error, divergence = backprop(batch.images, drawn, share=count / batch.total)
+        loss, error, divergence = gradients(batch.images, drawn, share=count / batch.total)
         optimizer.step()
         totals.add(
             loss=loss * count,
@@ -85,14 +77,12 @@ def vae(context: Context) -> Task:
 
     def end_epoch(epoch: int) -> dict[str, Any]:
         metrics = totals.means()
-        if not torch.isfinite(torch.tensor(metrics["loss"])):
-            raise RunError(f"the loss is {metrics['loss']} in epoch {epoch + 1}; lower pretrain.lr")
+        check_loss(metrics["loss"], epoch, "pretrain.lr")
         return metrics
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
-        backprop.finish()
-        results = {"top1": None, "top5": None, "loss": last.get("loss")}
-        return results | {"samples": len(indices), "labels_train": 0, "labels_validation": 0}
+        gradients.finish()
+        return results(loss=last.get("loss"), samples=len(indices))
 
     task = Task(
         epochs=settings.epochs,
@@ -107,11 +97,32 @@ def vae(context: Context) -> Task:
     return task
 
 
+def _check(config: Config, settings: PretrainConfig) -> None:
+    """Raises:
+    InputError: a setting that only Hebbian rules have.
+    """
+    patterns = settings.include != ["*"] or settings.exclude != ["classifier*"]
+    if settings.teacher or settings.layer_by_layer or settings.layer_lr or patterns:
+        raise InputError(
+            "rule=vae trains all layers at once; leave out pretrain.teacher, layer_by_layer, layer_lr, include, exclude"
+        )
+    if config.gpu.micro_batch is not None:
+        raise InputError("gpu.micro_batch: rule=vae sees its batches whole; lower pretrain.batch_size instead")
+
+
+def _optimizer(settings: PretrainConfig, autoencoder: nn.Module) -> torch.optim.Optimizer:
+    make = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
+    try:
+        return make(autoencoder.parameters(), lr=learning_rate(settings))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"pretrain.optimizer or pretrain.optimizer_options: {error}") from error
+
+
 def autoencoder_of(config: Config, dataset: Dataset, network: nn.Module) -> VariationalAutoencoder:
-    """The autoencoder around the network, whose other layers are drawn by torch's generator.
+    """The autoencoder around the network. The decoder's weights are drawn from torch's random generator.
 
     Raises:
-        InputError: an unknown option, or a layer that can't be mirrored.
+        InputError: an unknown option, or a layer that has no mirror image.
     """
     source, options = dataset.source, config.rule.options
     unknown = [name for name in options if name != "latents"]

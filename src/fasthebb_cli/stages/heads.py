@@ -1,7 +1,7 @@
-"""What features are worth: classifiers and a search on given features, each from training to test images.
+"""Heads: classifiers, and an image search, that learn from one layer's features and are scored on test images.
 
-Shapes: N training and M test images, F features, C classes. A head returns its share of right answers, or its mean
-average precision, in [0, 1]. scikit-learn and torchmetrics do what they do well; they are imported when asked for.
+Shapes: N training and M test images, F features, C classes. A head returns its accuracy, or its mean average precision,
+in [0, 1], by name. scikit-learn and torchmetrics are imported only by the heads that need them.
 """
 
 import math
@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasthebb import engine
-from fasthebb.nets.readout import output_layer
 from fasthebb.rules import hebbian_classifier
-from fasthebb_cli.compute import processes
-from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.schedules import set_rate
 
@@ -63,14 +60,14 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
 
 
 def on_device_if_it_fits(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device, or on a GPU of which they would take more than half of what is free where they are."""
+    """The values on the device, unless they would take more than half of a GPU's free memory: then where they are."""
     if device.type == "cuda" and values.numel() * values.element_size() > torch.cuda.mem_get_info(device)[0] / 2:
         return values
     return values.to(device)
 
 
 def hebbian(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[str, float]:
-    """The Hebbian classifier: a class's weights are the mean of its inputs, its score x.w / |w|; learnt in one step."""
+    """The Hebbian classifier, learnt in one step: a class's weights w are its mean input, its score x.w / |w|."""
     layer = nn.Linear(samples.train_NF.shape[1], samples.classes, bias=False)
     with torch.no_grad():
         layer.weight.zero_()
@@ -81,56 +78,8 @@ def hebbian(samples: Samples, settings: ProbeConfig, device: torch.device) -> di
     return {"hebbian": float((scores.argmax(1) == samples.labels_M).float().mean())}
 
 
-class ClassMeans:
-    """The same for a network's own classifier, batch by batch: after any number of passes it compares with class means.
-
-    The scores x.w / |w| don't ask for a mean's length, so sums (C, F) are kept, and each step makes the weights their
-    directions. A class without an image scores 0. The bias is 0.
-
-    Raises:
-        InputError: the network's classifier has no linear layer.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        try:
-            _, self.layer = output_layer(network)
-        except ValueError as error:
-            raise InputError(f"finetune.classifier=hebbian: {error}") from error
-        self.sums_CF = torch.zeros_like(self.layer.weight)
-        self._inputs: list[Tensor] | None = None
-        self._hook = self.layer.register_forward_pre_hook(lambda _, inputs: self._keep(inputs[0]))
-
-    def listen(self) -> None:
-        """The next images that the network sees are to learn from."""
-        self._inputs = []
-
-    @torch.no_grad()
-    def learn(self, labels_B: Tensor) -> None:
-        """From the batch that the network has seen since `listen`."""
-        assert self._inputs is not None
-        inputs_BF = torch.cat(self._inputs).to(self.sums_CF.dtype)
-        self._inputs = None
-        self.sums_CF += processes.summed(torch.zeros_like(self.sums_CF).index_add_(0, labels_B, inputs_BF))
-        self.layer.weight.copy_(F.normalize(self.sums_CF, dim=1))
-        if self.layer.bias is not None:
-            self.layer.bias.zero_()
-
-    def finish(self) -> None:
-        self._hook.remove()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"sums": self.sums_CF}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.sums_CF.copy_(state["sums"])
-
-    def _keep(self, inputs: Tensor) -> None:
-        if self._inputs is not None:
-            self._inputs.append(inputs.detach())
-
-
 def knn(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[str, float]:
-    """The vote of the nearest training images by cosine, weighted by distance."""
+    """k nearest neighbours by cosine; their votes are weighted by distance."""
     from sklearn.neighbors import KNeighborsClassifier
 
     neighbours = min(settings.neighbours, len(samples.train_NF))
@@ -139,7 +88,7 @@ def knn(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[s
 
 
 def svm(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[str, float]:
-    """A support vector machine with the Gaussian kernel, by a Nystroem approximation of it."""
+    """A support vector machine with the Gaussian kernel, in the Nystroem approximation."""
     from sklearn.kernel_approximation import Nystroem
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -152,13 +101,13 @@ def svm(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[s
 
 
 def retrieval(samples: Samples, settings: ProbeConfig, device: torch.device) -> dict[str, float]:
-    """Mean average precision of ranking all training images by cosine, over the first test images of the split."""
+    """Mean average precision of ranking all training images by cosine; the first test images are the queries."""
     from torchmetrics.functional.retrieval import retrieval_average_precision
 
     gallery_NF = F.normalize(samples.train_NF, dim=1)
     queries_QF = F.normalize(samples.test_MF[: settings.queries], dim=1)
-    precisions = [
-        retrieval_average_precision(gallery_NF @ query_F + 2, samples.labels_N == label)  # it ignores scores below 0
+    precisions = [  # + 2: torchmetrics ignores scores below 0
+        retrieval_average_precision(gallery_NF @ query_F + 2, samples.labels_N == label)
         for query_F, label in zip(queries_QF, samples.labels_M, strict=False)
     ]
     return {"retrieval": float(torch.stack(precisions).mean())}

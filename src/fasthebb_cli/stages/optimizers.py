@@ -1,4 +1,4 @@
-"""The optimizer that a rule's or the autoencoder's updates go through: any of torch.optim that needs nothing else."""
+"""Optimizers: any of torch.optim in pre-training, for a rule's updates or gradients; three of them in fine-tuning."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,17 +7,23 @@ from typing import Any
 import torch
 
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.pretrain import PretrainConfig
 
-# What of torch.optim can't take an update that is simply there
+# Optimizers of torch.optim that need more than an update for each parameter
 UNFIT = {"LBFGS": "it asks for the loss again at other weights", "SparseAdam": "it is for sparse gradients"}
 
 
 def optimizer_of(key: str, name: str, options: Mapping[str, Any]) -> Callable[..., torch.optim.Optimizer]:
-    """Takes parameters or groups of them and a learning rate; `key` is the setting that the name comes from.
+    """A function from parameters, or groups of them, and a learning rate to an optimizer.
+
+    Args:
+        key: the setting that the name comes from, for the message.
+        name: a class of torch.optim.
+        options: its further arguments.
 
     Raises:
-        InputError: torch has no such optimizer, or it asks for more than an update.
+        InputError: torch has no such optimizer, or it needs more than an update.
     """
     optimizer: Any = getattr(torch.optim, name, None)
     if name in UNFIT:
@@ -28,11 +34,22 @@ def optimizer_of(key: str, name: str, options: Mapping[str, Any]) -> Callable[..
 
 
 def learning_rate(settings: PretrainConfig) -> float:
-    """pretrain.lr, which comes from the rule unless it is set.
+    """pretrain.lr, which is the rule's learning rate unless it is set.
 
     Raises:
-        InputError: neither has one.
+        InputError: neither is set.
     """
     if settings.lr is None:
         raise InputError("pretrain.lr has no value and rule.lr neither; set one, as in pretrain.lr=0.1")
     return settings.lr
+
+
+def backprop_optimizer(settings: FinetuneConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """SGD with Nesterov's momentum, Adam or AdamW, as finetune.optimizer says, on groups of parameters."""
+    if settings.optimizer == "SGD":
+        nesterov = settings.momentum > 0
+        return torch.optim.SGD(
+            groups, momentum=settings.momentum, nesterov=nesterov, weight_decay=settings.weight_decay
+        )
+    made = torch.optim.Adam if settings.optimizer == "Adam" else torch.optim.AdamW
+    return made(groups, weight_decay=settings.weight_decay)

@@ -1,11 +1,12 @@
-"""Learning-rate schedules as pure functions of how far a run is: a resumed run has no scheduler to restore."""
+"""Learning-rate schedules: pure functions of the position, so a resumed run has no scheduler to restore."""
 
 import math
 from collections.abc import Callable
 
 import torch
 
-# progress in [0, 1): fraction of all steps done; epoch of epochs: for schedules that step once an epoch
+# (progress, epoch, epochs) -> factor on the learning rate. progress in [0, 1): fraction of all steps that are done;
+# epoch in 0 .. epochs - 1: for schedules that change once an epoch
 Schedule = Callable[[float, int, int], float]
 
 
@@ -51,7 +52,12 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: str, step: int, steps: int, epoch: int, epochs: int) -> None:
-    """Sets each group's learning rate for one step of one epoch."""
+    """Sets each parameter group's learning rate for one step.
+
+    Args:
+        step, steps: the step within the epoch, of so many.
+        epoch, epochs: the epoch, of so many.
+    """
     factor = SCHEDULES[schedule]((epoch * steps + step) / (epochs * steps), epoch, epochs)
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

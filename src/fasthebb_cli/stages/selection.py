@@ -1,57 +1,68 @@
-"""Which epoch counts, and when no further one is worth it: by validation accuracy, only when asked for."""
+"""Which epoch's weights fine-tuning keeps, and when it ends early. Validation labels are read only when asked for."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.stages.scores import accuracy
+from fasthebb_cli.stages.task import Context
 
 
-class Best:
-    """The weights of the best epoch so far by validation accuracy, the first one among equals."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.top1 = -1.0
-        self.weights: dict[str, Tensor] = {}
-
-    def offer(self, top1: float, network: nn.Module) -> None:
-        if top1 > self.top1:
-            self.top1 = top1
-            self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    def restore(self, network: nn.Module) -> None:
-        network.load_state_dict(self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"top1": self.top1, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.top1, self.weights = state["top1"], state["weights"]
-
-
-class Patience:
-    """Counts epochs since the validation accuracy last rose.
-
-    Args:
-        limit: so many without a rise are enough.
+class Selection:
+    """`select=last` keeps the last epoch's weights and reads no validation label. `select=best` scores the network on
+    the validation images after every epoch and keeps the weights of the highest top-1 (the first, if several are
+    equal). With `patience=P` it ends the stage after P epochs in a row without a higher top-1.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.top1 = -1.0
-        self.waited = 0
+    def __init__(self, context: Context, settings: FinetuneConfig) -> None:
+        self.context, self.settings = context, settings
+        self.reads_validation = settings.select == "best"
+        self.top1, self.weights, self.waited = -1.0, dict[str, Tensor](), 0
+        self._scores: dict[str, float] = {}
 
-    def offer(self, top1: float, *, counts: bool = True) -> None:
-        """An epoch's accuracy; one that does not count can be the highest but is not waited for."""
-        self.waited = 0 if top1 > self.top1 or not counts else self.waited + 1
-        self.top1 = max(self.top1, top1)
+    def validate(self, epoch: int) -> Iterator[None]:
+        """Scores the network on the validation images; yields after every batch."""
+        if self.reads_validation:
+            images = self.context.dataset.validation
+            self._scores = yield from accuracy(self.context, images, self.settings.batch_size)
 
-    @property
+    def end_epoch(self, *, waits: bool = True) -> dict[str, float]:
+        """Keeps the weights if they are the best so far, and returns the validation metrics, if there are any.
+
+        Args:
+            waits: the epoch counts for `patience`.
+        """
+        if not self.reads_validation:
+            return {}
+        is_best = self._scores["top1"] > self.top1
+        self.waited = 0 if is_best or not waits else self.waited + 1
+        if is_best:
+            self.top1 = self._scores["top1"]
+            self.weights = {name: value.detach().clone() for name, value in self.context.network.state_dict().items()}
+        return {f"validation_{name}": value for name, value in self._scores.items()}
+
     def ended(self) -> str:
-        """Why no further epoch is wanted; empty if one is."""
-        enough = self.waited >= self.limit
-        return f"the validation top-1 has not risen for {self.limit} (finetune.patience)" if enough else ""
+        """The reason why no further epoch follows; empty if one does."""
+        patience = self.settings.patience
+        if patience is None or self.waited < patience:
+            return ""
+        return f"the validation top-1 has not risen for {patience} (finetune.patience)"
+
+    def finish(self) -> None:
+        """Gives the network the weights that were kept."""
+        if self.reads_validation:
+            self.context.network.load_state_dict(self.weights)
+
+    def results(self) -> dict[str, Any]:
+        """For `Task.finish`: the validation top-1 of the weights that were kept, and the number of labels read."""
+        if not self.reads_validation:
+            return {}
+        return {"top1": self.top1, "labels_validation": len(self.context.dataset.validation)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"top1": self.top1, "waited": self.waited}
+        return {"top1": self.top1, "weights": self.weights, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.top1, self.waited = state["top1"], state["waited"]
+        self.top1, self.weights, self.waited = state["top1"], state["weights"], state["waited"]

@@ -1,5 +1,7 @@
-"""What a stage is: a task of epochs and steps that says what its state is. Running, resuming and recording it is
-the business of `run`; a stage reads no file and writes none.
+"""What a stage is given (`Context`) and what it returns (`Task`).
+
+A stage is a function from a Context to a Task of epochs and steps that says what its state is. It reads and writes no
+file; `run` runs, resumes and records it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb_cli.compute import processes
-from fasthebb_cli.compute.device import Compute, replays
+from fasthebb_cli.compute.device import Compute
+from fasthebb_cli.compute.graphs import replays
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths, batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.stages import StageConfig
+from fasthebb_cli.settings.kind import StageSettings
 
 
 class Stateful(Protocol):
@@ -28,9 +29,12 @@ class Stateful(Protocol):
 
 @dataclass
 class Batch:
-    """Normalised float images (B, C, S, S) and their labels (B,), on the device; -1 where there is no label.
+    """A batch, or this process's part of one, which may be empty.
 
-    Of a run of several processes each has a part, which may be empty, of a batch of `total` images.
+    Args:
+        images: float32 (B, C, S, S), normalised, on the device.
+        labels: int64 (B,), on the device; -1 for an image without a label.
+        total: images in the whole batch, over all processes.
     """
 
     images: Tensor
@@ -43,34 +47,33 @@ class Context:
     """What a stage is given.
 
     Args:
-        stage, settings: the stage's name and its own settings; `config` is the whole cell.
-        network: on the device, with the weights of the stage before (or fresh ones).
-        statistics: mean and standard deviation of each channel over the training images.
-        untrained: no stage before has taught the network anything.
-        resumed: the stage goes on from a checkpoint, which is loaded over the network.
-        labels_train, labels_validation: labels that the network has seen so far.
+        config: the settings of the whole cell.
+        stage: the stage's name.
+        settings: the stage's own settings.
+        network: on the device, with the weights of the stage before it, or random ones.
+        statistics: mean and standard deviation (C,) of each channel over the training images.
+        untrained: the network's weights are random: no stage before this one has trained it.
+        resumed: a checkpoint of this stage is loaded into the network and the task's state.
     """
 
     config: Config
     stage: str
-    settings: StageConfig
+    settings: StageSettings
     dataset: Dataset
     network: nn.Module
     compute: Compute
     statistics: tuple[Tensor, Tensor]
     untrained: bool
     resumed: bool
-    labels_train: int = 0
-    labels_validation: int = 0
 
     @property
     def begins(self) -> bool:
-        """The network is about to take its very first step."""
+        """Whether the network is about to take its very first step."""
         return self.untrained and not self.resumed
 
     @property
     def replays(self) -> bool:
-        """Whether steps are recorded and replayed."""
+        """Whether steps are recorded as CUDA graphs and replayed."""
         return replays(self.config.gpu, self.compute, self.config.model.name, self.config.rule.name)
 
     def batches(
@@ -83,10 +86,13 @@ class Context:
         augmentation: str = "none",
         part_of: Callable[[int], slice] = processes.part_of,
     ) -> Iterator[Batch]:
-        """Batches of the given images; shuffled and augmented by the seed and the epoch, in order without an epoch.
+        """Batches of the given images, normalised.
 
         Args:
-            part_of: what this process has of a batch.
+            indices: int64 (N,) of the images.
+            epoch: images are shuffled and augmented by the seed and the epoch; None: they come in the given order.
+            start: batches to skip.
+            part_of: length of a batch -> the part of it that this process reads.
         """
         order = None if epoch is None else self.seed_for("order", epoch)
         mean, std = (value.to(self.compute.device) for value in self.statistics)
@@ -112,17 +118,16 @@ class Context:
             labels = self.dataset.labels[chosen.cpu()].to(self.compute.device)
             yield Batch(self.compute.arrange(images), labels, total)
 
-    def seed_for(self, *purpose: object) -> int:
-        """The seed of what this stage draws for one purpose, the same in every process."""
-        return derived_seed(self.config.seed, self.stage, *purpose)
-
     def shuffled(self, indices: Tensor) -> Callable[[int, int], Iterator[Batch]]:
-        """For `Task.batches`: an epoch's batches from a step on, as a stage that learns has them."""
+        """The `Task.batches` of a stage that trains: shuffled, augmented, of `settings.batch_size` images."""
         settings = self.settings
-        assert isinstance(settings, PretrainConfig | FinetuneConfig)
         return lambda epoch, start: self.batches(
             indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
         )
+
+    def seed_for(self, *purpose: object) -> int:
+        """The seed of this stage's random numbers for one purpose, the same in every process."""
+        return derived_seed(self.config.seed, self.stage, *purpose)
 
 
 @dataclass
@@ -130,21 +135,20 @@ class Task:
     """Epochs of steps.
 
     Args:
-        epochs: number of passes.
-        samples: images in a pass.
-        batch_size: images in a step (the last one may have fewer).
-        batches: the batches of an epoch from a step on.
-        step: does one, given epoch, step within it and the batch.
-        validate: looks at other images after an epoch's last step, a batch at a time; the run may be stopped and saved
-            in between, and then looks at all of them again.
-        end_epoch: metrics of the epoch, a flat or nested mapping of numbers.
-        finish: given the last epoch's metrics, puts the network into its final state and gives `top1`, `top5`, `loss`,
-            label counts and so on.
-        state: everything besides the network's weights that the next step depends on.
-        warnings: of the epoch just ended, one line each.
-        ended: before an epoch, why it and those after it are left out; empty: they are not.
-        resumable: a checkpoint may be taken within; else a stopped task starts over, unless it is done.
-        notes: what a user should know before it starts, one line each.
+        epochs: how often the images are passed over.
+        samples: images in an epoch.
+        batch_size: images in a step; the last step may have fewer, or one more.
+        batches: (epoch, first step) -> the epoch's batches from that step on.
+        step: trains on, or measures, one batch, given the epoch, the step within the epoch and the batch.
+        end_epoch: the epoch's metrics, a mapping of numbers that may be nested.
+        finish: puts the network into its final state and returns `results`; is given the last epoch's metrics.
+        state: all that the next step depends on besides the network's weights, by name: it enters the checkpoint.
+        validate: runs after an epoch's last step and yields after each batch. A run that is stopped in between saves
+            the state before it, and starts it over when it resumes.
+        warnings: an epoch's metrics -> one line for each thing that looks wrong.
+        ended: is asked before each epoch: the reason why it and all later ones are left out; empty: they are not.
+        resumable: checkpoints may be taken; otherwise a stopped task starts over.
+        notes: what a user should know before the first step, one line each.
     """
 
     epochs: int
@@ -167,32 +171,23 @@ class Task:
         return step_count(self.samples, self.batch_size)
 
 
-class Totals:
-    """Running sums over samples; means are taken once, at the end, so that short batches weigh right.
+def results(
+    *,
+    samples: int,
+    top1: float | None = None,
+    top5: float | None = None,
+    loss: float | None = None,
+    labels_train: int = 0,
+    labels_validation: int = 0,
+    **more: Any,
+) -> dict[str, Any]:
+    """What `Task.finish` returns.
 
-    Each process adds up its own; whoever reads them gets the sum over all.
+    Args:
+        samples: images in an epoch, or of the split that was measured.
+        top1, top5: in [0, 1]; None: not measured.
+        labels_train, labels_validation: number of labels that this stage has read.
+        more: what only stages of this kind report.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, **values: Tensor | float) -> None:
-        for name, value in values.items():
-            value = torch.as_tensor(value, dtype=torch.float64 if self.device.type != "mps" else torch.float32)
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value, device=self.device)) + value.to(self.device)
-
-    def means(self) -> dict[str, float]:
-        """Every sum divided by the sum called `samples`; the totals start again."""
-        sums = self.state_dict()
-        samples = float(sums.pop("samples"))
-        self.sums = {}
-        return {name: float(value) / samples for name, value in sums.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: processes.summed(value.clone()) for name, value in self.sums.items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The first process goes on from the sum, the others from nothing."""
-        kept = 1 if processes.is_first() else 0
-        self.sums = {name: value.to(self.device) * kept for name, value in state.items()}
+    scores = {"top1": top1, "top5": top5, "loss": loss}
+    return {**scores, "samples": samples, "labels_train": labels_train, "labels_validation": labels_validation, **more}

@@ -26,6 +26,7 @@ from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.checks import at_least
 from fasthebb_cli.settings.config import GpuConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.use.images import check_channels, decoded, statistics
 
 
@@ -55,7 +56,7 @@ def open_pass(files: Sequence[ImageFile], card: ModelCard, settings: Mapping[str
     check_channels(card)
     batch_size, workers = whole_number("batch_size", settings, 1, 65536), whole_number("workers", settings, 0, 4096)
     try:
-        compute = prepare_compute(GpuConfig(device=settings["device"]))
+        compute = prepare_compute(with_defaults(GpuConfig, device=settings["device"]))
     except InputError as error:
         raise InputError(str(error).removeprefix("gpu.")) from error  # there is no group gpu here
     return Pass(files, card, compute, batch_size, workers)

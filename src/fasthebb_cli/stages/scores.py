@@ -1,0 +1,83 @@
+"""How well a network classifies: loss, hits, top-1, top-5 and the confusion matrix. B images, C classes."""
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasthebb_cli.compute import processes
+from fasthebb_cli.stages.task import Batch, Context
+from fasthebb_cli.stages.totals import Totals
+
+
+def loss_and_hits(scores_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy, and the number of images whose label has the highest score. Both are 0 for an empty batch."""
+    loss = F.cross_entropy(scores_BC.float(), labels_B) if len(labels_B) else scores_BC.sum()
+    return loss, (scores_BC.argmax(1) == labels_B).sum()
+
+
+@torch.no_grad()
+def add_batch(totals: Totals, context: Context, batch: Batch) -> Tensor:
+    """Adds one batch's loss and hits to the totals.
+
+    With at most five classes top-5 is always a hit.
+
+    Returns:
+        The predicted labels (B,).
+    """
+    with context.compute.autocast():
+        scores_BC: Tensor = context.network(batch.images).float()
+    ranked = scores_BC.topk(min(5, scores_BC.shape[1]), dim=1).indices
+    hits = ranked == batch.labels.unsqueeze(1)
+    loss = F.cross_entropy(scores_BC, batch.labels, reduction="sum")
+    totals.add(top1=hits[:, 0].sum(), top5=hits.sum(), loss=loss, samples=len(batch.labels))
+    return ranked[:, 0]
+
+
+def accuracy(context: Context, indices: Tensor, batch_size: int) -> Generator[None, None, dict[str, float]]:
+    """Scores the network on the given images, in evaluation mode; its modes are the same afterwards.
+
+    Yields after every batch, so that the caller may stop in between.
+
+    Returns:
+        top1, top5 and loss.
+    """
+    totals = Totals(context.compute.device)
+    modes = {module: module.training for module in context.network.modules()}
+    context.network.eval()
+    for batch in context.batches(indices, batch_size):
+        add_batch(totals, context, batch)
+        yield
+    for module, training in modes.items():
+        module.training = training
+    return totals.means()
+
+
+class Confusion:
+    """Number of images by true class (rows) and predicted class (columns). Each process counts its own images."""
+
+    def __init__(self, classes: int) -> None:
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+
+    def add(self, labels: Tensor, predictions: Tensor) -> None:
+        classes = len(self.counts)
+        pairs = (labels * classes + predictions).cpu()
+        self.counts += torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+    def total(self) -> Tensor:
+        """The sum over processes."""
+        return processes.summed(self.counts.clone())
+
+    def accuracy(self) -> list[float | None]:
+        """Share of each class's images that were classified right; None for a class without images."""
+        counts = self.total()
+        totals, hits = counts.sum(1).tolist(), counts.diagonal().tolist()
+        return [right / total if total else None for right, total in zip(hits, totals, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self.total()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = state["counts"] if processes.is_first() else torch.zeros_like(state["counts"])
