@@ -183,7 +183,7 @@ def test_an_official_file_is_no_archive_of_folders(data: Data, root: Path, tmp_p
     there = tmp_path / "there"
     code, _, err = data(*words(there), f"archive={root / NAMES[part]}")
     assert (code, err.count("\n")) == (2, 1)
-    assert f"has no folder train or val; of the official tar files put all into {there} and leave archive out" in err
+    assert f"has no folder train or val; put all official tar files into {there} and leave archive out" in err
     assert not there.exists()
 
 

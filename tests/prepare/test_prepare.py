@@ -219,7 +219,7 @@ def test_damaged_images_are_listed_and_only_left_out_when_told_to(
         assert code == 2
         assert all(f"{photos / name}: can't be read as an image" in out for name in damaged)
         assert "3 of 25 images can't be read; mend or remove them" in err
-        told = f"{tmp_path / 'packed'} goes on with the latter only: to mend, delete it, and check without out= first"
+        told = f"{tmp_path / 'packed'} goes on only without them; to mend them, delete it, and check without out= first"
         assert (told in err) == (line is given)
     with pytest.raises(InputError, match=r"packed: is only partly packed; the `fasthebb data prepare`"):
         load(tmp_path / "packed")

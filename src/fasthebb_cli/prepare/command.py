@@ -82,7 +82,7 @@ def _unpack(archive: Path, config: DataConfig, view: View) -> None:
         if config.dataset.name == "imagenet" and folders.isdisjoint(FOLDERS):
             raise InputError(
                 f"archive={archive}: has no folder train or val; "
-                f"of the official tar files put all into {folder} and leave archive out"
+                f"put all official tar files into {folder} and leave archive out"
             )
     with FolderProgress(view, f"unpacking {archive.name}", total, "files") as progress:
         written = unpack(archive, folder, progress.advance)

@@ -76,7 +76,7 @@ def report_images(
             "or leave them out with dataset.on_bad_image=skip"
         )
         if config.out is not None:  # its packing was begun with these very images
-            told += f"; {config.out} goes on with the latter only: to mend, delete it, and check without out= first"
+            told += f"; {config.out} goes on only without them; to mend them, delete it, and check without out= first"
         raise InputError(told)
     else:
         verb = "is" if len(damaged) == 1 else "are"
