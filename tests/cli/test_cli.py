@@ -571,9 +571,7 @@ def test_a_rule_brings_its_activation(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(("name", "shown"), [("a:fire:b", "a:fire:b"), ("a\x1b[31mb", r"a\x1b[31mb")])
-def test_names_are_shown_without_markup_or_control_characters(
-    command: Command, name: str, shown: str
-) -> None:
+def test_names_are_shown_without_markup_or_control_characters(command: Command, name: str, shown: str) -> None:
     ran = command("pretrain", "dataset=image_folder", f"dataset.root='{name}'")
     assert ran.code == 2
     assert shown in ran.err
