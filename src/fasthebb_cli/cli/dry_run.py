@@ -4,11 +4,11 @@ import statistics
 import time
 
 import torch
-from rich.table import Table
 
 from fasthebb_cli.cli.cell import Paces, Row
 from fasthebb_cli.compute.device import Compute, set_up
 from fasthebb_cli.console.formats import clock
+from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.dataset import open_dataset
@@ -32,7 +32,7 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
     """
     compute = set_up(config.gpu)
     dataset = open_dataset(config.dataset, config.seed, view)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in ("stage", "state", "images", "labels", "time", "where"):
         table.add_column(name, justify="right" if name in ("images", "labels", "time") else "left", overflow="fold")
     rows = []

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from fasthebb_cli.console.formats import clock, counted, labels, percent
+from fasthebb_cli.console.tables import plain_table
 
 OWN_KEYS = ("verb", "dry_run", "out")  # the command sets them; they are not what a cell is about
 Cell = dict[str, Any]  # overrides, code (exit code), error (if it failed), rows (of its stages)
@@ -23,7 +23,7 @@ def title(number: int, overrides: Sequence[str]) -> str:
 def print_cells(console: Console, cells: Sequence[Cell]) -> None:
     """One row per cell; then, where several seeds were run, their means side by side."""
     keys = _swept_keys(cells)
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    table = plain_table(title_justify="left")
     for key in keys:
         table.add_column(escape(key), no_wrap=True)
     for name in ("top-1 %", "top-5 %", "labels", "time"):
@@ -57,7 +57,7 @@ def _print_means(console: Console, cells: Sequence[Cell], keys: Sequence[str], *
             groups.setdefault(tuple(_value(cell, key) for key in keys), []).append(100 * top1)
     if not repeated or not groups:
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for key in keys:
         table.add_column(escape(key), no_wrap=True)
     for name in ("top-1 %, mean", "sd", "seeds"):

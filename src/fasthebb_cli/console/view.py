@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasthebb_cli.console.formats import clock, counted, labels, pace, percent, printable
+from fasthebb_cli.console.tables import plain_table
 
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line of progress in this time
 
@@ -110,7 +111,7 @@ class View:
 
     def outcomes(self, rows: Sequence[tuple[Stage, Mapping[str, Any], bool]]) -> None:
         """The table that ends a cell."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        table = plain_table()
         for name in ("stage", "top-1 %", "top-5 %", "labels", "time", "where"):
             table.add_column(name, justify="left" if name in ("stage", "where") else "right", overflow="fold")
         for stage, results, cached in rows:
@@ -191,7 +192,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 def _layer_table(layers: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores of a probe, in percent."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("layer")
     names = list(next(iter(layers.values())))
     for name in names:
