@@ -24,7 +24,7 @@ from unittest.mock import patch
 from fasthebb_cli import cli
 from fasthebb_cli.compute.launch import launch
 
-PATIENCE = 280.0  # seconds: only a test that fails waits for so long
+PATIENCE = 1100.0  # seconds: only a test that fails waits for so long, or until its own time limit
 MARK = "FASTHEBB_TEST_RUN"  # in the environment of every process that a `Started` starts
 # What a run imports on its way, hydra's plugins among it
 PRELOADED = [

@@ -83,7 +83,7 @@ RULES: dict[str, RuleSetting] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepSetting:
     """How an update becomes a step, besides the learning rate.
 

@@ -14,6 +14,7 @@ from hashlib import blake2b, md5
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -370,16 +371,16 @@ def pack(words: list[str], longest: int = -1, killed: tuple[int, int] | None = N
         synced, calls = killed
         sync, syncs, events = os.fsync, count(1), count(1)
 
-        def kill(*_: object) -> None:
+        def on_call(*_: object) -> None:
             if next(events) == calls:
                 signal.raise_signal(signal.SIGKILL)
 
-        def counted(fd: Any) -> None:
-            sync(fd)
+        def counted(file: Any) -> None:
+            sync(file)
             if next(syncs) == synced:
-                sys.setprofile(kill)
+                sys.setprofile(on_call)
 
-        os.fsync = counted
+        patch.object(os, "fsync", counted).start()
     sys.exit(cli.run(["data", *words]))
 
 

@@ -39,7 +39,7 @@ def learner_of(
 def attached(rule: RuleConfig, network: nn.Module, key: str, **arguments: Any) -> HebbianLearner:
     """As `learner_of`, for any network, outside of a stage."""
     setting = rule_setting(rule)
-    step = StepSetting(rule.normalise, rule.per_input, rule.norm_power)
+    step = StepSetting(normalise=rule.normalise, per_input=rule.per_input, norm_power=rule.norm_power)
     try:
         return HebbianLearner(network, setting, step=step, **arguments)
     except (ValueError, TypeError) as error:
