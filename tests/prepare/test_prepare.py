@@ -319,7 +319,7 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "is not empty" in refused(*words(photos, tmp_path / "filled"))
     for inside in (photos, photos / "packed"):
         assert "lies in the folder of the images" in refused(*words(photos, inside))
-    assert "archive is for fasthebb data prepare" in refused("info", f"dataset.root={photos}", "archive=a.zip")
+    assert "archive is for fasthebb data prepare" in refused("info", "dataset=digits", "archive=a.zip")
     assert "is packed already" in refused(*words(packed, tmp_path / "twice"))
     assert "comes with a package" in refused("prepare", "dataset=digits", f"out={tmp_path / 'digits'}")
     assert "format must be one of uint8, encoded" in refused(*words(photos), "format=png")

@@ -7,13 +7,10 @@ fewest keys that tell it from the other methods of that rule.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from hashlib import blake2b, file_digest
-from pathlib import Path
 from typing import Any
 
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.run.directory import MODEL_FILE
+from fasthebb_cli.run.directory import MODEL_FILE, digest_of_file
 
 Settings = dict[str, Any]
 METRICS = {"top1": "top-1", "top5": "top-5"}
@@ -49,7 +46,9 @@ class Index:
         """Directories by the digest of their weights: with `init_from`, `previous` is such a digest."""
         if self._by_model is None:
             self._by_model = {
-                _digest(item.path / MODEL_FILE): item for item in self._finished if (item.path / MODEL_FILE).exists()
+                digest_of_file(item.path / MODEL_FILE): item
+                for item in self._finished
+                if (item.path / MODEL_FILE).exists()
             }
         return self._by_model
 
@@ -116,11 +115,6 @@ def setting_text(settings: Mapping[str, Any], key: str) -> str:
         return "–"
     value = settings[key]
     return value if isinstance(value, str) else json.dumps(value).replace('"', "")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
 
 
 def _split(groups: Sequence[list[Settings]], key: str) -> list[list[Settings]]:

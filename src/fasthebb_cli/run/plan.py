@@ -19,7 +19,7 @@ from torch import Tensor
 from fasthebb.patterns import order_counts
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
+from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, digest_of_file
 from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of, with_later_keys
@@ -67,7 +67,7 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
         InputError: nothing is left to do, or `init_from` can't be read.
     """
     stages: list[PlannedStage] = []
-    origin = _file_digest(Path(config.init_from)) if config.init_from else None
+    origin = _weights_digest(Path(config.init_from)) if config.init_from else None
     previous: PlannedStage | None = None
     for name, wanted in _names(config):
         settings = config.settings[name]
@@ -170,14 +170,11 @@ def _readable(config: Config, name: str, settings: StageSettings) -> str:
     return "-".join(re.sub(r"[^\w.]+", "_", part.split(":")[-1]) for part in parts if part)
 
 
-def _file_digest(path: Path) -> str:
+def _weights_digest(path: Path) -> str:
+    """The digest of the weights that `init_from` names, in place of the fingerprint of a stage before."""
     path = path / MODEL_FILE if path.is_dir() else path
     try:
-        with path.open("rb") as file:
-            digest = blake2b(digest_size=16)
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return digest_of_file(path)
     except OSError as error:
         wanted = f"give a {MODEL_FILE} or the stage's directory"
         raise InputError(f"init_from: can't read {path} ({error.strerror}); {wanted}") from error
-    return digest.hexdigest()
