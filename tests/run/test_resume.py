@@ -97,7 +97,7 @@ def stopped_everywhere(folder: Path, *settings: str) -> dict[str, int]:
     once, done = folder / "once", dict.fromkeys(STAGES, 0)
     assert ran(once, *settings) == 0
     before: list[str] = []  # directories of the stages that are done
-    for stage in STAGES:
+    for stage in STAGES:  # the last decision of a stage keeps its results, and nothing follows
         directories = [path.name for path in once.glob(f"*-{stage}-*")]
         for number in count(1) if directories else ():
             out = folder / f"{stage} {number}"
@@ -107,7 +107,8 @@ def stopped_everywhere(folder: Path, *settings: str) -> dict[str, int]:
             processes.meet()
             with stop_at(number):
                 code = ran(out, *settings)
-            if list(out.glob(f"*-{stage}-*/results.json")):  # it had fewer decisions
+            later = STAGES[STAGES.index(stage) + 1 :]
+            if code == 0 or any(list(out.glob(f"*-{name}-*")) for name in later):  # it had fewer decisions
                 break
             done[stage] = number
             assert code == STOPPED

@@ -115,11 +115,11 @@ def run_task(
             position.records = record.epochs
             display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
             due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause / 2)
-            position.stopped = due.stop and not task.resumable
             if due.stop or due.save:
                 save(epoch + 1, 0)
                 if due.stop and task.resumable:
                     raise _interrupted(task, f"epoch {epoch + 1}, its end")
+    position.stopped = processes.decide(stop=stop.requested).stop  # asked while the last checkpoint was written, too
     position.seconds += time.perf_counter() - clock
     return position
 
