@@ -74,3 +74,37 @@ def assert_refused(ran: Ran, expected: str) -> None:
     assert ran.code == 2, ran.err
     assert len(ran.err.splitlines()) == 1, ran.err
     assert re.search(expected, ran.err), ran.err
+
+
+@pytest.mark.slow
+def test_a_whitened_network_is_cut_read_and_computed_in_every_way(command: Command) -> None:
+    """Networks are tried on the meta device first, where whitening has failed."""
+    for words in (
+        ["finetune.layer=conv1"],
+        ["finetune.layer=conv1.0"],
+        ["finetune=few_labels", "finetune.hidden=4"],
+        ["finetune=few_labels", "finetune.by_rule=[conv1]"],
+        ["finetune=few_labels", "stages=[pretrain,finetune,probe,evaluate]"],
+        ["finetune=few_labels", "gpu.micro_batch=4"],
+        ["finetune=few_labels", "gpu.precision=bf16"],
+        ["finetune=few_labels", "gpu.channels_last=false"],
+        ["finetune=few_labels", "--dry-run"],
+        ["finetune=few_labels", "rule=none", "rule.whitening=0.1"],
+        ["finetune=few_labels", "rule=vae", "rule.whitening=0.1"],
+    ):
+        ran = command("train", *TINY, *MODELS["conv6"], "rule=swta", *words, small=False)
+        assert ran.code == 0, f"{words}: {ran.err}"
+
+
+@pytest.mark.slow
+def test_weights_of_a_whitened_network_suit_no_other(command: Command) -> None:
+    white, plain, learnt = ["rule=swta"], ["rule=hpca"], {}
+    for name in ("swta", "hpca"):
+        ran = command("pretrain", *TINY, *MODELS["conv6"], f"rule={name}", small=False)
+        (learnt[name],) = [path for path in ran.directories("pretrain") if f"-{name}-" in path.name]
+    for words, origin in ((white, "hpca"), (plain, "swta")):
+        ran = command("finetune", *TINY, *MODELS["conv6"], *words, f"init_from={learnt[origin]}", small=False)
+        assert_refused(ran, "whitening.matrix")
+    for words, origin in ((white, "swta"), (plain, "hpca"), (["rule=none", "rule.whitening=0.1"], "swta")):
+        ran = command("finetune", *TINY, *MODELS["conv6"], *words, f"init_from={learnt[origin]}", small=False)
+        assert ran.code == 0, ran.err

@@ -373,7 +373,7 @@ def _title(section: Section) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("section", WITH_COMMANDS, ids=_title)
 def test_the_commands_of_a_section_run(
     place: Place, section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -397,7 +397,7 @@ STAND_FOR = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("document", sorted({section.document for section in SECTIONS if section.overrides}))
 def test_overrides_that_the_text_shows_run(place: Place, document: str) -> None:
     shown = [words for section in SECTIONS if section.document == document for words in section.overrides]
@@ -421,7 +421,7 @@ def test_the_example_of_a_command_runs(place: Place, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_commands_of_an_experiment_run(place: Place, name: str) -> None:
     for words in commands_of(name):

@@ -1,4 +1,4 @@
-"""The command as its users meet it: verbs, help, sweeps, and one line with the right exit code for every bad input."""
+"""The command as users see it: verbs, help, sweeps, and one line and the right exit code for every bad input."""
 
 import json
 import os
@@ -98,7 +98,7 @@ BAD_INPUT = {
     "a list in a list": (["train", "stages=[[pretrain]]"], "stages"),
     "a factor below 0": (["train", "pretrain.layer_lr={conv1: -1}"], "pretrain.layer_lr.conv1 must be at least 0"),
     "infinite": (["train", "finetune.weight_decay=inf"], "finetune.weight_decay must be at least 0"),
-    "a slip of the finger": (["train", "pretrain.epochs=99999999999"], "pretrain.epochs must be at most"),
+    "too many epochs": (["train", "pretrain.epochs=99999999999"], "pretrain.epochs must be at most"),
     "a swept root": (["train", "-m", "out=a,b"], "out can't be swept"),
     "no function": (["train", "model.name=math:pi"], "model.name=math:pi"),
     "no data set's function": (["train", "dataset.name=os:getcwd"], "dataset.name=os:getcwd"),
@@ -163,9 +163,7 @@ def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
         assert (directory / "error.txt").exists() is failed
 
 
-def test_a_failure_that_nobody_foresaw_is_in_its_directory_too(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_in_its_directory_too(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "run_task", Mock(side_effect=KeyError("speed")))
     ran = command("train", "-m", "seed=0,1")
     assert ran.code == 1
@@ -261,7 +259,7 @@ def test_a_single_run_and_a_sweep_cell_share_directories(command: Command) -> No
     assert len(ran.directories("finetune")) == 2
 
 
-def test_seeds_are_summed_up(command: Command) -> None:
+def test_a_sweep_over_seeds_ends_with_their_means(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "seed=range(0,2)", "finetune.epochs=1")
     assert "top-1 %, mean" in ran.out
 
@@ -447,13 +445,13 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Comman
     assert "cached" in out
 
 
-def test_texts_of_a_cell_are_no_markup(command: Command) -> None:
+def test_a_cells_overrides_are_not_read_as_markup(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "label_fraction=0.1", "stages=[finetune],[finetune,evaluate]")
     assert ran.code == 0, ran.err
     assert "[finetune,evaluate]" in ran.out
 
 
-def test_a_batch_of_one_image_is_no_stumbling_block(command: Command) -> None:
+def test_a_last_batch_of_one_image_is_trained_on(command: Command) -> None:
     ran = command("train", "label_fraction=0.065", "dataset.train_samples=961")
     assert ran.code == 0, ran.err
 
@@ -505,7 +503,7 @@ def test_a_link_in_a_circle_is_named(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_seen_enough_does_not_stop_the_work(tmp_path: Path) -> None:
+def test_a_reader_that_stops_early_does_not_stop_the_run(tmp_path: Path) -> None:
     words = " ".join([*SMALL, "label_fraction=0.1", f"out={tmp_path}"])
     line = f"{sys.executable} -m fasthebb_cli train {words} | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
@@ -522,7 +520,7 @@ def test_results_of_other_settings_are_not_reused(command: Command) -> None:
     assert str(path) in again.err
 
 
-def test_labels_travel_with_the_weights(command: Command) -> None:
+def test_weights_keep_the_number_of_their_labels(command: Command) -> None:
     (origin,) = command("train", "label_fraction=0.1").directories("finetune")
     ran = command("evaluate", f"init_from={origin}")
     results = [json.loads((path / "results.json").read_text()) for path in ran.directories("evaluate")]
@@ -573,7 +571,7 @@ def test_a_rule_brings_its_activation(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(("name", "shown"), [("a:fire:b", "a:fire:b"), ("a\x1b[31mb", r"a\x1b[31mb")])
-def test_names_are_shown_as_they_are_and_do_nothing(command: Callable[..., Ran], name: str, shown: str) -> None:
+def test_names_are_shown_without_markup_or_control_characters(command: Command, name: str, shown: str) -> None:
     ran = command("pretrain", "dataset=image_folder", f"dataset.root='{name}'")
     assert ran.code == 2
     assert shown in ran.err

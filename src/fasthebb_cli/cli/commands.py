@@ -1,4 +1,4 @@
-"""Commands that read what runs have left behind and train nothing: `fasthebb COMMAND PATH ... key=value ...`.
+"""Commands that read finished runs and train nothing: `fasthebb COMMAND PATH ... key=value ...`.
 
 They need no composed configuration, so Hydra has no part in them. A new one is a function from paths, settings and a
 console, and its entry in COMMANDS.
@@ -20,7 +20,7 @@ Command = Callable[[list[Path], dict[str, str], Console], None]
 
 
 class Setting(NamedTuple):
-    """A key's default value, as text, and what --help says of it."""
+    """The default value of a key, as text, and its line in --help."""
 
     default: str
     line: str
@@ -97,10 +97,10 @@ COMMANDS: dict[str, Usage] = {
 
 
 def run_command(name: str, words: Sequence[str]) -> int:
-    """Takes the words apart, checks them, calls the command and returns the exit code 0.
+    """Splits the words into paths and settings, calls the command and returns the exit code 0.
 
     Raises:
-        InputError: too few or too many paths, or a setting that the command doesn't have; or as the command does.
+        InputError: there are too few or too many paths, or an unknown setting; or the command raises it.
     """
     usage = COMMANDS[name]
     settings, paths = {key: setting.default for key, setting in usage.keys.items()}, []
@@ -123,7 +123,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
 
 def _place(word: str) -> Path:
-    """The path; where there is none, the directory below runs/ whose name ends in these eight digits."""
+    """The path. If it doesn't exist and is eight hex digits, the one directory in runs/ whose name ends in them."""
     path = Path(word)
     if re.fullmatch("[0-9a-f]{8}", word) and not path.exists():
         found = list(Path("runs").glob(f"*-{word}"))

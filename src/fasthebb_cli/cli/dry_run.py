@@ -7,7 +7,7 @@ import torch
 
 from fasthebb_cli.cli.cell import Paces, Row
 from fasthebb_cli.compute.device import Compute, set_up
-from fasthebb_cli.console.formats import clock
+from fasthebb_cli.console.formats import clock, counted
 from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset
@@ -47,7 +47,7 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
         rows.append(_row(stage, labels, seconds, cached=state == "finished"))
     view.note(
         f"{dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation, "
-        f"{len(dataset.test):,} test images, {len(dataset.classes)} classes; {compute.describe()}"
+        f"{len(dataset.test):,} test images, {counted(len(dataset.classes), 'class', 'classes')}; {compute.describe()}"
     )
     view.unread(own_sources(config))
     view.console.print(table)

@@ -1,4 +1,4 @@
-"""What becomes of an error: one line on the terminal, an exit code, and the other processes of the run told of it."""
+"""An error becomes one line on the terminal and an exit code; the other processes of the run are told."""
 
 import os
 import sys
@@ -15,7 +15,10 @@ TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 
 
 def fail(error: Exception) -> int:
-    """Prints one line and returns the exit code; a traceback only when asked for or when the fault is ours."""
+    """Prints the error on one line and returns the exit code.
+
+    A traceback comes first if the user asked for it, or if the fault is ours.
+    """
     console = make_console(stderr=True)
     if isinstance(error, Interrupted):
         console.print(
@@ -31,17 +34,20 @@ def fail(error: Exception) -> int:
 
 
 def code_of(error: Exception) -> int:
-    """2 for bad input, 1 for what went wrong on the way."""
+    """2 for bad input, 1 for every other error."""
     return 2 if _is_known(error) and not isinstance(error, RunError) else 1
 
 
 def _is_known(error: Exception) -> bool:
-    """Whether the error says itself what went wrong; the rest are faults of ours."""
+    """Whether its message tells the user what went wrong; every other error is a fault of ours."""
     return isinstance(error, InputError | RunError)
 
 
 def fail_together(error: Exception) -> int:
-    """As fail; of several processes that fail together one speaks, and one that fails alone takes the others down."""
+    """Like `fail`, for a run of several processes.
+
+    If all of them fail, the first one prints the error. If one fails alone, it prints its error and ends the others.
+    """
     if launch().size == 1:
         return fail(error)
     from fasthebb_cli.compute.processes import PeerFailed, PeerLost, tell_failure

@@ -1,4 +1,4 @@
-"""The help text, read from the configuration files."""
+"""The pages of --help. Choices, keys and their comments are read from the files of conf/."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ FLAGS = [
 
 
 def page(verb: str, lines: Mapping[str, str]) -> Group:
-    """The page of a verb with keys of its own, and for all others the whole.
+    """The page of a verb. Verbs that run stages share one page, which shows everything.
 
     Args:
         lines: verb -> what it does, in a line.
@@ -47,7 +47,7 @@ def page(verb: str, lines: Mapping[str, str]) -> Group:
 
 
 def _whole_page(conf: Path, lines: Mapping[str, str]) -> Group:
-    """Verbs, groups with each choice and its line, keys, flags, examples."""
+    """All verbs, groups with their choices, keys, flags and examples."""
     parts: list[RenderableType] = ["[bold]fasthebb[/] VERB key=value ..."]
     parts += _section("verbs", lines.items())
     for group in (*GROUPS, "experiment", "hydra/launcher"):
@@ -90,6 +90,6 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[RenderableType
 
 
 def _keys(path: Path) -> list[tuple[str, str]]:
-    """Top-level keys of a configuration, as key=default, with their comments."""
+    """The top-level keys of a configuration file, as key=default, with their comments."""
     found = re.findall(r"^(\w+): (\S+)\s+# (.*)$", path.read_text(), re.MULTILINE)
     return [(f"{key}={value}", text) for key, value, text in found if key not in ("verb", "dry_run", "what")]

@@ -1,4 +1,4 @@
-"""What a search looks at: one number of one stage's results, never of the test images."""
+"""The objective of a search: one number in the results of one stage, never from the test images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ EXAMPLE = "as in objective=evaluate.top1 evaluate.split=validation"
 
 
 def check_objective(config: Config) -> None:
-    """Finds before anything runs that the objective names no stage, or one that looks at the test images.
+    """Validates the objective before anything runs.
 
     Raises:
-        InputError: so it is.
+        InputError: it names no stage of the cell, or a stage that measures on the test images.
     """
     if config.objective is None:
         return
@@ -25,10 +25,13 @@ def check_objective(config: Config) -> None:
 
 
 def check_search(objective: str | None, direction: str) -> None:
-    """Finds before anything runs that a search has nothing to look for, or looks for the worst.
+    """Validates a search before anything runs.
+
+    Args:
+        direction: minimize or maximize.
 
     Raises:
-        InputError: so it is.
+        InputError: it has no objective, or its direction leads to the worst value.
     """
     if objective is None:
         raise InputError(f"hydra/sweeper: a search needs an objective, {EXAMPLE}")
@@ -38,10 +41,13 @@ def check_search(objective: str | None, direction: str) -> None:
 
 
 def objective_of(objective: str, results: Mapping[str, Any]) -> float:
-    """The number at `stage.key.key` of the stages' results.
+    """The number at `stage.key.key` in the results.
+
+    Args:
+        results: stage -> its results.
 
     Raises:
-        InputError: there is none; the message names what there is.
+        InputError: there is no such key, or its value is no number; the message names the keys that there are.
     """
     value: Any = results
     path = ""

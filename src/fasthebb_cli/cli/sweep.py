@@ -1,6 +1,6 @@
-"""`-m`: Hydra's launcher runs the cells, here or in other processes; each reports by a small file, a table ends it all.
+"""`-m`: Hydra's launcher runs the cells, each cell writes a small report, and a table of all reports ends the sweep.
 
-The files lie below the sweep's directory, as cells may run on other machines.
+The reports are files in the sweep's directory, because cells may run in other processes and on other machines.
 """
 
 import json
@@ -66,7 +66,7 @@ def run_sweep(request: Request) -> int:
 
 
 def cell_of_sweep(cfg: DictConfig) -> float | None:
-    """One cell, in whatever process the launcher gives it. It reports instead of raising, so that the sweep goes on.
+    """Runs one cell in a process of the launcher's choice. It never raises: the error goes into the cell's report.
 
     Returns:
         The value of `objective`, for a sweeper that searches; None for a failed cell, which is a failed trial.
@@ -81,7 +81,7 @@ def cell_of_sweep(cfg: DictConfig) -> float | None:
         report["code"], report["error"] = fail_together(problem), str(problem) or type(problem).__name__
         if report["code"] == STOPPED:
             requeue()
-            sys.exit(STOPPED)  # Hydra takes an Exception for a failed cell and would start the next one
+            sys.exit(STOPPED)  # after an Exception Hydra would start the next cell
     if launch().first:
         write_text(_reports(job.sweep.dir) / f"{job.job.num:05d}.json", json.dumps(report) + "\n")
     return value
@@ -89,7 +89,7 @@ def cell_of_sweep(cfg: DictConfig) -> float | None:
 
 @contextmanager
 def _sweep_directory(path: str) -> Iterator[str]:
-    """Where cells report and Hydra keeps the sweep's configuration; of all but the first process a temporary folder.
+    """The directory of the cells' reports and of Hydra's multirun.yaml. Only the first process keeps it.
 
     Raises:
         RunError: it can't be made.
@@ -107,20 +107,20 @@ def _reports(sweep: str) -> Path:
 
 
 def _conclude(sweep: str) -> int:
-    """Prints the table of the cells that reported, takes the reports away and returns the worst exit code."""
+    """Prints the table of all reports, deletes them and returns the worst exit code."""
     files = sorted(_reports(sweep).glob("*.json"))
     cells: list[dict[str, Any]] = [json.loads(path.read_text()) for path in files]
     if cells:
         print_cells(make_console(), cells)
     for path in files:
         path.unlink()
-    with suppress(OSError):  # there is none, or another cell has reported meanwhile
+    with suppress(OSError):  # it doesn't exist, or another cell has just written its report
         _reports(sweep).rmdir()
     return max((cell["code"] for cell in cells), default=0)
 
 
 def _print_best(sweep: str, objective: str) -> None:
-    """The best trial, as the sweeper has written it."""
+    """Prints the best trial of a search, which the sweeper has written to a file."""
     found = Path(sweep) / "optimization_results.yaml"
     if found.exists():
         best = yaml.safe_load(found.read_text())

@@ -11,19 +11,19 @@ from fasthebb_cli.console.formats import clock, counted, labels, percent
 from fasthebb_cli.console.tables import plain_table
 
 OWN_KEYS = ("verb", "dry_run", "out")  # the command sets them; they are not what a cell is about
-Cell = dict[str, Any]  # overrides, code (exit code), error (if it failed), rows (of its stages)
+Cell = dict[str, Any]  # overrides; code: exit code; error: message, if it failed; rows: one for each stage
 
 
 def title(number: int, overrides: Sequence[str]) -> str:
-    """The line above a cell's own lines; cells are numbered from 0 and shown from 1."""
+    """The heading of a cell's output: its number, from 0, is shown from 1."""
     shown = [item.removeprefix("++") for item in overrides if _key(item) not in OWN_KEYS]
     return f"cell {number + 1}: {' '.join(shown)}"
 
 
 def print_cells(console: Console, cells: Sequence[Cell]) -> None:
-    """One row per cell; then, where several seeds were run, their means side by side."""
+    """Prints a row for each cell; if the cells have several seeds, a second table with the means over seeds."""
     keys = _swept_keys(cells)
-    table = plain_table(title_justify="left")
+    table = plain_table()
     for key in keys:
         table.add_column(escape(key), no_wrap=True)
     for name in ("top-1 %", "top-5 %", "labels", "time"):
@@ -70,13 +70,13 @@ def _print_means(console: Console, cells: Sequence[Cell], keys: Sequence[str], *
 
 
 def _measured(cell: Cell) -> dict[str, Any]:
-    """The last stage that has an accuracy, or where none has the last."""
+    """The row of the last stage that has an accuracy; if none has one, the last row."""
     rows: list[dict[str, Any]] = cell["rows"]
     return next((row for row in reversed(rows) if row["top1"] is not None), rows[-1])
 
 
 def _swept_keys(cells: Sequence[Cell]) -> list[str]:
-    """Keys whose values differ between cells; with one cell, all that it overrides."""
+    """The keys whose values differ between cells; of a single cell, all keys that it overrides."""
     keys = dict.fromkeys(_key(item) for cell in cells for item in cell["overrides"])
     wanted = [key for key in keys if key not in OWN_KEYS]
     if len(cells) == 1:

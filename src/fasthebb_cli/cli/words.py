@@ -1,7 +1,7 @@
-"""The words after a verb, checked before Hydra sees them: flags are taken apart from overrides.
+"""The words after a verb: flags and overrides are separated and checked before Hydra sees them.
 
-Hydra's own parser reads each override. The dataclasses of settings/ say which keys there are. What is checked here can
-be named in one line; whether a group has the choice that a word names is for Hydra to find, see compose.py.
+Hydra's own parser reads each override, and the dataclasses of settings/ tell which keys exist. Hydra finds choices that
+do not exist, since its plugins add choices too; see messages.py.
 """
 
 import difflib
@@ -65,7 +65,7 @@ class Request:
 
 
 def read_words(config: str, first: str, words: Sequence[str]) -> Request:
-    """Takes flags and overrides apart and checks them.
+    """Separates flags from overrides and checks both.
 
     Args:
         config: as in Request.

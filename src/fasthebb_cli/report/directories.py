@@ -22,6 +22,7 @@ from fasthebb_cli.run.directory import (
     holder_of,
     read_json,
 )
+from fasthebb_cli.settings.fingerprint import with_later_keys
 
 STATES = ("finished", "running", "failed", "stale")
 DAMAGED = "damaged"  # the first word of the note of a directory whose files can't be read
@@ -105,7 +106,7 @@ def siblings(places: Sequence[Path]) -> list[StageDirectory]:
 def read_directory(path: Path) -> StageDirectory:
     """One stage's directory. A damaged one counts as failed, and its note says so."""
     try:
-        content = read_json(path / FINGERPRINT_FILE)
+        content = with_later_keys(read_json(path / FINGERPRINT_FILE))
     except InputError:
         return StageDirectory(path, "failed", {}, note=f"{DAMAGED}: {FINGERPRINT_FILE} can't be read")
     if (path / RESULTS_FILE).exists():

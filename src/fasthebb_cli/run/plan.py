@@ -3,7 +3,7 @@
 A stage's directory carries a fingerprint of everything that changes its numbers: images and split, network, rule,
 settings, seed, precision, the source of the user's own code and the fingerprint of the stage before. It leaves out what
 doesn't: device, threads, workers, paths. So cells that share a stage share its directory, and other settings are
-another directory.
+another directory. Settings at their default are covered too: settings/fingerprint.py says how.
 """
 
 import json
@@ -22,11 +22,9 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, digest_of_file
 from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.settings.config import Config
+from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of, with_later_keys
 from fasthebb_cli.settings.kind import Readout, StageSettings
 
-# Settings that are younger than some directories: at these values the fingerprint is as it was without them
-YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}
-NUMBERS_VERSION = 5  # raise it when a change of the code changes results, so that old directories are not taken for new
 COVERED_RULE_KEYS = ("name", "whitening", "activation")  # stand in every fingerprint; activation as the network's
 BY_PATTERN = ("layer_lr", "layer_options", "teacher_units")  # mappings of which the last match counts
 
@@ -74,7 +72,7 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
     for name, wanted in _names(config):
         settings = config.settings[name]
         content = {"stage": name} | _content(config, dataset, settings, previous.fingerprint if previous else origin)
-        fingerprint = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+        fingerprint = fingerprint_of(content)
         directory = Path(config.out) / f"{_readable(config, name, settings)}-{fingerprint[:8]}"
         stage = PlannedStage(name, settings.kind, settings, directory, fingerprint, content, wanted, previous)
         stages.append(stage)
@@ -93,6 +91,7 @@ def nearest_difference(stage: PlannedStage) -> tuple[Path, dict[str, tuple[Any, 
             continue
         if path.parent == stage.directory or not isinstance(other, dict):
             continue
+        other = with_later_keys(other)
         if any(other.get(key) != stage.content.get(key) for key in ("kind", "dataset.name")):
             continue
         keys = [key for key in (*stage.content, *other) if key != "previous"]
@@ -135,7 +134,6 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
     content |= _flat("model", config.model.arguments())
     own = {key: value for key, value in asdict(settings).items() if key not in settings.numberless}
     content |= _flat(settings.kind, own)
-    content = {key: value for key, value in content.items() if key not in YOUNGER or value != YOUNGER[key]}
     if settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
     if settings.learns_by_rule:

@@ -1,5 +1,6 @@
 """What a stage of the kind `evaluate` accepts, and what it says of itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,17 +16,17 @@ class EvaluateConfig:
     split: str
     batch_size: int
 
-    after: ClassVar = ("pretrain", "finetune")
+    after: ClassVar[Sequence[str]] = ("pretrain", "finetune")
     measures: ClassVar = True
     pretrains: ClassVar = False
     augment: ClassVar = "none"
     readout: ClassVar = Readout()
     reads_labels: ClassVar = False
     learns_by_rule: ClassVar = False
-    own_rule_keys: ClassVar = ()
-    numberless: ClassVar = ("batch_size",)
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ("batch_size",)
     in_hooks: ClassVar = False
-    by_rule: ClassVar = ()
+    by_rule: ClassVar[Sequence[str]] = ()
     layer_lr: ClassVar[dict[str, float]] = {}
     patterns: ClassVar[dict[str, Any]] = {}
 

@@ -1,6 +1,6 @@
 """What a stage of the kind `finetune` accepts, and what it says of itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,13 +33,13 @@ class FinetuneConfig:
     augment: str
 
     SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
-    after: ClassVar = ("pretrain",)
+    after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = False
     pretrains: ClassVar = False
     reads_labels: ClassVar = True
     split: ClassVar = None
-    own_rule_keys: ClassVar = ()
-    numberless: ClassVar = ()
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("finetune",))

@@ -18,25 +18,26 @@ class Readout(NamedTuple):
 
 
 class StageSettings(Protocol):
-    """The settings of one stage. `settings/stages.py` lists the dataclasses that are such settings."""
+    """The settings of one stage. `settings/stages.py` lists the dataclasses that are such settings.
+
+    Args, the same for all stages of a kind:
+        after: kinds that come before this one. A cell that does not name them takes their finished weights.
+        measures: the stage leaves the weights as they are.
+        pretrains: the rule alone teaches the network. Without a rule there is nothing to do. Cells of a sweep share it.
+        own_rule_keys: settings of the rule that the stage does not read, since it has its own of the same name.
+        numberless: settings of the stage that change no number, so the fingerprint does not cover them.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    after: ClassVar[Sequence[str]]
+    measures: ClassVar[bool]
+    pretrains: ClassVar[bool]
+    own_rule_keys: ClassVar[Sequence[str]]
+    numberless: ClassVar[Sequence[str]]
 
     @property
     def kind(self) -> str:
         """The kind's name, as in the group of `conf/`."""
-
-    @property
-    def after(self) -> Sequence[str]:
-        """Kinds that come before this one; a cell that does not name them takes their finished weights."""
-
-    @property
-    def measures(self) -> bool:
-        """The stage leaves the weights as they are."""
-
-    @property
-    def pretrains(self) -> bool:
-        """The rule alone teaches the network: without a rule there is nothing to do. Cells of a sweep share it."""
 
     @property
     def batch_size(self) -> int:
@@ -65,14 +66,6 @@ class StageSettings(Protocol):
     @property
     def learns_by_rule(self) -> bool:
         """The rule changes weights, so its settings enter the fingerprint."""
-
-    @property
-    def own_rule_keys(self) -> Sequence[str]:
-        """Settings of the rule that the stage does not read, as it has its own of the same name."""
-
-    @property
-    def numberless(self) -> Sequence[str]:
-        """Settings of the stage that change no number, so they do not enter the fingerprint."""
 
     @property
     def in_hooks(self) -> bool:

@@ -1,6 +1,6 @@
 """What a stage of the kind `pretrain` accepts, and what it says of itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,17 +30,17 @@ class PretrainConfig:
     optimizer_options: dict[str, Any]
 
     SCHEDULES: ClassVar = ("constant", "linear")
-    after: ClassVar = ()
+    after: ClassVar[Sequence[str]] = ()
     measures: ClassVar = False
     pretrains: ClassVar = True
     readout: ClassVar = Readout()
     split: ClassVar = None
     splits: ClassVar = ("train", "unlabelled")
     learns_by_rule: ClassVar = True
-    own_rule_keys: ClassVar = ("lr", "optimizer", "layer_lr")
-    numberless: ClassVar = ()
+    own_rule_keys: ClassVar[Sequence[str]] = ("lr", "optimizer", "layer_lr")
+    numberless: ClassVar[Sequence[str]] = ()
     in_hooks: ClassVar = True
-    by_rule: ClassVar = ()
+    by_rule: ClassVar[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("pretrain",))

@@ -1,5 +1,6 @@
 """What a stage of the kind `probe` accepts, and what it says of itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,17 +30,17 @@ class ProbeConfig:
     queries: int
 
     METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
-    after: ClassVar = ("pretrain",)
+    after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = True
     pretrains: ClassVar = False
     augment: ClassVar = "none"
     readout: ClassVar = Readout()
     reads_labels: ClassVar = True
     learns_by_rule: ClassVar = False
-    own_rule_keys: ClassVar = ()
-    numberless: ClassVar = ("batch_size",)
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ("batch_size",)
     in_hooks: ClassVar = False
-    by_rule: ClassVar = ()
+    by_rule: ClassVar[Sequence[str]] = ()
     layer_lr: ClassVar[dict[str, float]] = {}
     patterns: ClassVar[dict[str, Any]] = {}
 
