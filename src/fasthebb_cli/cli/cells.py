@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.plan import plan
-from fasthebb_cli.run.validate import check
+from fasthebb_cli.run.validate import validate
 from fasthebb_cli.settings.config import Config
 
 # Data sets by their settings and seed: cells of a sweep share most of them
@@ -29,7 +29,7 @@ def cell_line(config: Config, overrides: Sequence[str]) -> str:
     if key not in _datasets:
         _datasets[key] = load_dataset(config.dataset, config.seed)
     stages = plan(config, _datasets[key])
-    check(config, _datasets[key], stages)
+    validate(config, _datasets[key], stages)
     needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
     words = [word for word in overrides if not word.startswith("verb=")]
     return f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"
