@@ -3,7 +3,8 @@
 config -> dataset -> plan -> validate -> for each stage: lock, run_stage -> outcomes
 """
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -16,19 +17,20 @@ from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.run.directory import locked
 from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, plan
-from fasthebb_cli.run.stage import Cell, Outcome, run_stage
-from fasthebb_cli.run.validate import check
+from fasthebb_cli.run.shared import Cell
+from fasthebb_cli.run.stage import Outcome, run_stage
+from fasthebb_cli.run.validate import validate
 from fasthebb_cli.settings.config import Config
 
 
 def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
-    """Runs or reuses every stage that the cell asks for.
+    """Runs every stage that the cell asks for, or reuses it where it is finished.
 
     Args:
-        yaml: the composed configuration, kept in each stage's directory.
+        yaml: the composed configuration; each stage's directory gets a copy.
 
     Raises:
-        InputError, RunError, Interrupted: as the stages do; what was finished or saved stays.
+        InputError, RunError, Interrupted: as the stages do; what they finished or saved stays.
     """
     processes.join()
     compute = set_up(config.gpu)
@@ -38,28 +40,45 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     stages = plan(config, dataset)
     view.unread(own_sources(config))
-    if processes.from_first(lambda: [stage.fingerprint for stage in stages]) != [stage.fingerprint for stage in stages]:
-        raise InputError("has other settings or images than the first process; a search runs in one process a trial")
-    check(config, dataset, stages)
-    processes.meet()  # nobody begins before all agree
+    _agree(stages)
+    validate(config, dataset, stages)
+    processes.meet()  # no process begins before all have validated
     cell = Cell(config, yaml, dataset, compute, view)
-    outcomes = []
     with ExitStack() as locks:
         for stage in stages:
-            if stage.wanted and not stage.settings.pretrains and processes.is_first():
-                locks.enter_context(locked(stage.directory))  # a shared pre-training is waited for, a cell is not
-        for stage in stages:
-            if not stage.wanted:
-                _require(stage, config)
-                continue
-            with ExitStack() as lock:
-                if stage.settings.pretrains and processes.is_first():
-                    lock.enter_context(locked(stage.directory, partial(_say_waiting, view, stage)))
-                outcomes.append(run_stage(cell, stage))
-    return outcomes
+            if stage.wanted and not stage.settings.pretrains:
+                locks.enter_context(_lock(stage))
+        return [outcome for stage in stages if (outcome := _run(cell, stage)) is not None]
 
 
-def _require(stage: PlannedStage, config: Config) -> None:
+def _agree(stages: list[PlannedStage]) -> None:
+    """All processes plan the same stages."""
+    fingerprints = [stage.fingerprint for stage in stages]
+    if processes.from_first(lambda: fingerprints) != fingerprints:
+        raise InputError("has other settings or images than the first process; a search runs in one process a trial")
+
+
+def _run(cell: Cell, stage: PlannedStage) -> Outcome | None:
+    """The outcome of a stage; None of one that the cell only needs and that is finished."""
+    if not stage.wanted:
+        _require(stage)
+        return None
+    if not stage.settings.pretrains:
+        return run_stage(cell, stage)
+    with _lock(stage, on_wait=partial(_say_waiting, cell.view, stage)):
+        return run_stage(cell, stage)
+
+
+def _lock(stage: PlannedStage, on_wait: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+    """The first process holds the lock of a stage's directory.
+
+    Cells share a pre-training, so one cell waits for the other. Any other stage belongs to one cell, so its lock, held
+    by another run, is an error.
+    """
+    return locked(stage.directory, on_wait) if processes.is_first() else nullcontext()
+
+
+def _require(stage: PlannedStage) -> None:
     if not stage.finished:
         raise InputError(
             f"{stage.name} is not finished at {stage.directory}; run it first with the same settings: "

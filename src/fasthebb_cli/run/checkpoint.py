@@ -1,7 +1,7 @@
-"""An unfinished stage's state as one file: written whole or not at all, read without executing anything in it.
+"""The state of an unfinished stage as one file, complete or absent. Reading it executes no code.
 
-It ends in a checksum, which torch.load doesn't look for. The one before is kept beside it, and used when the newest is
-damaged.
+The file ends in a checksum, since torch.load finds no damage. The checkpoint before it is kept too, and is used when
+the newest is damaged.
 """
 
 import os
@@ -23,7 +23,7 @@ REMEDY = "delete it or use force=true to start the stage over"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `path`; what it was until now becomes PREVIOUS_FILE.
+    """Writes `path` and renames the checkpoint that was there to PREVIOUS_FILE.
 
     Raises:
         RunError: the disk is full or the directory can't be written; the last checkpoints stay.
@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         hashing = _Hashing(file)
         try:
             torch.save({"format": CHECKPOINT_FORMAT} | state, cast(IO[bytes], hashing))
-        except RuntimeError as error:  # torch's own words for a full disk say nothing of it
+        except RuntimeError as error:  # torch's message does not say that the disk is full
             raise hashing.error or error from error
         file.write(hashing.digest.digest())
         file.flush()
@@ -49,10 +49,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def find_checkpoint(directory: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole; None if there is none yet. What killed writers left is removed.
+    """The newest checkpoint without damage; None if there is none yet. Removes the files of killed writers.
 
     Args:
-        warn: told when the newest is damaged and the one before is used.
+        warn: is called when the newest is damaged and the one before it is used.
 
     Raises:
         InputError: every checkpoint is damaged.
@@ -68,7 +68,7 @@ def find_checkpoint(directory: Path, warn: Callable[[str], None]) -> Path | None
         return None
     for path in paths[: paths.index(whole)]:
         warn(f"checkpoint {path} is damaged (its checksum is wrong); going on from the one before")
-        path.unlink()  # else it would take the good one's place at the next save
+        path.unlink()  # else the next save would rename it over the good one
     return whole
 
 
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
     """The unfinished stage's state, on the CPU.
 
     Raises:
-        InputError: the file is not a checkpoint of ours, or of other settings.
+        InputError: the file is no checkpoint of this program, or belongs to other settings.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -93,13 +93,13 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def remove_checkpoints(directory: Path) -> None:
-    """What a finished stage does not need."""
+    """A finished stage needs none."""
     for path in _existing(directory):
         path.unlink()
 
 
 class _Hashing:
-    """As much of a file as torch.save needs, hashed as it is written."""
+    """A file for torch.save that hashes what is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -124,7 +124,7 @@ def _existing(directory: Path) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether it ends in its checksum."""
+    """Whether the file ends in the checksum of its content."""
     digest = blake2b(digest_size=DIGEST_SIZE)
     left = path.stat().st_size - DIGEST_SIZE
     with path.open("rb") as file:

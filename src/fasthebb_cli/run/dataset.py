@@ -1,4 +1,4 @@
-"""The images of a run: one process does for all what only one has to, and says beforehand what will take long."""
+"""Opens the data set of a run. The first process alone downloads; a user is told before a step that takes long."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from fasthebb_cli.settings.config import DatasetConfig
 
 
 def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
-    """As `load_dataset`, for all processes; names images that are left out.
+    """As `load_dataset`, in every process; tells the user which images are left out.
 
     Raises:
         InputError, RunError: as `load_dataset`.

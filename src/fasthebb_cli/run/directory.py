@@ -1,7 +1,7 @@
 """A stage's directory: the names of its files, how they are written, and its lock.
 
-A file is whole or not there: everything is written beside its place, synced and renamed into it. One process works on a
-stage: advisory file locks die with their process, on one machine or over NFS.
+A file is either complete or absent: it is written under another name, synced and renamed. One process at a time works
+on a stage and holds an advisory file lock, which ends with the process, on one machine or over NFS.
 """
 
 import errno
@@ -21,7 +21,7 @@ from typing import IO, Any
 from fasthebb import stage_files
 from fasthebb_cli.errors import InputError, RunError, bad_input
 
-# What a stage's directory holds: the last to be written is RESULTS_FILE, which says that the stage is finished
+# The files of a stage's directory. RESULTS_FILE is written last: a stage that has it is finished.
 RESULTS_FILE = stage_files.RESULTS_FILE
 MODEL_FILE = stage_files.MODEL_FILE
 FINGERPRINT_FILE = stage_files.FINGERPRINT_FILE
@@ -31,18 +31,21 @@ FILTERS_FILE = "filters.png"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 
-# For the processes that a command starts, which inherit the environment: when it was started
+# When the command was started; the processes that it starts inherit the environment
 START_VARIABLE = "FASTHEBB_STARTED"
 POLL_SECONDS = 1.0  # between two looks at a lock that is held
 
 
 def mark_start() -> None:
-    """Marks the start of a command, for itself and for the processes that it starts."""
+    """Keeps the time in START_VARIABLE."""
     os.environ[START_VARIABLE] = repr(time.time())
 
 
 def is_older(path: Path) -> bool:
-    """Whether a file is from before the command: what `force=true` does over, once, whichever cell comes first."""
+    """Whether a file is missing or was written before the command started. `force=true` removes such a stage.
+
+    Cells of a sweep share stages. The first cell starts the stage over, and then its files are no longer older.
+    """
     return not path.exists() or path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
 
 
@@ -86,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """A folder, a device or a pipe is not to be replaced by a file."""
+    """A file must not replace a folder, a device or a pipe."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is there and not a file")
 

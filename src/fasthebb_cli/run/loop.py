@@ -1,9 +1,10 @@
-"""Runs a task's epochs and steps so that it can be killed at any moment and goes on to the same bits.
+"""Runs a task's epochs and steps. A process may be killed at any moment: started again, it ends in the same bits.
 
-A checkpoint is taken every 30 seconds (FASTHEBB_SAVE_SECONDS) at a step's end and holds all that the next step depends
-on: weights, the task's state, the random generators and the position. Nothing that is not finite is ever saved.
+A checkpoint is saved every 30 seconds (FASTHEBB_SAVE_SECONDS), after a step. It holds all that the next step depends
+on: weights, the task's state, the states of the random generators, and the position. All saved numbers are finite.
 """
 
+import math
 import platform
 import signal
 import subprocess
@@ -18,15 +19,16 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fasthebb_cli import __version__
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.launch import seconds_of
 from fasthebb_cli.compute.signals import STOP_SIGNALS
-from fasthebb_cli.errors import Interrupted, RunError
-from fasthebb_cli.run.checkpoint import save_checkpoint
+from fasthebb_cli.errors import InputError, Interrupted, RunError
+from fasthebb_cli.run.checkpoint import REMEDY, save_checkpoint
+from fasthebb_cli.run.directory import CHECKPOINT_FILE
 from fasthebb_cli.run.record import Record
 from fasthebb_cli.stages import Task
 
@@ -40,10 +42,13 @@ class Display(Protocol):
 
 @dataclass
 class Position:
-    """Where a stage stands: `step` of `epoch` is the next to do, after `seconds` of work.
+    """Where a stage stands: the next step is `step` of `epoch`, both counted from 0.
 
     Args:
-        stopped: the task is done and its results are to be kept, but nothing may follow.
+        seconds: of work so far.
+        records: metrics of the finished epochs.
+        stopped: a signal came while the last epoch of a task without checkpoints ended. The stage keeps its results,
+            and no other stage follows.
     """
 
     epoch: int = 0
@@ -55,9 +60,14 @@ class Position:
 
 @dataclass(frozen=True)
 class Session:
-    """Where a task is run and kept."""
+    """Where a task runs, and what its checkpoints say of it.
 
-    checkpoint: Path
+    Args:
+        directory: the stage's.
+        config: the composed configuration, for whoever reads a checkpoint.
+    """
+
+    directory: Path
     fingerprint: str
     config: dict[str, Any]
     compute: Compute
@@ -65,28 +75,32 @@ class Session:
 
 def run_task(
     task: Task, network: nn.Module, position: Position, session: Session, record: Record, display: Display
-) -> Position:
-    """Does what is left of the task.
+) -> None:
+    """Does what is left of the task and moves `position` on.
 
     Raises:
-        Interrupted: after saving, on one of STOP_SIGNALS.
+        Interrupted: one of STOP_SIGNALS came; a checkpoint is saved.
         RunError: a weight is no longer finite; the last checkpoint stays.
     """
-    clock = time.perf_counter()
-    saved = clock
+    clock = saved = time.perf_counter()
     pause = save_seconds()
 
     def save(epoch: int, step: int) -> None:
         nonlocal saved
-        if not task.resumable:
-            return
         check_finite(network)
         position.epoch, position.step = epoch, step
         state = _state(task, network, position, session, time.perf_counter() - clock)
         if processes.is_first():
-            save_checkpoint(session.checkpoint, state)
+            save_checkpoint(session.directory / CHECKPOINT_FILE, state)
         processes.meet()
         saved = time.perf_counter()
+
+    def must_stop(epoch: int, step: int, pause: float) -> bool:
+        """Whether a signal asks for a stop. Saves a checkpoint then, and when the last one is `pause` seconds old."""
+        due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause)
+        if task.resumable and (due.stop or due.save):
+            save(epoch, step)
+        return due.stop
 
     with stop_requests() as stop:
         for epoch in range(position.epoch, task.epochs):
@@ -97,31 +111,24 @@ def run_task(
             for step, batch in enumerate(task.batches(epoch, first), first):
                 task.step(epoch, step, batch)
                 display.advance(batch.total)
-                due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause)
-                if due.stop or due.save:
-                    save(epoch, step + 1)
-                    if due.stop:
-                        raise _interrupted(task, f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
+                if must_stop(epoch, step + 1, pause):
+                    raise _interrupted(task, f"epoch {epoch + 1}, step {step + 1} of {task.steps}")
             for _ in task.validate(epoch):
-                if processes.decide(stop=stop.requested).stop:
-                    save(epoch, task.steps)
+                if must_stop(epoch, task.steps, math.inf):
                     raise _interrupted(task, f"epoch {epoch + 1}, its validation")
             metrics = task.end_epoch(epoch)
             check_finite(network)
             seconds = time.perf_counter() - began
             seen = task.samples - first * task.batch_size
             speed = seen / seconds if seen > 0 else None
-            record.add({"epoch": epoch + 1} | metrics | {"seconds": round(seconds, 3), "images_per_second": speed})
-            position.records = record.epochs
+            line = {"epoch": epoch + 1} | metrics | {"seconds": round(seconds, 3), "images_per_second": speed}
+            record.add(line)
+            position.records.append(line)
             display.epoch_done(epoch + 1, metrics | {"images_per_second": speed}, task.warnings(metrics))
-            due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause / 2)
-            if due.stop or due.save:
-                save(epoch + 1, 0)
-                if due.stop and task.resumable:
-                    raise _interrupted(task, f"epoch {epoch + 1}, its end")
+            if must_stop(epoch + 1, 0, pause / 2) and task.resumable:
+                raise _interrupted(task, f"epoch {epoch + 1}, its end")
     position.stopped = processes.decide(stop=stop.requested).stop  # asked while the last checkpoint was written, too
     position.seconds += time.perf_counter() - clock
-    return position
 
 
 def _interrupted(task: Task, where: str) -> Interrupted:
@@ -133,17 +140,33 @@ def save_seconds() -> float:
     return seconds_of(SAVE_VARIABLE, 30)
 
 
-def restore(task: Task, network: nn.Module, state: dict[str, Any]) -> Position:
-    """Puts task, network and random generators where the checkpoint left them."""
-    network.load_state_dict(state["network"])
-    for name, part in task.state.items():
-        part.load_state_dict(state["task"][name])
-    if processes.rank() < len(state["random"]):  # more processes than before draw from fresh generators
-        random = state["random"][processes.rank()]
-        torch.set_rng_state(random["cpu"])
-        if "device" in random:
-            torch.get_device_module().set_rng_state(random["device"])
-    return Position(state["epoch"], state["step"], state["seconds"], state["records"])
+def restore(task: Task, network: nn.Module, state: dict[str, Any], checkpoint: Path | None) -> Position:
+    """Puts task, network and random generators into the state that the checkpoint holds.
+
+    Args:
+        checkpoint: the file that the state comes from, for messages.
+
+    Raises:
+        InputError: the state does not fit.
+    """
+    try:
+        network.load_state_dict(state["network"])
+        for name, part in task.state.items():
+            part.load_state_dict(state["task"][name])
+        position = Position(state["epoch"], state["step"], state["seconds"], list(state["records"]))
+        _restore_generators(state["random"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"checkpoint {checkpoint} does not fit this stage; {REMEDY}") from error
+    return position
+
+
+def _restore_generators(states: list[dict[str, Tensor]]) -> None:
+    """States by rank. A process of a higher rank than there are states draws from fresh generators."""
+    if processes.rank() < len(states):
+        state = states[processes.rank()]
+        torch.set_rng_state(state["cpu"])
+        if "device" in state:
+            torch.get_device_module().set_rng_state(state["device"])
 
 
 def check_finite(network: nn.Module) -> None:

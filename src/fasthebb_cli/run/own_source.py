@@ -1,8 +1,8 @@
-"""The source of a user's own rule, network or data set, as a digest: other code is another run.
+"""A digest of the source of a user's own rule, network or data set. It enters the fingerprint.
 
-It covers the module that `my_package.module:function` names, and every module beside it that one of these imports, in a
-function too. Beside it is what lies below the folder that the name is looked up in, or of an installed package the
-package itself.
+The digest covers the module that `my_package.module:function` names and, repeatedly, each module that a covered one
+imports, within functions too, as long as it is in the same folder tree: below the folder on sys.path where the module
+was found. Of an installed package it covers the whole package.
 """
 
 import ast
@@ -22,7 +22,7 @@ from fasthebb_cli.settings.config import Config
 
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")}
-BY_NAME = ("import_module", "__import__")  # calls that import what no parser can tell
+BY_NAME = ("import_module", "__import__")  # calls whose argument names the module, so parsing does not find it
 
 
 def own_sources(config: Config) -> dict[str, str | None]:
@@ -38,13 +38,13 @@ def own_sources(config: Config) -> dict[str, str | None]:
 
 @cache
 def token() -> str:
-    """Stands for a source that can't be had: the same in all processes of this run, and in no other run."""
+    """Stands for a source without a digest: equal in all processes of this run, different in every other run."""
     return processes.from_first(lambda: uuid4().hex)
 
 
-@cache  # of what was loaded, whatever becomes of the files meanwhile
+@cache  # the digest of what was loaded, even if the files change later
 def source_digest(key: str, name: str) -> str | None:
-    """The digest in hexadecimal; None if the source can't be had or imports modules by a name that it makes.
+    """The digest in hexadecimal; None if there is no source file, or if it imports modules by computed names.
 
     Args:
         key: the setting that the name comes from, for messages.
@@ -78,7 +78,7 @@ def _installed(folder: Path, name: str) -> list[Path]:
 
 
 def _imported_files(folder: Path, module: str) -> set[Path]:
-    """Files below the folder of a module and of all that it imports; none where one imports by a name that it makes."""
+    """Files below the folder of a module and of all that it imports; none if a module imports by a computed name."""
     found, seen, waiting = set[Path](), set[str](), [module]
     while waiting:
         module = waiting.pop()
@@ -106,7 +106,7 @@ def _file(folder: Path, module: str) -> Path | None:
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:
-    """Names of all modules that the source may import; some are no modules but what is in one."""
+    """Names that may be modules, of all imports in the source. Some name a function or class in a module instead."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

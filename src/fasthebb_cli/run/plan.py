@@ -1,12 +1,11 @@
-"""What a cell will do, before it does it: its stages in order, each with its directory.
+"""Plans a cell: its stages in order, each with its directory. Nothing is computed or written.
 
-A stage's directory carries a fingerprint of everything that changes its numbers: images and split, network, rule,
-settings, seed, precision, the source of the user's own code and the fingerprint of the stage before. It leaves out what
-doesn't: device, threads, workers, paths. So cells that share a stage share its directory, and other settings are
-another directory. Settings at their default are covered too: settings/fingerprint.py says how.
+The name of a stage's directory ends in a fingerprint of all that changes the stage's numbers: images and split,
+network, rule, settings, seed, precision, the source of the user's own code, and the fingerprint of the stage before.
+Device, threads, workers and paths change no number, so the fingerprint leaves them out. Cells that share a stage share
+its directory. A stage with other settings has another directory.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -19,14 +18,14 @@ from torch import Tensor
 from fasthebb.patterns import order_counts
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, digest_of_file
+from fasthebb_cli.run.directory import MODEL_FILE, RESULTS_FILE, digest_of_file
 from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of, with_later_keys
+from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of
 from fasthebb_cli.settings.kind import Readout, StageSettings
 
-COVERED_RULE_KEYS = ("name", "whitening", "activation")  # stand in every fingerprint; activation as the network's
-BY_PATTERN = ("layer_lr", "layer_options", "teacher_units")  # mappings of which the last match counts
+COVERED_RULE_KEYS = ("name", "whitening", "activation")  # in the content of every stage; activation is the network's
+BY_PATTERN = ("layer_lr", "layer_options", "teacher_units")  # mappings whose order matters: the last match counts
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class PlannedStage:
     """One stage of a cell.
 
     Args:
-        name, kind: the name in `stages`, and which kind of stage it is.
-        content: what the fingerprint covers, as flat keys.
-        wanted: named in `stages`; otherwise it is only needed by one that is, and must be there already.
-        previous: the stage that its weights come from.
+        name: in `stages`; kind: of stage.
+        content: flat key -> value of all that the fingerprint covers.
+        wanted: `stages` names it. A stage that is not wanted must be finished already, since a wanted one needs it.
+        previous: the stage that its weights come from; None: they come from `init_from` or from the seed.
     """
 
     name: str
@@ -51,7 +50,7 @@ class PlannedStage:
 
     @property
     def readout(self) -> Readout:
-        """The network's classifier, as far as the stages of the cell say; `init_from` may have another."""
+        """The classifier that this stage and those before it ask for. Weights of `init_from` may have another one."""
         own, before = self.settings.readout, self.previous.readout if self.previous else Readout()
         return Readout(own.layer or before.layer, own.hidden or before.hidden)
 
@@ -64,7 +63,7 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
     """The cell's stages in order.
 
     Raises:
-        InputError: nothing is left to do, or `init_from` can't be read.
+        InputError: there is no stage to run, or `init_from` can't be read.
     """
     stages: list[PlannedStage] = []
     origin = _weights_digest(Path(config.init_from)) if config.init_from else None
@@ -81,30 +80,8 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
     return stages
 
 
-def nearest_difference(stage: PlannedStage) -> tuple[Path, dict[str, tuple[Any, Any]]] | None:
-    """The directory of the same kind and data set whose settings differ in the fewest keys: {key: (there, here)}."""
-    nearest: tuple[Path, dict[str, tuple[Any, Any]]] | None = None
-    for path in sorted(stage.directory.parent.glob(f"*/{FINGERPRINT_FILE}")):
-        try:
-            other = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if path.parent == stage.directory or not isinstance(other, dict):
-            continue
-        other = with_later_keys(other)
-        if any(other.get(key) != stage.content.get(key) for key in ("kind", "dataset.name")):
-            continue
-        keys = [key for key in (*stage.content, *other) if key != "previous"]
-        difference = {
-            key: (other.get(key), stage.content.get(key)) for key in keys if other.get(key) != stage.content.get(key)
-        }
-        if nearest is None or len(difference) < len(nearest[1]):
-            nearest = (path.parent, difference)
-    return nearest
-
-
 def _names(config: Config) -> list[tuple[str, bool]]:
-    """Stage names with whether they are asked for: those that the first one needs are put before it."""
+    """(name, wanted) of each stage: those that the cell names, and before them those that the first one needs."""
     names = [(name, True) for name in config.stages]
     if config.init_from is None:
         needed = config.settings[config.stages[0]].after
@@ -117,6 +94,11 @@ def _names(config: Config) -> list[tuple[str, bool]]:
 
 
 def _content(config: Config, dataset: Dataset, settings: StageSettings, previous: str | None) -> dict[str, Any]:
+    """Flat key -> value of all that changes the stage's numbers.
+
+    Args:
+        previous: fingerprint of the weights before; None: the seed makes the weights.
+    """
     content: dict[str, Any] = {
         "version": NUMBERS_VERSION,
         "kind": settings.kind,
@@ -143,12 +125,13 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
         content |= _samples(split, getattr(dataset, split))
     if settings.reads_labels:
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-    if previous is None:  # else the images are normalised as those before were
+    if previous is None:  # else the statistics for normalising come with the weights
         content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
     return content
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key in BY_PATTERN and order_counts(value):
@@ -158,12 +141,13 @@ def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _samples(name: str, indices: Tensor) -> dict[str, Any]:
+    """How many images a split has, and a digest of their indices (N,)."""
     digest = blake2b(indices.to(torch.int64).numpy().tobytes(), digest_size=8).hexdigest()
     return {f"dataset.{name}": f"{len(indices)} images {digest}"}
 
 
 def _readable(config: Config, name: str, settings: StageSettings) -> str:
-    """The part of a directory's name that is for people."""
+    """The part of a directory's name before the fingerprint, for people to read."""
     width = f"w{config.model.width:g}" if config.model.width not in (None, 1) else ""
     fraction = "" if settings.pretrains else f"{config.label_fraction:g}"
     parts = [config.dataset.name, config.model.name, width, config.rule.name, fraction, f"seed{config.seed}", name]

@@ -1,7 +1,7 @@
-"""What a running stage leaves in its directory: metrics.jsonl, TensorBoard events, a log and the first filters.
+"""Writes the record of a running stage: metrics.jsonl, TensorBoard events, log.txt, and the model with its filters.
 
-The epochs' records travel in the checkpoint. A resumed stage writes both files anew from there, so that each epoch
-stands in them once, whatever was killed when.
+A checkpoint holds the records of all epochs. A resumed stage writes metrics.jsonl and the events anew from it, so both
+have each epoch exactly once, whenever the stage was killed.
 """
 
 import json
@@ -33,7 +33,7 @@ class Record:
     """
 
     def __init__(self, directory: Path | None, epochs: list[dict[str, Any]]) -> None:
-        self.directory, self.epochs = directory, list(epochs)
+        self.directory = directory
         self._events: SummaryWriter | None = None
         if directory is None:
             return
@@ -46,7 +46,6 @@ class Record:
 
     def add(self, epoch: dict[str, Any]) -> None:
         """One finished epoch; it must have a key `epoch`, counted from 1."""
-        self.epochs.append(epoch)
         if self.directory is None:
             return
         with (self.directory / METRICS_FILE).open("a") as file:

@@ -1,4 +1,4 @@
-"""What a stage starts from: its network, with weights from wherever they come, and how its images are prepared."""
+"""What a stage starts from: a network on the device, with weights from wherever they come."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,58 +8,72 @@ from torch import Tensor, nn
 
 from fasthebb.model_file import adopt_weights, read_model
 from fasthebb.nets.build import add_hidden_layer, build_network, cut_network
+from fasthebb_cli.compute.batch_norm import share_batch_norm
 from fasthebb_cli.compute.seeds import derived_seed
-from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
 from fasthebb_cli.errors import InputError, bad_input
 from fasthebb_cli.run.plan import PlannedStage
+from fasthebb_cli.run.shared import Cell
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.kind import Readout
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage starts from.
+    """What is known of the weights that a stage starts from.
 
     Args:
-        network: with its weights, in the CPU's memory.
-        readout: what the network really has: layer None, it is whole; hidden 0, no hidden layer.
-        statistics: mean and standard deviation of each channel that its images are normalised with.
+        readout: where the network is cut and how large its classifier is; layer None: it is whole.
+        statistics: mean and standard deviation (C,) of each channel that images are normalised with.
+        untrained: the seed made the weights, and nothing has trained them.
         labels_train, labels_validation: labels that the weights have seen.
     """
 
-    network: nn.Module
     readout: Readout
     statistics: tuple[Tensor, Tensor]
+    untrained: bool = False
     labels_train: int = 0
     labels_validation: int = 0
 
 
-def start_of(config: Config, dataset: Dataset, stage: PlannedStage, view: View) -> Start:
-    """The stage's network. Its weights come from, in this order:
+def start_of(cell: Cell, stage: PlannedStage) -> tuple[nn.Module, Start]:
+    """The stage's network, ready to run on the device. Its weights come from the first of these that there is:
 
-    1. its own unfinished checkpoint (loaded by the caller, over whatever is done here),
+    1. its own unfinished checkpoint (the caller loads it over the weights that this function returns),
     2. the stage before it in the cell,
     3. `init_from`,
-    4. scratch: the network as the seed made it.
+    4. the seed.
+
+    Raises:
+        InputError: the weights can't be read, or do not fit what the stage asks for.
     """
+    config = cell.config
     torch.manual_seed(derived_seed(config.seed, "network"))
-    wanted = stage.settings.readout
     if stage.previous is not None:
-        origin = stage.previous.directory
+        network, start, _ = _continued(cell, stage, stage.previous.directory)
     elif config.init_from is not None:
-        origin = Path(config.init_from)
+        network, start, left = _continued(cell, stage, Path(config.init_from))
+        cell.view.note(f"weights from {config.init_from}" + (f", but not {', '.join(left)}" if left else ""))
     else:
-        return Start(new_network(config, dataset, wanted), wanted, mean_and_std(dataset))
+        readout = stage.settings.readout
+        network = new_network(config, cell.dataset, readout)
+        start = Start(readout, mean_and_std(cell.dataset), untrained=True)
+    network = share_batch_norm(cell.compute.place(network))
+    if cell.compute.compile and not stage.settings.in_hooks:  # else the learner compiles what its hooks do
+        network.compile()
+    return network, start
+
+
+def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module, Start, list[str]]:
+    """The network of a model file with the classifier that the stage asks for; names of weights that do not fit it."""
+    source, classes = cell.dataset.source, max(len(cell.dataset.classes), 1)
     with bad_input():
         weights, card = read_model(origin)
         found = Readout(card.layer, card.hidden)
-        network = new_network(config, dataset, found)
+        network = new_network(cell.config, cell.dataset, found)
         left = adopt_weights(network, weights, origin)
-    if stage.previous is None:
-        view.note(f"weights from {origin}" + (f", but not {', '.join(left)}" if left else ""))
-    if wanted.layer not in (None, found.layer):
-        source, classes = dataset.source, max(len(dataset.classes), 1)
+    wanted = stage.settings.readout
+    if wanted.layer and wanted.layer != found.layer:
         with bad_input():
             network = cut_network(network, wanted.layer, channels=source.channels, size=source.size, classes=classes)
         found = Readout(wanted.layer)
@@ -70,11 +84,17 @@ def start_of(config: Config, dataset: Dataset, stage: PlannedStage, view: View) 
         with bad_input():
             add_hidden_layer(network, hidden)
     statistics = torch.tensor(card.mean), torch.tensor(card.std)
-    return Start(network, Readout(found.layer, hidden), statistics, card.labels_train, card.labels_validation)
+    start = Start(
+        Readout(found.layer, hidden),
+        statistics,
+        labels_train=card.labels_train,
+        labels_validation=card.labels_validation,
+    )
+    return network, start, left
 
 
 def new_network(config: Config, dataset: Dataset, readout: Readout = Readout()) -> nn.Module:  # noqa: B008  immutable
-    """A fresh network for the data set; the whole one without a hidden layer unless the readout says otherwise."""
+    """A fresh network for the data set: the whole one without a hidden layer, unless `readout` says otherwise."""
     with bad_input():
         return build_network(
             config.model.name,

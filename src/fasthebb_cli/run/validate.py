@@ -1,4 +1,4 @@
-"""Finds before anything runs what would stop a later stage, hours into a run or in one of a sweep's jobs."""
+"""Validates a cell before its first stage runs, so that no error waits hours into a run or in one job of a sweep."""
 
 from dataclasses import replace
 
@@ -17,18 +17,18 @@ from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
 from fasthebb_cli.stages.images import images_of_split, labelled_images
 
 
-def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
-    """Labels, splits, layers that are named, the size of the images, and whether an autoencoder can mirror the network.
+def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
+    """Checks labels, splits, patterns of layer names, the size of the images, and the mirror of an autoencoder.
 
     Raises:
-        InputError: one of them is not there, or the network can't take such images or be mirrored.
+        InputError: labels, images or layers are missing, or the network does not fit the images or the rule.
     """
     for stage in stages:
         if stage.settings.split is not None:
             images_of_split(dataset, stage.settings)
         if stage.settings.reads_labels:
             labelled_images(dataset, config)
-    network = _tried(config, dataset)
+    network = _network_that_fits(config, dataset)
     for stage in stages:
         _check_patterns(stage.settings, network)
     with torch.device("meta"):
@@ -41,11 +41,11 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
                 check_by_rule(config, stage.settings, new_network(config, dataset, stage.readout))
 
 
-def _tried(config: Config, dataset: Dataset) -> nn.Module:
-    """The network, after an image without content has run through it: if it can be, without computing anything.
+def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
+    """The network, after one blank image has run through it; on the meta device, which computes nothing, if possible.
 
     Raises:
-        InputError: it can't take images of this size.
+        InputError: the network can't take images of this size.
     """
     plain = replace(config, rule=replace(config.rule, whitening=None))
     source = dataset.source
@@ -57,7 +57,7 @@ def _tried(config: Config, dataset: Dataset) -> nn.Module:
             return network
     except InputError:
         raise
-    except Exception:  # noqa: BLE001  of a network that looks at values; for real it either works or says why not
+    except Exception:  # noqa: BLE001  a network that reads values can't run on the meta device
         network = new_network(plain, dataset)
     try:
         with torch.no_grad():

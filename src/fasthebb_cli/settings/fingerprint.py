@@ -34,7 +34,8 @@ def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in KINDS:
         return dict(content)
     own, rule = _fixed(kind, without=KINDS[kind].numberless), _fixed("rule", without=["whitening"])
-    return own | (rule if rule.keys() & content.keys() else {}) | dict(content)
+    later = own | (rule if rule.keys() & content.keys() else {})
+    return dict(content) | {key: value for key, value in later.items() if key not in content}
 
 
 def _fixed(group: str, without: Iterable[str] = ()) -> dict[str, Any]:
