@@ -6,10 +6,10 @@ JOBS ?= 2
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint check format build clean
+.PHONY: help install train test test-all lint check format build clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 	@echo "options: PYTHON=python3.12, PIP_FLAGS='--quiet' (passed to pip), FLAGS='seed=1' (passed to fasthebb)"
 
 install: .venv/installed  ## make .venv and install the project with all that its tests need
@@ -24,8 +24,14 @@ install: .venv/installed  ## make .venv and install the project with all that it
 train: install  ## the main job: Hebbian pre-training against none, 5 % of the labels, three seeds, one table
 	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
 
-test: install  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m ''
+# The tests' three tiers: `check` at most 90 seconds on two cores, `test` at most 10 minutes, `.ci/run` (test-all) 25
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test: install  ## the tests that need nothing but this machine, without the longest
+	$(PYTEST) -m 'not marathon and not slurm and not browser'
+
+test-all: install  ## every test, as .ci/run does
+	$(PYTEST) -m ''
 
 lint: install  ## ruff and mypy (strict)
 	$(BIN)/ruff check .
@@ -33,7 +39,7 @@ lint: install  ## ruff and mypy (strict)
 	$(BIN)/mypy
 
 check: lint  ## that, and the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(PYTEST)
 
 format: install  ## let ruff format and mend
 	$(BIN)/ruff check --fix .

@@ -3,14 +3,14 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Submits the question of the papers to SLURM: how much does pre-training help, the fewer labels there are? It trains with
-a rule and without, on eight label fractions and five seeds each; a rule's pre-training is done once a seed.
+Submits the main experiment of the papers to SLURM: how much does pre-training help when labels are few? It trains with
+a rule and without one, on eight label fractions and five seeds each. A rule pre-trains once per seed.
 
   scripts/label_fractions.sh [SBATCH OPTIONS] key=value ...
 
   scripts/label_fractions.sh --partition=gpu --gpus=1 dataset=cifar10 rule=hpca,swta,none
 
-rule=, label_fraction= and seed= replace those of this script. The jobs are those of scripts/sweep.sh.
+rule=, label_fraction= and seed= replace the values in this script. scripts/sweep.sh submits the jobs.
 EOF
 }
 

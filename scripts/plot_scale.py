@@ -1,8 +1,8 @@
-"""Draws what `fasthebb bench scale json=FILE` measured: time of a step against images in a batch and units of a layer.
+"""Draws the results of `fasthebb bench scale json=FILE`: time of a step against images in a batch and units of a layer.
 
     python scripts/plot_scale.py conv6_hpca_scale.json conv6_swta_scale.json scale.svg
 
-Dashed: in proportion, from the first point on. Needs matplotlib, as fasthebb[report] brings it.
+Dashed lines are in proportion to the first point. It needs matplotlib, which fasthebb[report] installs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def draw(measured: list[dict], path: Path) -> None:
         ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if lowest / 2 <= tick <= 3 * highest]
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel=label.format_map(measured[0]), ylabel="ms a step")
+        axes.set(xlabel=label.format_map(measured[0]), ylabel="ms per step")
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -42,8 +42,8 @@ def draw(measured: list[dict], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", nargs="+", type=Path, help="what bench scale wrote, a file a rule")
-    parser.add_argument("figure", type=Path, help="where to draw: .svg, .png or .pdf")
+    parser.add_argument("json", nargs="+", type=Path, help="the results of bench scale, one file per rule")
+    parser.add_argument("figure", type=Path, help="the file to draw: .svg, .png or .pdf")
     arguments = parser.parse_args()
     if len(arguments.json) > len(COLOURS):
         parser.error(f"at most {len(COLOURS)} files")

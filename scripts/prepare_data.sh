@@ -3,14 +3,14 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Submits a job, on CPU cores only, that checks every image of a data set and, with out=FOLDER, packs them for training:
-`fasthebb data prepare`.
+Submits a job on CPU cores that runs `fasthebb data prepare`: it checks every image of a data set and, with out=FOLDER,
+packs the images for training.
 
   scripts/prepare_data.sh [SBATCH OPTIONS] dataset=NAME [out=FOLDER] key=value ...
 
   scripts/prepare_data.sh --partition=cpu --time=8:00:00 dataset=imagenet dataset.root=/data/imagenet out=/fast/in210
 
-The job is that of scripts/job.sh: stopped, it goes back into the queue and goes on where it was.
+The job is that of scripts/job.sh: after a stop, it goes back into the queue and resumes where it was.
 EOF
 }
 

@@ -3,22 +3,22 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Submits a sweep to SLURM and returns: a job for each pre-training that is not done yet, and for the cells that share it
-an array, one cell a task, that starts when it has succeeded. No job waits while it holds a node.
+Submits a sweep to SLURM and returns. It submits a job for each pre-training that is not done yet, and an array for the
+cells that share it, one cell per task, which starts when that job has succeeded. No job holds a node while it waits.
 
   scripts/sweep.sh [SBATCH OPTIONS] VERB key=a,b ...      the cells of `fasthebb VERB -m key=a,b ...`
 
   scripts/sweep.sh --partition=gpu --gpus=1 --time=4:00:00 train dataset=cifar10 rule=hpca,none \
     label_fraction=0.01,0.05,0.1 'seed=range(0,5)'
 
-Options are written --key=value. Jobs are those of scripts/job.sh: they are requeued when preempted. Submitted again, it
-does what is left. `scontrol update JobId=N ArrayTaskThrottle=4` runs at most four cells of array N at once;
-`fasthebb runs OUT` shows how far they are.
+Write options as --key=value. The jobs are those of scripts/job.sh: they are requeued when they are preempted. The same
+command, given again, submits what is left. `scontrol update JobId=N ArrayTaskThrottle=4` runs at most four cells of
+array N at once. `fasthebb runs OUT` shows the state of the cells.
 EOF
 }
 
 options=()
-dependency=() # of the caller's, which the cells' own is added to
+dependency=() # the caller's own, to which those of the cells are added
 while [[ ${1:-} == -* ]]; do
   case $1 in
     -h | --help) usage; exit ;;
@@ -37,12 +37,12 @@ for word in "$@"; do
   esac
 done
 job=$(dirname "$(realpath "$0")")/job.sh
-cells=$(fasthebb cells "$@") # with errors before anything is submitted
+cells=$(fasthebb cells "$@") # an error in any cell ends this before anything is submitted
 folder=$(realpath -m "$out")/.jobs/$(date +%Y%m%d-%H%M%S)-$$
 mkdir -p "$folder"
 cut -f2 <<<"$cells" >"$folder/cells.txt"
 
-# the numbers of the cells that need each pre-training; "-" needs none
+# the numbers of the cells by the pre-training that they need; "-": none
 awk -F '\t' '{ of[$1] = of[$1] (of[$1] ? "," : "") NR } END { for (name in of) print name "\t" of[name] }' <<<"$cells" |
   sort >"$folder/pretraining.txt"
 while IFS=$'\t' read -r pretraining numbers; do
@@ -50,7 +50,7 @@ while IFS=$'\t' read -r pretraining numbers; do
   if [ "$pretraining" != - ]; then
     first=$(sed -n "${numbers%%,*}p" "$folder/cells.txt")
     words=()
-    eval "words=($first)" # quoted for the shell
+    eval "words=($first)" # the line quotes its words for the shell
     id=$(sbatch --parsable --job-name=pretrain --output="$folder/%x-%j.log" "${options[@]}" \
       ${dependency[0]:+--dependency="${dependency[0]}"} "$job" "${words[@]}" 'stages=[pretrain]')
     after=("afterok:${id%%;*}")

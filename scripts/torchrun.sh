@@ -9,14 +9,14 @@ set -uo pipefail
 
 usage() {
   cat <<'EOF'
-One run on several nodes under SLURM, a process a GPU, started by torchrun. As scripts/job.sh it saves when it is
-preempted or its time is up, goes back into the queue and later goes on where it was.
+One run on several nodes under SLURM, one process per GPU, started by torchrun. Like scripts/job.sh, it saves when it is
+preempted or its time is up, goes back into the queue, and later resumes where it was.
 
   sbatch [SBATCH OPTIONS] scripts/torchrun.sh VERB key=value ...
 
   sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --time=8:00:00 scripts/torchrun.sh train dataset=imagenet
 
-Nodes without GPUs have as many processes as --ntasks-per-node says, or one. Leave out force=true: the run would start
+A node without GPUs has as many processes as --ntasks-per-node says, or one. Don't use force=true: the run would start
 over each time.
 EOF
 }
@@ -30,13 +30,13 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   exit 2
 fi
 
-# srun doesn't take cpus-per-task over from sbatch, and would bind all of a node's processes to one core
+# srun does not take cpus-per-task from sbatch, and would bind all processes of a node to one core
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 processes=${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}
-# torchrun hands signals on to its processes, but ends in 1 whatever they end in: the shell around it remembers
+# torchrun passes signals to its processes, but always exits 1 after them; so the shell around it keeps the code
 export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1,SIGUSR2
-# shellcheck disable=SC2016  # expanded by the inner shell
+# shellcheck disable=SC2016  # the inner shell expands it
 srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
   trap "stopped=130" TERM USR1 USR2
   "$@" &

@@ -15,6 +15,7 @@ from fasthebb_cli import cli
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.load import load
+from tests.lives import end_lives
 
 # digits (1,000 training images of 8 x 8) through a 32nd of conv6: a stage takes a second or two
 SMALL = (
@@ -29,6 +30,12 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    end_lives()
 
 
 def lacking(what: str) -> NoReturn:

@@ -2,14 +2,12 @@
 
     results = together("tests.fasthebb.test_many:train", 2)
 
-It returns what each process's call returned; they may differ only where that is meant.
+It returns what each process's call returned; they may differ only where that is meant. The processes are forked from
+one that has torch imported already, and each call has new ones, so that nothing is left of the call before.
 """
 
-import os
-import socket
-import subprocess
-import sys
 import tempfile
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,26 +18,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fasthebb_cli.compute import processes
+from tests.lives import Life
 
 
-def together(name: str, size: int) -> list[Any]:
-    """The results of `module:function` without arguments, called by `size` processes at once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def together(name: str, size: int, *arguments: Any) -> list[Any]:
+    """The results of `module:function`, called by `size` processes at once."""
     with tempfile.TemporaryDirectory() as folder:
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.many", name, folder],
-                env=os.environ | environment(rank, size, port),
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(size)
-        ]
-        errors = [process.communicate(timeout=240)[1] for process in started]
-        assert not any(process.returncode for process in started), "\n".join(errors)
+        life = Life(partial(_call, name, Path(folder), *arguments), Path(folder) / "log", size=size)
+        assert life.wait() == 0, life.text()
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(size)]
+
+
+def _call(name: str, folder: Path, *arguments: Any) -> None:
+    processes.join()
+    module, _, function = name.partition(":")
+    result = getattr(import_module(module), function)(*arguments)
+    torch.save(result, folder / f"{processes.rank()}.pt")
+    processes.leave()
 
 
 def sums_told(events: list[str]) -> None:
@@ -61,23 +56,3 @@ def sums_told(events: list[str]) -> None:
         return Told(work)
 
     patch.object(dist, "all_reduce", told).start()
-
-
-def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun tells a process."""
-    return {
-        "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-
-
-def called(name: str) -> Any:
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)()
-
-
-if __name__ == "__main__":
-    processes.join()
-    result = called(sys.argv[1])
-    torch.save(result, Path(sys.argv[2]) / f"{processes.rank()}.pt")
-    processes.leave()

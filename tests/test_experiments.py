@@ -76,6 +76,10 @@ def images_for(config: Config) -> Dataset:
     )  # fmt: skip
 
 
+def settings_of(config: Config, stage: str) -> Any:
+    return config.settings[stage]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_says_what_to_run_and_what_to_expect(name: str) -> None:
     starts = [line.split(" ")[0] for line in head_of(name).splitlines() if line[:1].islower()]
@@ -93,7 +97,7 @@ def test_the_commands_of_every_experiment_can_be_run(name: str, cell: list[str])
     check(config, dataset, plan(config, dataset))
     if config.rule.name not in ("vae", "none"):
         with torch.device("meta"):
-            attached(config.rule, new_network(config, dataset), "pretrain", lr=config.pretrain.lr)
+            attached(config.rule, new_network(config, dataset), "pretrain", lr=settings_of(config, "pretrain").lr)
 
 
 def test_a_network_that_can_not_be_mirrored_is_found_before_anything_runs() -> None:
@@ -159,14 +163,18 @@ def test_one_command_makes_a_table_of_the_papers(name: str) -> None:
 def test_paper_experiments_pin_the_protocol(name: str, samples: int, size: int, batch: int, penalty: float) -> None:
     config = loaded(f"experiment=fasthebb/{name}")
     assert (config.dataset.train_samples, config.dataset.size) == (samples, size)
-    assert config.pretrain.batch_size == config.finetune.batch_size == batch
-    assert (config.pretrain.epochs, config.pretrain.schedule, config.pretrain.layer_lr) == (20, "constant", {})
-    assert config.pretrain.lr == (1e-4 if "imagenet" in name and "tiny" not in name else 1e-3)
+    pretrain, tuned = settings_of(config, "pretrain"), settings_of(config, "finetune")
+    assert pretrain.batch_size == tuned.batch_size == batch
+    assert (pretrain.epochs, pretrain.schedule, pretrain.layer_lr) == (20, "constant", {})
+    assert pretrain.lr == (1e-4 if "imagenet" in name and "tiny" not in name else 1e-3)
     assert (config.rule.options, config.rule.layer_lr) == ({"denominator": "patches"}, {})
-    tuned = config.finetune
     assert (tuned.epochs, tuned.lr, tuned.schedule, tuned.weight_decay) == (20, 1e-3, "halving", penalty)
     assert (tuned.momentum, tuned.augment, config.label_subset) == (0.9, "none", "random")
     if name != "vgg_imagenet":
         assert (config.model.norm, config.model.dropout) == ("relative", 0.5)
     swta = loaded(f"experiment=fasthebb/{name}", "rule=paper/swta")
-    assert (swta.rule.whitening, swta.rule.options, swta.pretrain.lr) == (0.01, {"temperature": 0.02}, 1e-3)
+    assert (swta.rule.whitening, swta.rule.options, settings_of(swta, "pretrain").lr) == (
+        0.01,
+        {"temperature": 0.02},
+        1e-3,
+    )

@@ -1,19 +1,19 @@
-"""The update of one layer: numerator and denominator, as sums over patches.
+"""The update of one layer: a numerator and a denominator, both sums over patches (see rules.py for the equations).
 
-Both are sums for a fixed W, so those of micro-batches or of other processes add up, and one division at the end
-gives the update of the whole batch, exactly. For a convolution G^T X is its weight gradient with G in place of the
-output's gradient, and nothing is unfolded. (One on small maps, with fewer patches than units, is unfolded where the
-blocked form of `products` then wins by more.)
+While W stays the same, the sums of micro-batches and of processes add up. One division at the end gives the update of
+the whole batch.
+For a convolution, G^T X is its weight gradient with G in place of the output's gradient, so patches are not unfolded.
+The exception is a convolution with fewer patches than units: it unfolds them, where the blocked form of products.py
+then costs less.
 
 Shapes: N patches (samples x positions), D inputs of a unit, K units, G groups; B batch. Knows no rule by name.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fasthebb import geometry, products, tiles
@@ -24,9 +24,12 @@ from fasthebb.rules import Terms
 
 @dataclass
 class Sums:
-    """Numerator (shape of the weight) and denominator (groups, units of a group) of an update, sums over patches.
+    """The numerator and denominator of an update, sums over patches.
 
-    `largest` and `tangent` as in Terms: what the division does once all patches are summed.
+    Args:
+        numerator: in the shape of the weight.
+        denominator: (G, K).
+        damping, largest, tangent: see `Terms`; they say how to divide after all patches are added.
     """
 
     numerator: Tensor
@@ -36,31 +39,15 @@ class Sums:
     tangent: bool = False
 
     def add_(self, other: "Sums") -> None:
-        """More patches, into the same memory."""
+        """Adds sums over more patches, in place."""
         self.numerator.add_(other.numerator)
         self.denominator.add_(other.denominator)
 
-    def send(self, processes: dist.ProcessGroup) -> Callable[[], "Sums"]:
-        """Starts to add up everyone's sums, in one flat buffer; what it returns waits for the result."""
-        flat = torch.cat([_inputs_last(self.numerator).reshape(-1), self.denominator.reshape(-1)])
-        work = dist.all_reduce(flat, group=processes, async_op=True)
-        assert work is not None
-
-        def received() -> Sums:
-            work.wait()
-            numerator, denominator = flat.split([self.numerator.numel(), self.denominator.numel()])
-            ordered = _inputs_last(self.numerator)
-            ordered.copy_(numerator.view_as(ordered))
-            self.denominator = denominator.view_as(self.denominator)
-            return self
-
-        return received
-
     @torch.no_grad()
     def gradient_(self, weight: Tensor) -> Tensor:
-        """-dW = -numerator / denominator, in the numerator's memory: the sums are spent.
+        """-dW = -numerator / denominator, in the shape of the weight.
 
-        A unit whose denominator is 0 has learnt nothing and stays as it is.
+        It overwrites the numerator. A unit whose denominator is 0 gets a gradient of 0.
         """
         numerator = self.numerator
         if self.tangent:
@@ -75,11 +62,14 @@ class Sums:
 
 
 def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A convolution's batch in parts whose responses stay small; sums over patches don't mind."""
+    """Divides a batch into chunks whose responses fit the cache; sums over patches allow that.
+
+    Only a convolution's batch is divided. It yields pairs of input and output; none for an empty batch.
+    """
     if len(x) and (isinstance(layer, nn.Linear) or geometry.covers_input(layer, x)):
         yield x, output
         return
-    if len(x) == 0:  # a process may have nothing of a batch
+    if len(x) == 0:  # a process may have no image of a batch
         return
     parts = math.ceil(output.numel() / tiles.sizes_for(output).chunk)
     size = math.ceil(len(x) / parts)
@@ -87,7 +77,12 @@ def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Te
 
 
 def pre_activation(layer: Layer, x: Tensor, output: Tensor, *, lengths: bool = True) -> PreActivation:
-    """The layer's inner products, and lengths where wanted, from its input and its output: x.w costs nothing twice."""
+    """The layer's inner products x.w, from its output, so that they are not computed twice.
+
+    Args:
+        x, output: the layer's input and output.
+        lengths: also compute |w| and |x|, for the responses in WITH_LENGTHS.
+    """
     dot = output if layer.bias is None else output - geometry.per_unit(layer, layer.bias)
     if not lengths:
         return PreActivation(geometry.by_patch(layer, dot))
@@ -96,7 +91,7 @@ def pre_activation(layer: Layer, x: Tensor, output: Tensor, *, lengths: bool = T
 
 
 def project_(layer: Layer, output: Tensor) -> Tensor:
-    """The output made x.w / |w|, in its own memory; a bias stays as it is, as it will with weights of length 1."""
+    """Turns the layer's output into x.w / |w| + b, in place; for weights of length 0 it is b."""
     norm_K = layer.weight.flatten(1).norm(dim=1)
     scale = geometry.per_unit(layer, 1 / torch.where(norm_K == 0, 1, norm_K)).to(output.dtype)
     if layer.bias is None:
@@ -106,13 +101,13 @@ def project_(layer: Layer, output: Tensor) -> Tensor:
 
 
 def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> Sums:
-    """Numerator and denominator of one layer for one batch.
+    """The numerator and denominator of one layer for one batch.
 
     Args:
         layer: a Linear or Conv2d of any stride, padding, dilation and groups.
-        x: what the layer was called with.
-        terms: what the rule said of its response.
-        spare: memory for the numerator, in the weight's shape.
+        x: the layer's input.
+        terms: the rule's terms for the layer's response to x.
+        spare: memory for the numerator, in the shape of the weight; None: it is allocated.
     """
     if isinstance(layer, nn.Conv2d) and not geometry.covers_input(layer, x) and not _has_few_patches(layer, terms):
         numerator, power_GK = _convolution(layer, x, terms)
@@ -131,15 +126,15 @@ def sums(layer: Layer, x: Tensor, terms: Terms, spare: Tensor | None = None) -> 
 
 
 def nothing(layer: Layer, terms: Terms) -> Sums:
-    """The sums over no patch, for a rule with such terms."""
+    """The sums of an empty batch, for a rule with these terms."""
     denominator_GK = layer.weight.new_zeros(geometry.groups_of(layer), len(layer.weight) // geometry.groups_of(layer))
     return Sums(torch.zeros_like(layer.weight), denominator_GK, terms.damping, terms.largest, terms.tangent)
 
 
 def _has_few_patches(layer: nn.Conv2d, terms: Terms) -> bool:
-    """Whether a deep convolution on small maps does better in blocks of units, for which its few patches are unfolded.
+    """Whether a convolution has so few patches that unfolding them, for the blocked form, costs less.
 
-    All pairs of units cost about N K^2 + K^2 D, blocks of b units 2 N K D + 2 b K D.
+    All pairs of units cost about N K^2 + K^2 D operations; blocks of b units cost about 2 N K D + 2 b K D.
     """
     n, k, d = len(terms.gate), len(layer.weight), layer.weight[0].numel()
     in_order = terms.mask == "tril" and terms.recombination is not None and terms.towards == "patches"
@@ -147,7 +142,7 @@ def _has_few_patches(layer: nn.Conv2d, terms: Terms) -> bool:
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
-    """Numerator and sum_n G R, (G, K). X is never unfolded; the K x K matrix is small beside the positions."""
+    """The numerator and sum_n G R, (G, K), without unfolding X. The K x K matrix is small beside the output maps."""
     gate, recombination = terms.gate, terms.recombination
     if terms.towards != "patches":
         numerator = layer.weight * (len(gate) if terms.towards == "weights" else 0)
@@ -159,7 +154,7 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
             gate_BCHW, x, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
             [False, True, False],
         )  # fmt: skip
-    # one row a unit, in whatever order of its inputs is a view
+    # one row for each unit; its inputs are in the order that needs no copy
     last = numerator.is_contiguous(memory_format=torch.channels_last)
     numerator = numerator if last else numerator.contiguous()
     inputs_last = (0, 2, 3, 1) if last else (0, 1, 2, 3)
@@ -170,8 +165,3 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
         r_NK = None if recombination is None else recombination[:, group]
         power_GK[group] = products.recombine_(out_GKD[group], w_GKD[group], gate[:, group], r_NK, terms.mask)
     return numerator, power_GK
-
-
-def _inputs_last(weight: Tensor) -> Tensor:
-    """A view in which channels_last memory is contiguous; the same order in every process, whatever its memory."""
-    return weight.movedim(1, -1) if weight.dim() == 4 else weight

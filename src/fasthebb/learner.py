@@ -1,14 +1,13 @@
-"""Attaches a rule to the plain Conv2d and Linear layers of any network: they learn while it runs forward.
+"""Trains the Conv2d and Linear layers of any network by a Hebbian rule, while the network runs forward.
 
     learner = HebbianLearner(network, "hpca", lr=0.1, exclude=["classifier*"])
     for images in loader:
-        learner.learn(images)  # or in micro-batches: learner.observe(images), as often as it takes, and learner.step()
+        learner.learn(images)
     learner.finish()
 
-A forward hook adds each layer's numerator and denominator to what it has seen since the last step, so observing two
-half batches equals observing the whole one. The update reaches the weights through a torch optimizer as -dW.
-Where several processes observe a part of each batch, their sums are added up while the next layer works.
-Knows nothing of data, schedules or files.
+`learn` is two halves: gradients.py turns images into -dW of each layer, and a torch optimizer applies that.
+They can be called one by one: `learner.observe(images)`, as often as needed, and then `learner.step()`.
+Knows no data, schedules or files.
 """
 
 import math
@@ -16,52 +15,41 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from fasthebb import engine, geometry
-from fasthebb.layer import LayerStatistics, LearningLayer, alive
-from fasthebb.micro_batch import in_micro_batches, layers
-from fasthebb.patterns import last_match, matches
-from fasthebb.precision import full_precision
+from fasthebb import geometry, processes
+from fasthebb.gradients import Gradients
+from fasthebb.layer import LayerStatistics, LearningLayer, choose_layers
+from fasthebb.patterns import last_match
 from fasthebb.replay import Replay
-from fasthebb.responses import RESPONSES, WITH_LENGTHS, Moments, PreActivation, Response
-from fasthebb.rules import Rule, Terms
-from fasthebb.settings import MOMENTUM, RuleSetting, StepSetting, setting_of
-from fasthebb.teacher import taught, teacher_signal
+from fasthebb.settings import Execution, RuleSetting, StepSetting, setting_of
+from fasthebb.teacher import Teacher
 
 PLAIN_STEP = StepSetting()
+PLAIN_EXECUTION = Execution()
 
 
 class HebbianLearner:
-    """Hebbian learning for the layers of a network, through forward hooks.
+    """Hebbian learning for the layers of a network.
 
     Args:
-        network: any module; its Conv2d and Linear layers learn, unless excluded.
-        rule: a key of RULES, with its usual response, or a RuleSetting.
+        network: any module; its Conv2d and Linear layers learn, unless they are excluded.
+        rule: a key of RULES, or a RuleSetting such as `RULES["kwta"].with_options(k=3)`.
         lr: learning rate, > 0.
-        options: keyword arguments of the rule.
-        include, exclude: patterns of layer names (`conv*`, `features.0`); exclusion wins.
-        layer_lr: factors on lr for layers whose name matches a pattern; the last match counts.
-        layer_options: options of the rule for layers whose name matches a pattern, besides `options`.
+        layer_lr: pattern of layer names -> factor on lr; the last match counts.
+        include, exclude: patterns of layer names (`conv*`, `features.0`); `exclude` wins.
         step: how an update becomes a step.
-        classes: of the labels that `observe` is then given: a teacher signal assigns units to classes in all learning
-            layers but the network's first.
-        assigned: how many of a layer's units are, by pattern of layer names; all of them unless given, and in any
-            case a whole number a class.
-        optimizer: builds a torch optimizer from parameter groups; plain SGD unless given.
-        compile: the element-wise work of responses and rules is fused by torch.compile; equal to rounding.
-        processes: each of them observes a part of every batch, and all make the step of the whole.
-        micro_batch: images that run through the network at a time; the numbers are those of the whole batch.
-        replay: `learn` records what it asks of a GPU, and replays it. For one process, without `compile`, and networks
-            and rules that decide nothing in Python.
+        teacher: a teacher signal, for which `learn` and `observe` need labels; None: learning without labels.
+        optimizer: builds a torch optimizer from parameter groups; by default plain SGD.
+        execution: micro-batches, processes, torch.compile, CUDA graphs.
 
-    While `paused` is true, forward passes teach nothing.
-    `untaught` names those in which a teacher assigns no unit, as they have fewer units than there are classes.
-    `unserved` says of the layers that the patterns take in but the rule can't serve why; they keep their weights.
+    Attributes:
+        layers: the layers that learn.
+        untrainable: layer name -> reason why the rule cannot train it; such a layer keeps its weights.
+        optimizer: the torch optimizer, with one parameter group for each layer.
 
     Raises:
-        ValueError: an unknown rule or option, or patterns that leave no layer.
+        ValueError: an unknown rule or option, or no layer is left to learn.
     """
 
     def __init__(
@@ -70,154 +58,120 @@ class HebbianLearner:
         rule: str | RuleSetting,
         *,
         lr: float,
-        options: Mapping[str, Any] | None = None,
+        layer_lr: Mapping[str, float] | None = None,
         include: Iterable[str] = ("*",),
         exclude: Iterable[str] = (),
-        layer_lr: Mapping[str, float] | None = None,
-        layer_options: Mapping[str, Mapping[str, Any]] | None = None,
         step: StepSetting = PLAIN_STEP,
-        classes: int | None = None,
-        assigned: Mapping[str, int] | None = None,
+        teacher: Teacher | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
-        compile: bool = False,
-        processes: dist.ProcessGroup | None = None,
-        micro_batch: int | None = None,
-        replay: bool = False,
+        execution: Execution = PLAIN_EXECUTION,
     ) -> None:
-        self.network = network
-        self.setting = setting_of(rule)
-        self.rule, self.running = self.setting.rule, self.setting.running
-        self.response: Response = RESPONSES[self.setting.response]
-        self.step_setting, self.classes, self.assigned = step, classes, dict(assigned or {})
-        self.labels: Tensor | None = None
-        self.paused = False
-        self.processes, self.micro_batch = processes, micro_batch
-        self._last_micro_batch = True
-        self._respond = torch.compile(_respond, dynamic=True) if compile else _respond
-        self.layers: list[LearningLayer] = []
-        self.unserved: dict[str, str] = {}
-        include, exclude = list(include), list(exclude)
-        for name, module in network.named_modules():
-            if not matches(name, include) or matches(name, exclude):
-                continue
-            chosen = dict(options or {}) | dict(last_match(name, layer_options or {}, {}))
-            reason = _unserved(module, self.setting.tried(chosen).competitive)
-            if reason is not None:
-                self.unserved[name] = reason
-            elif isinstance(module, nn.Linear | nn.Conv2d):
-                self.layers.append(LearningLayer(name, module, chosen))
-        if not self.layers:
-            found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-            raise ValueError(
-                "no Conv2d or Linear layer is left to learn: see include and exclude; there are: " + ", ".join(found)
-            )
-        self._first = next(module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+        self.network, self.teacher = network, teacher
+        self.setting, self.step_setting, self.execution = setting_of(rule), step, execution
+        self.layers, self.untrainable = choose_layers(network, self.setting, include=include, exclude=exclude)
+        factors = [self._factor(layer, layer_lr or {}) for layer in self.layers]
         self.optimizer = optimizer(
-            [{"params": [layer.module.weight], "lr": lr * self._factor(layer, layer_lr or {})} for layer in self.layers]
+            [{"params": [layer.module.weight], "lr": lr * f} for layer, f in zip(self.layers, factors, strict=True)]
         )
-        self._hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self.layers]
-        self._replay = Replay(self._gradients_of) if replay else None
+        self.gradients = Gradients(network, self.layers, self.setting, teacher=teacher, execution=execution)
+        self._replay = Replay(self._updates) if execution.replay else None
+
+    @property
+    def paused(self) -> bool:
+        """While true, forward passes teach nothing."""
+        return self.gradients.paused
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self.gradients.paused = value
+
+    @property
+    def without_teacher(self) -> list[str]:
+        """Names of the layers that learn without the teacher: they have, or it assigns, fewer units than classes.
+
+        The network's first layer is not among them, though the teacher leaves it alone.
+        """
+        if self.teacher is None:
+            return []
+        assigned = {layer.name: self.teacher.assigned_units(layer.name, layer.units) for layer in self.layers}
+        rest = [layer.name for layer in self.layers if not layer.is_first]
+        return [name for name in rest if assigned[name] < self.teacher.classes]
 
     @torch.no_grad()
     def learn(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Observes a batch and makes its step; see `observe`.
+        """One step: observes a batch and applies its update; arguments and errors as for `observe`.
 
         Raises:
-            NotRecordable: with `replay`, a network that waits for numbers.
+            NotRecordable: with `Execution.replay`, the network or the rule can't be a CUDA graph.
         """
-        if self._replay is None or any(layer.sums is not None for layer in self.layers):
-            gradients: Sequence[Tensor | None] = self._gradients_of(images, labels)
+        if self._replay is None or self.gradients.pending:
+            self._apply(self._updates(images, labels))
         else:
-            state = [(layer.learns, layer.is_watched, layer.moments is None) for layer in self.layers]
-            gradients = self._replay(images, labels, key=(self.paused, self.network.training, *state))
-        self._apply(gradients)
+            self._apply(self._replay(images, labels, key=self.gradients.key))
 
-    @torch.no_grad()
     def observe(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Runs the network forward, in its present mode, and adds what each layer saw to its sums.
-
-        An nn.Sequential runs no further than to the child that holds the last layer that learns.
-        A rule with running moments takes each call for a batch; for the others, micro-batches add up to the whole.
-
-        Args:
-            labels: (B,), for the teacher signal; below 0 where there is none.
-
-        Returns:
-            The output of what ran last.
-
-        Raises:
-            ValueError: labels without `classes`, or the reverse.
-        """
-        if (labels is None) != (self.classes is None):
-            raise ValueError("labels and classes go together: they are the teacher signal")
-        children = [self.network]
-        if isinstance(self.network, nn.Sequential) and type(self.network).forward is nn.Sequential.forward:
-            children = list(self.network)  # where a module may stand twice
-        last = max(k for k, child in enumerate(children) for layer in self.layers if _learns_in(layer, child))
-        needed, total = children[: last + 1], len(images)
-
-        def begin(start: int, stop: int) -> None:
-            self.labels = None if labels is None else labels[start:stop]
-            self._last_micro_batch = stop == total
-
-        try:
-            begin(0, total)
-            if self.micro_batch is None or total <= self.micro_batch:
-                for child in needed:
-                    images = child(images)
-                return images
-            whole = [layer.module for layer in self.layers if self.running]
-            modules = [module for child in needed for module in layers(child)]
-            return in_micro_batches(modules, images, self.micro_batch, whole=whole, begin=begin)
-        finally:
-            self.labels = None
-
-    @property
-    def untaught(self) -> list[str]:
-        if self.classes is None:
-            return []
-        units = {layer.name: len(layer.module.weight) // geometry.groups_of(layer.module) for layer in self.layers}
-        return [
-            layer.name for layer in self.layers
-            if layer.module is not self._first
-            and min(self._assigned(layer, units[layer.name]), units[layer.name]) < self.classes
-        ]  # fmt: skip
-
-    def learn_only(self, name: str | None) -> None:
-        """One layer learns, for learning layer by layer; None: all do."""
-        for layer in self.layers:
-            layer.learns = name in (None, layer.name)
+        """Runs the network on a batch, or a part of one, for the next `step`; see `Gradients.observe`."""
+        return self.gradients.observe(images, labels)
 
     @torch.no_grad()
     def step(self) -> None:
         """Applies the update of everything observed since the last step."""
-        self._apply(self._gradients())
+        self._apply(self._scaled(self.gradients.take()))
 
-    def _gradients_of(self, images: Tensor, labels: Tensor | None) -> list[Tensor | None]:
-        self.observe(images, labels)
-        return self._gradients()
-
-    def _gradients(self) -> list[Tensor | None]:
-        """-dW of every layer from everything observed since the last step; None where that is nothing."""
-        gradients: list[Tensor | None] = []
+    def learn_only(self, name: str | None) -> None:
+        """From now on one layer learns, for training layer by layer; None: all layers learn."""
         for layer in self.layers:
-            weight = layer.module.weight
-            for receive in layer.sent:
-                layer.add(receive())
-            layer.sent = []
-            if layer.sums is None:
-                gradients.append(None)
-                continue
-            gradient = layer.sums.gradient_(weight)
-            if self.step_setting.norm_power is not None:
-                distance_K = (weight.flatten(1).norm(dim=1) - 1).abs()
-                gradient.mul_(geometry.per_row(distance_K**self.step_setting.norm_power, weight))
-            layer.spare = gradient if isinstance(layer.module, nn.Linear) else None
-            layer.sums = None
-            gradients.append(gradient)
+            layer.learns = name in (None, layer.name)
+
+    def statistics(self) -> dict[str, LayerStatistics]:
+        """Layer name -> statistics since the last call, for the layers that learn. All processes must call it."""
+        self._share_alive()
+        report = {layer.name: layer.statistics() for layer in self.layers if layer.learns}
+        for layer in self.layers:
+            layer.reset_statistics()
+        return report
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Removes the hooks. Under a rule with projection, each weight vector gets length 1."""
+        self.gradients.remove_hooks()
+        self._replay = None  # frees its memory
+        if self.setting.projection:
+            for layer in self.layers:
+                normalise_(layer.module.weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer, statistics and running moments; the weights are in the network's own state_dict.
+
+        Call it between steps. All processes must call it.
+        """
+        self._share_alive()
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "layers": {layer.name: layer.state() for layer in self.layers},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        for layer in self.layers:
+            layer.load_state(state["layers"][layer.name])
+        if self._replay is not None:  # recorded graphs read the old moments
+            self._replay = Replay(self._updates)
+
+    def _updates(self, images: Tensor, labels: Tensor | None) -> list[Tensor | None]:
+        """From images to what the optimizer gets; `learn` replays this on a GPU."""
+        return self._scaled(self.gradients(images, labels))
+
+    def _scaled(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """The gradients times | |w| - 1 |^p for each unit, in place, if the step has a p."""
+        if self.step_setting.norm_power is not None:
+            for layer, gradient in zip(self.layers, gradients, strict=True):
+                if gradient is not None:
+                    scale_by_distance_(gradient, layer.module.weight, self.step_setting.norm_power)
         return gradients
 
     def _apply(self, gradients: Sequence[Tensor | None]) -> None:
+        """One step of the optimizer. A layer without a gradient keeps its weights."""
         for layer, group, gradient in zip(self.layers, self.optimizer.param_groups, gradients, strict=True):
             weight = layer.module.weight
             weight.grad = gradient
@@ -229,153 +183,27 @@ class HebbianLearner:
         self.optimizer.step()
         for layer in self.layers:
             if self.step_setting.normalise and layer.module.weight.grad is not None:
-                _normalise(layer.module.weight)
+                normalise_(layer.module.weight)
             layer.module.weight.grad = None
-
-    def statistics(self) -> dict[str, LayerStatistics]:
-        """Statistics since the last call by layer name, of the layers that learn; all processes call it together."""
-        self._share_alive()
-        report = {layer.name: layer.statistics() for layer in self.layers if layer.learns}
-        for layer in self.layers:
-            layer.reset_statistics()
-        return report
-
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Removes the hooks. Under a projecting rule each weight vector becomes its direction."""
-        for hook in self._hooks:
-            hook.remove()
-        self._replay = None  # and the memory that it holds
-        if self.setting.projection:
-            for layer in self.layers:
-                _normalise(layer.module.weight)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizer, statistics and running moments; the weights are the network's own. Call it between steps, in all
-        processes.
-        """
-        self._share_alive()
-        layers = {
-            layer.name: {
-                "alive": layer.alive,
-                "update_total": layer.update_total,
-                "steps": layer.steps,
-                "moments": None if layer.moments is None else vars(layer.moments),
-            }
-            for layer in self.layers
-        }
-        return {"optimizer": self.optimizer.state_dict(), "layers": layers}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        for layer in self.layers:
-            saved = state["layers"][layer.name]
-            layer.alive.copy_(saved["alive"])
-            layer.update_total.copy_(saved["update_total"])
-            layer.steps = saved["steps"]
-            device = layer.module.weight.device
-            moments = saved["moments"]
-            layer.moments = moments and Moments(
-                **{name: value.to(device, copy=True) for name, value in moments.items()}
-            )
-        if self._replay is not None:  # what was recorded knows the moments before
-            self._replay = Replay(self._gradients_of)
-
-    def _share_alive(self) -> None:
-        if self.processes is not None:
-            for layer in self.layers:
-                alive = layer.alive.int()
-                dist.all_reduce(alive, dist.ReduceOp.MAX, group=self.processes)
-                layer.alive.copy_(alive)
 
     def _factor(self, layer: LearningLayer, layer_lr: Mapping[str, float]) -> float:
         factor: float = last_match(layer.name, layer_lr, 1.0)
         inputs = layer.module.weight[0].numel()
         return factor / math.sqrt(inputs) if self.step_setting.per_input else factor
 
-    def _hook(self, layer: LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            module, dtype = layer.module, layer.module.weight.dtype
-            if layer.learns and not self.paused:
-                # under autocast only the forward product is of low precision: the sums cancel too much for it
-                with torch.no_grad(), full_precision(output):
-                    self._learn(layer, inputs[0].to(dtype), output.to(dtype))
-            if not self.setting.projection:
-                return None
-            return engine.project_(module, output.clone() if torch.is_grad_enabled() else output)
-
-        return hook
-
-    def _learn(self, layer: LearningLayer, x: Tensor, output: Tensor) -> None:
-        """Adds what one batch says to the layer's sums, chunk by chunk."""
-        module, lengths = layer.module, self.response in WITH_LENGTHS
-        if self.running:  # the gates need the whole batch's moments
-            y_NGK = self.response(engine.pre_activation(module, x, output, lengths=lengths))
-            batch = Moments.of(y_NGK, self.processes)
-            if layer.moments is None:
-                layer.moments = batch
-            else:
-                layer.moments.move_to_(batch, MOMENTUM)
-        first = 0
-        for x_part, output_part in engine.chunks(module, x, output):
-            pre = engine.pre_activation(module, x_part, output_part, lengths=lengths)
-            teacher = self._teacher(layer, pre.dot_NGK, slice(first, first + len(x_part)))
-            first += len(x_part)
-            terms = self._respond(self.response, self.rule, layer.options, pre, layer.moments, teacher)
-            seen = engine.sums(module, x_part, terms, layer.spare if layer.sums is None else None)
-            layer.spare = None
-            if layer.is_watched:
-                layer.alive |= alive(terms)
-            layer.add(seen)
-        if self.processes is not None and self._last_micro_batch:
-            seen = layer.sums or engine.nothing(module, self.setting.tried(layer.options))
-            layer.sent.append(seen.send(self.processes))
-            layer.sums = None
-
-    def _teacher(self, layer: LearningLayer, dot_NGK: Tensor, images: slice) -> Tensor | None:
-        if self.labels is None or self.classes is None:
-            return None
-        labels = self.labels[images]
-        patches, groups, units = dot_NGK.shape
-        labels_N = labels.repeat_interleave(patches // len(labels))
-        assigned = self._assigned(layer, units)
-        return teacher_signal(labels_N, self.classes, units, groups=groups, assigned=assigned).to(dot_NGK.dtype)
-
-    def _assigned(self, layer: LearningLayer, units: int) -> int:
-        """Of the units of a group, how many a teacher may assign; none in the network's first layer."""
-        return 0 if layer.module is self._first else last_match(layer.name, self.assigned, units)
+    def _share_alive(self) -> None:
+        if self.execution.processes is not None:
+            for layer in self.layers:
+                processes.any_(layer.alive, self.execution.processes)
 
 
-def _respond(
-    response: Response,
-    rule: Rule,
-    options: Mapping[str, Any],
-    pre: PreActivation,
-    moments: Moments | None,
-    teacher: Tensor | None,
-) -> Terms:
-    """All element-wise work between a layer's forward product and the products of its update."""
-    running = [] if moments is None else [moments]
-    if teacher is None:
-        return rule(response(pre), *running, **options)
-    return taught(rule, response(pre), teacher, *running, **options)
-
-
-def _unserved(module: nn.Module, competitive: bool) -> str | None:
-    """Why a module with weights can't learn by the rule; None if it can, or if there is nothing to learn."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        groups = module.groups if isinstance(module, nn.Conv2d) else 1
-        if competitive and len(module.weight) == groups:
-            return "one unit a group, and the rule needs several that compete"
-        return None
-    own = [value for value in module.parameters(recurse=False) if value.dim() > 1]
-    return f"a {type(module).__name__}, and rules are for Conv2d and Linear" if own else None
-
-
-def _learns_in(layer: LearningLayer, module: nn.Module) -> bool:
-    return layer.learns and any(part is layer.module for part in module.modules())
-
-
-def _normalise(weight: Tensor) -> None:
+def normalise_(weight: Tensor) -> None:
+    """Each weight vector gets length 1, in place; a zero vector stays zero."""
     norm_K = weight.flatten(1).norm(dim=1)
     weight.div_(geometry.per_row(torch.where(norm_K == 0, 1, norm_K), weight))
+
+
+def scale_by_distance_(gradient: Tensor, weight: Tensor, power: float) -> None:
+    """Multiplies each unit's gradient by | |w| - 1 |^power, in place (SoftHebb; Journé et al., ICLR 2023)."""
+    distance_K = (weight.flatten(1).norm(dim=1) - 1).abs()
+    gradient.mul_(geometry.per_row(distance_K**power, weight))

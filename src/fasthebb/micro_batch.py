@@ -1,10 +1,11 @@
-"""Runs a network on a large batch in micro-batches, to save memory: the numbers are those of the whole batch.
+"""Runs a network on a large batch in micro-batches, which saves memory; the numbers are those of the whole batch.
 
-Each run of layers between two that must see all images (batch norm) works on one micro-batch after the other. Where
-gradients are wanted, what lies within such a run is computed again in the backward pass instead of being kept.
+Batch norm must see all images at once. The layers between two such modules work on one micro-batch after the other.
+Where gradients are wanted, their intermediate results are not kept: the backward pass computes them again.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -13,16 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 Begin = Callable[[int, int], None]
+Run = Callable[..., Tensor]  # like run_whole
 
 
 class InMicroBatches(nn.Module):
-    """A network that takes its batches in micro-batches.
+    """A network that runs on its batches in micro-batches.
 
     Args:
-        size: images in a micro-batch, at least 1.
+        size: number of images in a micro-batch, >= 1.
 
     Raises:
-        ValueError: batch norm lies inside of something that is not a plain nn.Sequential.
+        ValueError: batch norm lies inside a module that is not a plain nn.Sequential.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
@@ -34,8 +36,34 @@ class InMicroBatches(nn.Module):
         return in_micro_batches(layers(self.network), images, self.size)
 
 
+def runner(size: int | None) -> Run:
+    """How modules run on a batch: in micro-batches of `size` images, or at once if it is None."""
+    return run_whole if size is None else partial(run_in_micro_batches, size=size)
+
+
+def run_whole(modules: list[nn.Module], x: Tensor, *, whole: Collection[nn.Module], begin: Begin) -> Tensor:
+    """The modules' output for x, (B, ...), all images at once; the arguments are those of `in_micro_batches`."""
+    begin(0, len(x))
+    for module in modules:
+        x = module(x)
+    return x
+
+
+def run_in_micro_batches(
+    modules: list[nn.Module], x: Tensor, *, whole: Collection[nn.Module], begin: Begin, size: int
+) -> Tensor:
+    """The same in micro-batches of `size` images.
+
+    Raises:
+        ValueError: as InMicroBatches.
+    """
+    if len(x) <= size:
+        return run_whole(modules, x, whole=whole, begin=begin)
+    return in_micro_batches([layer for m in modules for layer in layers(m)], x, size, whole=whole, begin=begin)
+
+
 def layers(network: nn.Module) -> list[nn.Module]:
-    """What a network does, one after the other.
+    """The network's modules in the order in which they run, without the nn.Sequential around them.
 
     Raises:
         ValueError: as InMicroBatches.
@@ -51,11 +79,12 @@ def in_micro_batches(
     whole: Collection[nn.Module] = (),
     begin: Begin = lambda start, stop: None,
 ) -> Tensor:
-    """The modules' output for x.
+    """The modules' output for x, (B, ...).
 
     Args:
-        whole: modules besides batch norm that must see all images at once, or that have others inside that must.
-        begin: called before each micro-batch with its first image and the one after its last.
+        size: number of images in a micro-batch, >= 1.
+        whole: modules that must see all images at once, besides batch norm; also as a part of another module.
+        begin: called before each micro-batch runs, with the index of its first image and of its last plus 1.
     """
 
     def needs_all(module: nn.Module) -> bool:
@@ -78,7 +107,7 @@ def in_micro_batches(
 
 def _layers(name: str, module: nn.Module) -> Iterator[nn.Module]:
     if type(module) is nn.Sequential:
-        for child_name, child in module._modules.items():  # named_children leaves out one that stands twice
+        for child_name, child in module._modules.items():  # named_children leaves out a module's second occurrence
             if child is not None:
                 yield from _layers(child_name, child)
     elif not isinstance(module, _BatchNorm) and any(isinstance(inner, _BatchNorm) for inner in module.modules()):

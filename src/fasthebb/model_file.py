@@ -1,4 +1,4 @@
-"""A trained network as one safetensors file that says how to build the network and prepare its images."""
+"""A trained network as one safetensors file, which also says how to build the network and prepare its images."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,18 +16,18 @@ from fasthebb.stage_files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, rea
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What it takes to use the weights.
+    """What a user of the weights needs to know.
 
     Args:
-        model, arguments: name and keyword arguments of the network's function.
-        channels, size: of its images.
+        model, arguments: name and keyword arguments of the function that builds the network; see `build_network`.
+        channels, size: of the images, (channels, size, size).
         classes: names of the classes, in the order of the scores.
-        mean, std: per channel, of pixels in [0, 1].
-        layer: the network ends after it; None: it is whole.
-        hidden: units of the classifier's hidden layer; 0: it has none.
-        labels_train, labels_validation: labels that the weights have seen.
-        taught: the classifier was fine-tuned, with the features as they are.
-        whitening: the network's first layer whitens; its matrix is among the weights.
+        mean, std: for each channel, of pixels in [0, 1]; images are normalised with them.
+        whitening: the network's first layer whitens the images; its matrix is one of the weights.
+        layer: the network ends after this layer; None: it is whole.
+        labels_train, labels_validation: number of labels that were used to train the weights.
+        taught: the classifier was trained on these features.
+        hidden: number of units in the classifier's hidden layer; 0: it has none.
     """
 
     model: str
@@ -46,21 +46,21 @@ class ModelCard:
 
 
 def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
-    """The file's content, the same for the same weights and card."""
-    # clones, since a module that stands twice shares its memory, which the format refuses
+    """The content of a model file; the same weights and card give the same bytes."""
+    # clones, as a module that occurs twice shares its memory, which the format refuses
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     described = asdict(card)
     if not card.hidden:
-        described.pop("hidden")  # it is younger than other files, which others stay equal to
-    # one key: several are written in any order
+        described.pop("hidden")  # so that files without it stay as they were before this field existed
+    # one key, as the order of several keys in the file would vary
     return save(tensors, metadata={"fasthebb": json.dumps(described)})
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
-    """Weights and card of a model file, or of the stage directory that holds one.
+    """The weights and the card of a model file, or of the stage directory that contains one.
 
     Raises:
-        ValueError: the file is not there, damaged, or not written by fasthebb.
+        ValueError: there is no file, it is damaged, or fasthebb did not write it.
     """
     path = _model_file(path)
     try:
@@ -78,7 +78,10 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 
 
 def _model_file(path: Path) -> Path:
-    """Of a directory its own, or of a stage that learns nothing that of the one before it, if it lies beside."""
+    """The model file of a stage directory; a path that is a file stays as it is.
+
+    A stage that trains nothing has no model file. Then it is that of the stage before, if both are in one folder.
+    """
     if not path.is_dir() or (path / MODEL_FILE).exists() or not (path / FINGERPRINT_FILE).exists():
         return path / MODEL_FILE if path.is_dir() else path
     content = read_json(path / FINGERPRINT_FILE)
@@ -90,7 +93,11 @@ def _model_file(path: Path) -> Path:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
-    """A trained network in evaluation mode, from `model.safetensors` or a stage directory.
+    """A trained network in evaluation mode: images (B, channels, size, size) -> scores (B, classes).
+
+    Args:
+        path: a `model.safetensors`, or the stage directory that contains one.
+        device: where the network is to be, as "cuda".
 
     Raises:
         ValueError: as `load_model_and_card`.
@@ -99,10 +106,10 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
 
 
 def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Module, ModelCard]:
-    """The network as `load_model` gives it, and what it takes to use it: its sizes, classes and normalisation.
+    """The same network, and its card: image size, classes and normalisation.
 
     Raises:
-        ValueError: no model, a damaged one, or one whose own network's function is missing or has changed.
+        ValueError: there is no model, it is damaged, or the function that builds its network is missing or has changed.
     """
     weights, card = read_model(Path(path))
     network = build_network(
@@ -123,13 +130,16 @@ def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Modul
 
 
 def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) -> list[str]:
-    """Loads weights that may come from another data set: a classifier of other classes is left as it is.
+    """Loads weights that may come from another data set. If the classifier does not fit, it is not loaded.
+
+    Args:
+        origin: the file of the weights, for error messages.
 
     Returns:
-        Names of the tensors that were left.
+        Names of the network's tensors that were not loaded.
 
     Raises:
-        ValueError: any other tensor is missing, unknown or of another shape.
+        ValueError: another tensor is missing, unknown or of another shape.
     """
     own = network.state_dict()
     left = []

@@ -1,4 +1,4 @@
-"""A user's own function by its name, `my_package.module:function`."""
+"""Imports a user's own function by its name, `my_package.module:function`."""
 
 import inspect
 from collections.abc import Callable
@@ -9,8 +9,12 @@ from typing import Any
 def imported(key: str, name: str) -> Callable[..., Any]:
     """The function that a setting names.
 
+    Args:
+        key: the setting's key, for the error message.
+        name: `my_package.module:function`.
+
     Raises:
-        ValueError: naming the key, when there is no such module or function.
+        ValueError: there is no such module or function, or the function takes no arguments.
     """
     module, _, function = name.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""Where numbers must keep full precision, whatever autocast is on outside."""
+"""Keeps full precision where autocast would lose too much."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast within, on the device of x. The meta device computes nothing and knows no autocast."""
+    """No autocast inside this context, on the device of x. On the meta device, torch has no autocast to turn off."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -1,10 +1,11 @@
-"""The matrices behind every rule: G^T X - mask(G^T R) W and sum_n G R, for plain matrices.
+"""The products behind every rule: G^T X - mask(G^T R) W and sum_n G R, for plain matrices.
 
-tril(G^T R) W is causal linear attention over units. With few patches it is done in blocks of units, each on what the
-blocks before left of X: O(N K D) instead of the O(K^2 D) of all pairs. Nothing is approximated.
+tril(G^T R) W is causal linear attention over units. With few patches it is computed in blocks of units: each block
+works on the rest of X, from which the reconstruction by all earlier blocks is already subtracted. That costs O(N K D)
+instead of O(K^2 D) for all pairs of units. Both forms are exact.
 
-Shapes: N patches, D inputs of a unit, K units; P blocks of b units; T tiles of d inputs; S parts of n patches. Knows no
-layer.
+Shapes: N patches, D inputs of a unit, K units; P blocks of b units; T tiles of d inputs; S parts of n patches.
+Knows no layer.
 """
 
 import torch
@@ -15,14 +16,14 @@ from fasthebb.rules import Mask, Terms
 
 
 def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator, in out_KD, and sum_n G R of each unit, (1, K)."""
+    """The numerator, which it writes into out_KD, and sum_n G R of each unit, (1, K)."""
     n, k, d = len(x_ND), *w_KD.shape
     g_NK = terms.gate.reshape(n, k)
     r_NK = None if terms.recombination is None else terms.recombination.reshape(n, k)
     if terms.towards != "patches":
         torch.mul(w_KD, n if terms.towards == "weights" else 0, out=out_KD)
     elif terms.mask == "tril" and r_NK is not None and k * (n + d) > n * d:
-        return out_KD, _blocked(x_ND, w_KD, g_NK, r_NK, out_KD)  # K x K costs N K^2 + K^2 D, blocks about N K D
+        return out_KD, _blocked(x_ND, w_KD, g_NK, r_NK, out_KD)  # all pairs: N K^2 + K^2 D
     else:
         torch.mm(g_NK.T, x_ND, out=out_KD)
     if terms.mask == "full" and r_NK is not None:
@@ -32,7 +33,10 @@ def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tupl
 
 
 def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
-    """G^T X - tril(G^T R) W in blocks of units, each on what the blocks before it leave of the patches."""
+    """Writes G^T X - tril(G^T R) W into out_KD, block by block; returns sum_n G R, (1, K).
+
+    The units that fill no whole block are one smaller block at the end.
+    """
     block, tile = tiles.sizes_for(x_ND).block, tiles.sizes_for(x_ND).tile
     whole = len(w_KD) // block * block
     rest_ND, powers = x_ND, []
@@ -51,10 +55,10 @@ def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Ten
 
 
 def _at_once(rest_ND: Tensor, w_KD: Tensor, g_PbN: Tensor, r_PNb: Tensor, own_Pbb: Tensor, out_KD: Tensor) -> Tensor:
-    """Blocks of units, all of them in one batch; returns what they leave of the patches."""
+    """All blocks in one batch of products; returns the rest of X after all blocks, (N, D)."""
     blocks, size, inputs = len(g_PbN), g_PbN.shape[1], w_KD.shape[1]
     w_PbD, out_PbD = w_KD.view(blocks, size, inputs), out_KD.view(blocks, size, inputs)
-    left_QND = rest_ND.new_empty(blocks + 1, *rest_ND.shape)  # by no block, by the first, by the first two, ...
+    left_QND = rest_ND.new_empty(blocks + 1, *rest_ND.shape)  # Q = P + 1: after no block, after one, ...
     left_QND[0] = rest_ND
     torch.baddbmm(left_QND[1:], r_PNb, w_PbD, beta=0, alpha=-1, out=left_QND[1:])
     left_QND.cumsum_(0)
@@ -66,17 +70,17 @@ def _at_once(rest_ND: Tensor, w_KD: Tensor, g_PbN: Tensor, r_PNb: Tensor, own_Pb
 def _in_turn(
     rest_ND: Tensor, w_KD: Tensor, g_PbN: Tensor, r_PNb: Tensor, own_Pbb: Tensor, out_KD: Tensor, tile: int
 ) -> Tensor:
-    """Blocks of units, one after the other; returns what they leave of the patches.
+    """One block after the other; returns the rest of X after all blocks, (N, D).
 
-    Inputs are in T tiles, a batch of small products at a time: a library shares out products between threads where it
-    may leave a single one of few rows to one thread.
+    The inputs are divided into T tiles, which makes each product a batch of T small ones: libraries divide a batch
+    between threads, but may leave a single product of few rows to one thread.
     """
     size, inputs = g_PbN.shape[1], w_KD.shape[1]
     tiles = _divisor(inputs, max(1, inputs // tile))
     (rest_TNd,) = _tiled_blocks(rest_ND, len(rest_ND), tiles)
     rest_TNd = rest_TNd.clone(memory_format=torch.contiguous_format)
     out_Tbd = rest_TNd.new_empty(tiles, size, inputs // tiles)
-    # unbound at once: a view made in the loop costs as much as a tenth of a product
+    # all views are made here: one made in the loop costs a tenth of a product
     every_tile = [block_P.unsqueeze(1).expand(-1, tiles, -1, -1).unbind() for block_P in (g_PbN, own_Pbb, r_PNb)]
     weights_PTbd, outs_PTbd = _tiled_blocks(w_KD, size, tiles), _tiled_blocks(out_KD, size, tiles)
     for g_TbN, own_Tbb, r_TNb, w_Tbd, block_Tbd in zip(*every_tile, weights_PTbd, outs_PTbd, strict=True):
@@ -87,12 +91,15 @@ def _in_turn(
 
 
 def _tiled_blocks(rows_KD: Tensor, size: int, tiles: int) -> tuple[Tensor, ...]:
-    """Views (T, size, D / T) of the blocks of so many rows."""
+    """Views of the blocks of `size` rows, each (T, size, D / T)."""
     return rows_KD.view(-1, size, tiles, rows_KD.shape[1] // tiles).movedim(2, 1).unbind()
 
 
 def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, mask: Mask) -> Tensor:
-    """Takes mask(G^T R) W from `out`; returns sum_n G R of each unit, (K,). For few units, or a mask without pairs."""
+    """Subtracts mask(G^T R) W from out_KD, in place; returns sum_n G R of each unit, (K,).
+
+    It computes all pairs of units, so it is for few units, or for a mask without pairs.
+    """
     if r_NK is None or mask in ("diag", "none"):
         power_K = (g_NK if r_NK is None else g_NK * r_NK).sum(0)
         if mask != "none":
@@ -102,7 +109,7 @@ def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, 
     power_K = g_NK.new_empty(k)
     parts = _divisor(len(g_NK), tiles.sizes_for(w_KD).parts)
     g_SKn, r_SnK = g_NK.unflatten(0, (parts, -1)).transpose(1, 2), r_NK.unflatten(0, (parts, -1))
-    for start in range(0, k, pairs):  # without most of what lies above the diagonal
+    for start in range(0, k, pairs):  # skips most of the pairs above the diagonal
         units = slice(start, start + pairs)
         others = slice(0, start + pairs if mask == "tril" else k)
         interaction = torch.bmm(g_SKn[:, units], r_SnK[..., others]).sum(0)
@@ -114,5 +121,5 @@ def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, 
 
 
 def _divisor(count: int, most: int) -> int:
-    """The largest divisor of count up to most."""
+    """The largest divisor of `count` that is at most `most`."""
     return next(divisor for divisor in range(most, 0, -1) if count % divisor == 0)

@@ -1,6 +1,6 @@
-"""A function of tensors as a CUDA graph: asking a GPU for 200 small pieces of work takes longer than doing them.
+"""Replays a function of tensors as a CUDA graph. To launch 200 small kernels takes longer than to run them.
 
-What the function asks for is recorded once, and from then on asked for in one go. Only a GPU runs this.
+The function's kernels are recorded once. From then on, one launch runs them all. Needs a GPU.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT = 16  # recordings, the youngest ones
+KEPT = 16  # number of recordings that are kept, the youngest ones
 
 Tensors = Sequence[Tensor | None]
 
 
 class NotRecordable(RuntimeError):
-    """What the function does can't be a graph, as it waits for a number or looks at one."""
+    """The function can't be a CUDA graph: it waits for a tensor's value, or its Python code depends on one."""
 
 
 @dataclass
 class _Recording:
-    """A graph, the tensors that it reads its arguments from, and those that it leaves its results in."""
+    """A graph, the tensors from which it reads its arguments, and the tensors into which it writes its results."""
 
     graph: torch.cuda.CUDAGraph
     arguments: Tensors
@@ -29,26 +29,31 @@ class _Recording:
 
 
 class Replay:
-    """Calls a function of tensors, and from the second call with like arguments on replays what it asked of the GPU.
+    """Calls a function of tensors, and replays its kernels from the second call with arguments of the same shapes on.
 
-    What the function does besides is done by the first two such calls only. It may change tensors that it holds, but
-    must not put others in their place, nor wait for a number. Results stay until the next call.
+    A replay runs the kernels only. All else that the function does happens in its first two calls, and not again.
+    So the function may change its tensors in place, but must not replace them, nor wait for a tensor's value.
+    The results are valid until the next call.
+
+    Args:
+        work: the function; it takes tensors or None and returns a sequence of tensors or None.
     """
 
     def __init__(self, work: Callable[..., Tensors]) -> None:
         self.work = work
         self.stream = torch.cuda.Stream()
-        self.pool: Any = None  # recordings share their memory: none is replayed while another's is read
+        self.pool: Any = None  # recordings share one memory pool, as only one of them is in use at a time
         self.recordings: dict[Hashable, _Recording | None] = {}
 
     def __call__(self, *given: Tensor | None, key: Hashable = None) -> Tensors:
         """The function's results.
 
         Args:
-            key: what the function depends on besides the tensors' shapes and layouts.
+            given: the function's arguments.
+            key: everything else on which the kernels depend, besides shapes, strides and dtypes of the arguments.
 
         Raises:
-            NotRecordable: it does what can't be recorded. The process's GPU may be good for nothing more.
+            NotRecordable: the function can't be recorded. After that this process may be unable to use the GPU.
         """
         alike = (key, *(None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in given))
         if alike not in self.recordings:
@@ -66,7 +71,10 @@ class Replay:
         return recording.results
 
     def _run(self, given: Tensors) -> Tensors:
-        """As it is; on the stream of the recordings, for which a library then has its workspace."""
+        """Calls the function without recording, but on the stream of the recordings.
+
+        Libraries such as cuBLAS then have their workspace for that stream.
+        """
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             results = self.work(*given)
@@ -76,13 +84,13 @@ class Replay:
     def _record(self, given: Tensors) -> _Recording:
         arguments = [None if tensor is None else tensor.clone() for tensor in given]
         graph = torch.cuda.CUDAGraph()
-        # thread_local: a thread that reads images ahead may take memory meanwhile
+        # thread_local: another thread, which reads images ahead, may allocate memory meanwhile
         recorded = torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
         try:
-            with torch.cuda.stream(torch.cuda.current_stream()), recorded:  # which of itself would not leave its stream
+            with torch.cuda.stream(torch.cuda.current_stream()), recorded:  # restores the stream after an error, too
                 results = self.work(*arguments)
         except RuntimeError as error:
-            cause = error.__context__ or error  # the end of a recording fails after what failed in it
+            cause = error.__context__ or error  # if the work fails, the end of the recording fails after it
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
             raise NotRecordable(str(cause).partition("\n")[0]) from error

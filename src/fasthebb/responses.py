@@ -1,4 +1,4 @@
-"""A unit's response to a patch, from the layer's pre-activation. Responses know nothing of rules or networks.
+"""The response of a unit to a patch, computed from the layer's pre-activation. Knows no rule and no network.
 
 Shapes: N patches (samples x output positions), G groups, K units of a group. A linear layer has G = 1.
 """
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,11 +16,11 @@ UNITS = -1  # the dimension of y_NGK along which units compete and are ordered
 
 @dataclass(frozen=True)
 class PreActivation:
-    """What a layer computed for its patches.
+    """What a response is computed from.
 
     Args:
         dot_NGK: inner products x.w, without bias.
-        weight_norm_GK, patch_norm_NG1: lengths |w| and |x|, for the responses in WITH_LENGTHS; the others do without.
+        weight_norm_GK, patch_norm_NG1: lengths |w| and |x|; None, except for the responses in WITH_LENGTHS.
     """
 
     dot_NGK: Tensor
@@ -31,9 +30,10 @@ class PreActivation:
 
 @dataclass
 class Moments:
-    """Running mean, second moment and variance of each unit's response over all patches, (G, K).
+    """Running mean, second moment and variance of each unit's response over all patches, each (G, K).
 
-    The variance is that within batches, as batch norm keeps it: how the mean moves from batch to batch is not in it.
+    The variance is the mean of the batches' variances, as in batch norm. So it does not contain the drift of the mean
+    from batch to batch.
     """
 
     mean: Tensor
@@ -41,23 +41,19 @@ class Moments:
     variance: Tensor
 
     def move_to_(self, batch: "Moments", momentum: float) -> None:
-        """An exponential mean: a step of size momentum towards the batch, in the same memory."""
+        """Exponential moving average, in place: self += momentum (batch - self), with momentum in [0, 1]."""
         self.mean.lerp_(batch.mean, momentum)
         self.mean_square.lerp_(batch.mean_square, momentum)
         self.variance.lerp_(batch.variance, momentum)
 
     @classmethod
-    def of(cls, y_NGK: Tensor, processes: dist.ProcessGroup | None = None) -> "Moments":
-        """Those of one batch, of which each process may have a part."""
-        if processes is None:
-            return cls._from(y_NGK.mean(0), y_NGK.square().mean(0))
-        count = torch.full_like(y_NGK[:1].sum(0), len(y_NGK))
-        sums = torch.stack([count, y_NGK.sum(0), y_NGK.square().sum(0)])
-        dist.all_reduce(sums, group=processes)
-        return cls._from(sums[1] / sums[0], sums[2] / sums[0])
+    def of(cls, y_NGK: Tensor) -> "Moments":
+        """Moments of one batch's responses, N >= 1."""
+        return cls.from_means(y_NGK.mean(0), y_NGK.square().mean(0))
 
     @classmethod
-    def _from(cls, mean: Tensor, mean_square: Tensor) -> "Moments":
+    def from_means(cls, mean: Tensor, mean_square: Tensor) -> "Moments":
+        """From the means of y and of y^2, each (G, K)."""
         return cls(mean, mean_square, (mean_square - mean.square()).clamp_min(0))
 
 
@@ -80,7 +76,7 @@ def tanh(pre: PreActivation) -> Tensor:
 
 
 def projection(pre: PreActivation) -> Tensor:
-    """x.w / |w|, in units of the patch; 0 where the weights are 0."""
+    """x.w / |w|; 0 where the weights are 0."""
     return pre.dot_NGK * _inverse(pre.weight_norm_GK)
 
 
@@ -90,13 +86,13 @@ def cosine(pre: PreActivation) -> Tensor:
 
 
 def raised_cosine(pre: PreActivation) -> Tensor:
-    """((cos(x, w) + 1) / 2)^2 in [0, 1]: the score over which soft winner-takes-all competes."""
+    """((cos(x, w) + 1) / 2)^2 in [0, 1]: the score of the winner-takes-all rules (Lagani et al. 2022)."""
     half_NG1 = 0.5 * _inverse(pre.patch_norm_NG1)
     return projection(pre).mul_(half_NG1).add_(0.5).square_()
 
 
 def angular(pre: PreActivation) -> Tensor:
-    """1 - angle(x, w) / pi in [0, 1]: falls evenly with the angle; 1/2 where either vector is 0."""
+    """1 - angle(x, w) / pi in [0, 1]: it falls linearly with the angle; 1/2 where either vector is 0."""
     return 1 - cosine(pre).acos() / math.pi
 
 

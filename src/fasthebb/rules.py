@@ -1,12 +1,12 @@
 """The learning rules, each as one short pure function: response -> gate, recombination, mask, denominator.
 
-A layer's update for all its patches n (samples x positions), units k and inputs d is
+The update of a layer, for its patches n (samples x positions), units k and inputs d, is
 
     numerator   = G^T X - mask(G^T R) W        (K, D)      (N W in place of G^T X for independent components)
     denominator = sum_n S  (per unit), or the number of patches where S is None
     dW          = numerator / denominator
 
-with gate G, recombination R and share S chosen by the rule. A rule never sees a module, a device or a loop.
+where the rule chooses gate G, recombination R and share S. A rule never sees a module, a device or a loop.
 Shapes as in responses.py: y_NGK, units along dimension UNITS.
 """
 
@@ -25,20 +25,21 @@ Denominator = Literal["patches", "power"]
 
 @dataclass(frozen=True)
 class Terms:
-    """What a rule says of every patch and unit. Tensors are (N, G, K) unless said.
+    """What a rule returns: the terms of the update, for every patch and unit.
 
     Args:
-        gate: G, how strongly the unit learns from the patch.
-        recombination: R, the weights with which the masked units rebuild the patch; None means 1.
-        mask: whose reconstruction a unit sees: "tril" its own and that of the units before it, "diag" its own,
-            "full" everyone's, "none" nobody's.
-        share: sum over patches of the unit's share S, (G, K), its denominator; None means the number of patches.
-        power: the denominator is sum_n G R of the unit, which the engine has at hand.
-        damping: fraction of the mean denominator over units that is added to each, so that quiet units stay stable.
-        largest: the denominator is the group's largest |numerator| instead, one number.
-        towards: "patches" pull with G^T X; or "weights", N W, for rules that grow by themselves; or "nothing".
-        tangent: keep the part of the update at right angles to the unit's weights, for weights of length 1.
-        competitive: units share a patch between them, and one that never has the largest gate is dead.
+        gate: G, (N, G, K): how strongly the unit learns from the patch.
+        recombination: R, (N, G, K): the unit's weight in the reconstruction of the patch; None: 1.
+        mask: the units whose reconstruction is subtracted from the patch before the unit learns from it: "tril" the
+            unit itself and those before it, "diag" the unit itself, "full" all units, "none" no unit.
+        share: sum over patches of the unit's share S, (G, K), which is its denominator; None: the number of patches.
+        power: the denominator is sum_n G R of the unit instead.
+        damping: fraction, >= 0, of the units' mean denominator that is added to each, so that quiet units stay stable.
+        largest: the denominator is the largest |numerator| of the group instead, one number.
+        towards: what the units move towards: "patches", G^T X; "weights", N W, for rules whose weights grow by
+            themselves; or "nothing".
+        tangent: keep only the part of the update at right angles to the unit's weights, for weights of length 1.
+        competitive: units compete for each patch; a unit that never has the largest gate counts as dead.
     """
 
     gate: Tensor
@@ -54,7 +55,7 @@ class Terms:
 
 
 Rule = Callable[..., Terms]
-OUT = -1e6  # a response that wins nothing, and that 0 times, even squared, is 0
+OUT = -1e6  # response of a unit that does not compete: it never wins, and 0 times its square is 0, as it is finite
 
 
 def hpca(y_NGK: Tensor, *, denominator: Denominator = "power", damping: float = 0.5) -> Terms:
@@ -64,9 +65,12 @@ def hpca(y_NGK: Tensor, *, denominator: Denominator = "power", damping: float = 
 
     Args:
         y_NGK: relu(x.w), or tanh(x.w).
-        denominator: "patches" divides by N, as in the papers; "power" divides unit i by sum_n y_i^2, which makes the
-            step independent of the unit's variance (of order 1 along each axis instead of spanning decades).
-        damping: with "power", the fraction of the units' mean power added to each unit's own.
+        denominator: "patches" divides by N, as in the papers. "power" divides unit i by sum_n y_i^2, so that the step
+            does not depend on the unit's variance, which spans decades.
+        damping: with "power", the fraction, >= 0, of the units' mean power that is added to each unit's own.
+
+    Raises:
+        ValueError: another denominator, or a negative damping.
     """
     if denominator == "patches":
         return Terms(gate=y_NGK, recombination=y_NGK, mask="tril")
@@ -82,7 +86,7 @@ def hpca_adaptive(
 ) -> Terms:
     """HPCA on y = sigma tanh((s - mu) / sigma + mu), with running mean mu and deviation sigma of s = x.w.
 
-    Source: the authors' public code. The tanh saturates at the unit's own scale, whatever its variance.
+    Source: the authors' public code. The tanh saturates at the scale of the unit's own response.
     """
     sigma = running.variance.sqrt().clamp_min(1e-6)
     y_NGK = sigma * torch.tanh((s_NGK - running.mean) / sigma + running.mean)
@@ -90,7 +94,7 @@ def hpca_adaptive(
 
 
 def oja(y_NGK: Tensor) -> Terms:
-    """Every unit by itself finds the first principal axis: dw_i = y_i (x - y_i w_i), y = x.w (Oja 1982)."""
+    """Each unit alone finds the first principal axis: dw_i = y_i (x - y_i w_i), y = x.w (Oja 1982)."""
     return Terms(gate=y_NGK, recombination=y_NGK, mask="diag")
 
 
@@ -100,24 +104,24 @@ def gha(y_NGK: Tensor) -> Terms:
 
 
 def subspace(y_NGK: Tensor) -> Terms:
-    """The span of the first K principal axes, in no order: dw_i = y_i (x - sum_j y_j w_j) (Oja 1989)."""
+    """Units span the first K principal axes, in no order: dw_i = y_i (x - sum_j y_j w_j) (Oja 1989)."""
     return Terms(gate=y_NGK, recombination=y_NGK, mask="full")
 
 
 def instar(y_NGK: Tensor) -> Terms:
-    """dw_i = y_i (x - w_i), y = relu(x.w): the mean of what the unit responds to (Grossberg 1976)."""
+    """dw_i = y_i (x - w_i), y = relu(x.w): weights become the mean patch, weighted by response (Grossberg 1976)."""
     return Terms(gate=y_NGK)
 
 
 def hebb(y_NGK: Tensor) -> Terms:
-    """dw_i = y_i x, y = x.w (Hebb 1949). It only grows: normalise the weights after each step."""
+    """dw_i = y_i x, y = x.w (Hebb 1949). Weights only grow: normalise them after each step."""
     return Terms(gate=y_NGK, mask="none")
 
 
 def bcm(y_NGK: Tensor, running: Moments) -> Terms:
     """dw_i = y_i (y_i - theta_i) x, y = relu(x.w), theta a running mean of y^2 (Bienenstock, Cooper, Munro 1982).
 
-    Responses above the sliding threshold are strengthened and those below it weakened: units become selective.
+    The rule strengthens responses above the threshold theta and weakens those below it: units become selective.
     """
     return Terms(gate=y_NGK * (y_NGK - running.mean_square), mask="none")
 
@@ -126,11 +130,14 @@ def swta(y_NGK: Tensor, *, temperature: float = 0.02) -> Terms:
     """Soft winner-takes-all: units compete for each patch and move towards the patches that they win.
 
     dw_i = sum_n r_i^2 (x - w_i) / sum_n r_i with r = softmax over units of y / temperature;
-    Lagani et al. 2022 (arXiv 2207.03172): the batch mean of r (x - w) weighted by r.
+    Lagani et al. 2022 (arXiv 2207.03172): the batch mean of r (x - w), weighted by r.
 
     Args:
         y_NGK: scores in [0, 1], ((cos(x, w) + 1) / 2)^2.
         temperature: > 0; towards 0 the rule becomes k-means.
+
+    Raises:
+        ValueError: temperature <= 0.
     """
     _positive("temperature", temperature)
     r_NGK = torch.softmax(y_NGK / temperature, dim=UNITS)
@@ -143,21 +150,27 @@ def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
     Args:
         y_NGK: scores in [0, 1].
         power: p > 0; towards 0 the rule becomes k-means.
+
+    Raises:
+        ValueError: p <= 0.
     """
     _positive("power", power)
     r_NGK = torch.softmax(y_NGK.clamp_min(0).log() / power, dim=UNITS)
-    r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # nobody has a share where all scores are 0
+    r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # no shares where all scores are 0
     return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
 
 
 def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:
     """k winners take all: the k best units of each patch move towards it, dw_i = mean over its patches of x - w_i.
 
-    Source: the authors' public code. Ties with the k-th all win. With k = 1 it is a step of k-means.
+    Source: the authors' public code. All units that tie with the k-th best win. With k = 1 it is a step of k-means.
 
     Args:
         y_NGK: scores.
-        k: winners a patch, >= 1.
+        k: number of winners for each patch, >= 1.
+
+    Raises:
+        ValueError: k < 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
@@ -174,7 +187,14 @@ def hwta(y_NGK: Tensor) -> Terms:
 def softhebb(u_NGK: Tensor, *, temperature: float = 1.0) -> Terms:
     """SoftHebb with anti-Hebbian losers (Journé et al., ICLR 2023): dw_i = y_i (x - u_i w_i) / max |dw|.
 
-    y = softmax over units of u / temperature, u = x.w; of each patch's units all but the winner have y negated.
+    y = softmax over units of u / temperature, u = x.w; for all units but the patch's winner, y is negated.
+
+    Args:
+        u_NGK: x.w.
+        temperature: > 0.
+
+    Raises:
+        ValueError: temperature <= 0.
     """
     _positive("temperature", temperature)
     y_NGK = torch.softmax(u_NGK / temperature, dim=UNITS)
@@ -186,20 +206,24 @@ def ica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
     """Independent components by natural gradient: dW = (I - E[tanh(s) s^T]) W, s = W x (Amari et al. 1996).
 
     Args:
-        normalised: for weights kept at length 1: dw_i = (v_i.w_i) w_i - v_i with v = E[tanh(s) s^T] W, which is at
-            right angles to them. Source: the derivation in the authors' public code.
+        normalised: for weights that are kept at length 1: dw_i = (v_i.w_i) w_i - v_i with v = E[tanh(s) s^T] W, which
+            is at right angles to w_i. Source: the derivation in the authors' public code.
     """
     towards: Literal["weights", "nothing"] = "nothing" if normalised else "weights"
     return Terms(gate=s_NGK.tanh(), recombination=s_NGK, mask="full", towards=towards, tangent=normalised)
 
 
 def hica(s_NGK: Tensor, *, normalised: bool = False) -> Terms:
-    """Independent components one after the other: as ica, but a unit sees only those before it and itself."""
+    """Independent components one after the other: as ica, but a unit sees only itself and the units before it."""
     return replace(ica(s_NGK, normalised=normalised), mask="tril")
 
 
 def hebbian_classifier(teacher_NGK: Tensor) -> Terms:
-    """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, and 0 for the others."""
+    """A class's weights become the mean of its inputs: gate 1 for the unit of the right class, 0 for the others.
+
+    Args:
+        teacher_NGK: one-hot labels, a unit for each class.
+    """
     return Terms(gate=teacher_NGK, share=teacher_NGK.sum(0))
 
 

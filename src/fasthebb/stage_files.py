@@ -1,4 +1,4 @@
-"""What the runner leaves in a stage's directory, as far as a model is found by it. Imports no torch."""
+"""The files in a stage's directory that lead to its model. Imports no torch."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ FINGERPRINT_FILE = "fingerprint.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds a mapping.
+    """Reads a JSON file that holds a mapping.
 
     Raises:
-        ValueError: it is missing or damaged.
+        ValueError: the file is missing or damaged.
     """
     try:
         value = json.loads(path.read_text())

@@ -1,5 +1,6 @@
-"""How large the pieces are that work is cut into: small for the caches of a processor, large for a GPU, which waits for
-every piece to be asked for. No number depends on it, but for rounding.
+"""Tile sizes: small for a CPU, so that tiles fit its caches, and large for a GPU, where each kernel launch costs time.
+
+The results do not depend on them, except for rounding.
 """
 
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TileSizes:
-    """Sizes of pieces.
+    """Tile sizes of engine.py and products.py.
 
     Args:
-        chunk: numbers in a tensor of a convolution's responses, or of what blocks leave of the patches, at most.
-        pairs: units at a time of the matrix of all pairs.
-        parts: into which patches are divided, at most, for a batch of products.
-        block: units a block in the blocked form.
-        tile: inputs a tile in the blocked form, at least; None: all blocks at once, and no tiles.
+        chunk: most numbers in one tensor of a convolution's responses, or of the patches' rests in the blocked form.
+        pairs: number of rows of the K x K matrix of all pairs of units that are computed at a time.
+        parts: most parts into which the patches are divided for a batch of products.
+        block: number of units in a block, in the blocked form.
+        tile: fewest inputs in a tile, in the blocked form; None: no tiles, and all blocks in one batch.
     """
 
     chunk: int
@@ -26,12 +27,12 @@ class TileSizes:
     tile: int | None
 
 
-# few cores that share a cache: the library shares out a batch of small products between them, but hardly a single one
-PROCESSOR = TileSizes(chunk=5 << 18, pairs=48, parts=8, block=32, tile=256)
-# thousands of them: a product is shared out by itself, and what small ones cost is to be asked for
+# a few cores with one cache: the library divides a batch of small products between them, but hardly a single product
+CPU = TileSizes(chunk=5 << 18, pairs=48, parts=8, block=32, tile=256)
+# thousands of cores: each product is divided between them, and small products cost little but their launch
 GPU = TileSizes(chunk=1 << 25, pairs=4096, parts=1, block=256, tile=None)
 
 
 def sizes_for(tensor: Tensor) -> TileSizes:
-    """What suits the tensor's device; of accelerators only CUDA's has been tried."""
-    return PROCESSOR if tensor.device.type == "cpu" else GPU
+    """The tile sizes for the tensor's device; of the accelerators, only CUDA has been tried."""
+    return CPU if tensor.device.type == "cpu" else GPU

@@ -1,4 +1,4 @@
-"""`fasthebb bench`: what it writes, that its counters count, and that its naive form is the rule."""
+"""`fasthebb bench`: its output, its counters, and its naive form, which must equal the rule."""
 
 import json
 import subprocess
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.networks import conv6
 from fasthebb_cli import cli
-from fasthebb_cli.bench import measure, step
+from fasthebb_cli.bench import measure, naive
 from fasthebb_cli.bench.measure import flops, median_ms, paired_quartiles, peak_bytes
-from fasthebb_cli.bench.naive import NAIVE, unfolded
-from fasthebb_cli.bench.step import Subject, backprop, hebbian_step, minimum, naive_form
+from fasthebb_cli.bench.minimum import minimum
+from fasthebb_cli.bench.naive import NAIVE, naive_form, unfolded
+from fasthebb_cli.bench.step import backprop
+from fasthebb_cli.bench.subject import Subject, hebbian_step
 from tests import reference
 from tests.data.images import class_folders
 
@@ -57,7 +59,7 @@ def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -
 
 
 def test_a_busy_machine_is_told(bench: Bench, tmp_path: Path) -> None:
-    """The neighbour works from before the start to after the end."""
+    """The neighbour works all the time, from before the start of the bench to after its end."""
     words = ("rule=oja", "model.width=0.02", "batch_size=2", "repeats=40", "gpu=cpu", "naive=false")
     loop = "print('begun', flush=True)\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE, text=True) as neighbour:
@@ -94,7 +96,7 @@ def test_conv6_stays_near_the_minimum_of_work_and_at_half_of_backprops_memory(ru
 
 
 def test_groups_and_maps_of_vectors_have_a_minimum() -> None:
-    """As convnext has them: depthwise convolutions, and linear layers over positions."""
+    """Depthwise convolutions, and linear layers over positions, as in convnext."""
 
     def network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), Permute(), nn.Linear(4, 6))
@@ -107,11 +109,11 @@ def test_groups_and_maps_of_vectors_have_a_minimum() -> None:
 
 
 def test_the_naive_form_runs_on_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the convolution, 16 patches x 3 units x 18 inputs an image, three of eight fit; of the small layer all do."""
+    """Three of eight images fit the convolution, 16 patches x 3 units x 18 inputs each; all fit the small layer."""
     layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(48, 2))
     images = torch.randn(8, 2, 6, 6)
     subject = Subject(lambda: layers, lambda made: HebbianLearner(made, "hpca", lr=0.1), images, torch.zeros(8), "hpca")
-    monkeypatch.setattr(step, "NAIVE_BYTES", 4 * 3 * 16 * 3 * 18)
+    monkeypatch.setattr(naive, "BYTES", 4 * 3 * 16 * 3 * 18)
     found = naive_form(subject)
     assert {name: scale for name, (_, scale) in found.items()} == {"naive 0": 8 / 3, "naive 2": 1.0}
     for work, _ in found.values():
@@ -225,7 +227,7 @@ def test_medians_leave_the_first_round_out() -> None:
 
 
 def test_ratios_are_of_times_in_the_same_repeat() -> None:
-    """Noise that all contenders of a repeat share is not in them."""
+    """The ratios do not contain noise that all contenders of a repeat share."""
     assert paired_quartiles([2, 20, 200, 2000, 3], [1, 10, 100, 1000, 1]) == [2, 2, 2]
     assert paired_quartiles([3], [2]) == [1.5, 1.5, 1.5]
 

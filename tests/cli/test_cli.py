@@ -1,4 +1,4 @@
-"""The command as its users meet it: verbs, help, sweeps, and one line with the right exit code for every bad input."""
+"""The command as users see it: verbs, help, sweeps, and one line and the right exit code for every bad input."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,6 +19,7 @@ import fasthebb_cli
 from fasthebb.learner import HebbianLearner
 from fasthebb_cli import cli
 from fasthebb_cli.cli.commands import COMMANDS
+from fasthebb_cli.cli.verbs import VERBS
 from fasthebb_cli.console.formats import printable
 from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.run import stage
@@ -25,6 +27,7 @@ from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
+from tests.lives import PATIENCE
 
 Command = Callable[..., Ran]
 
@@ -95,7 +98,7 @@ BAD_INPUT = {
     "a list in a list": (["train", "stages=[[pretrain]]"], "stages"),
     "a factor below 0": (["train", "pretrain.layer_lr={conv1: -1}"], "pretrain.layer_lr.conv1 must be at least 0"),
     "infinite": (["train", "finetune.weight_decay=inf"], "finetune.weight_decay must be at least 0"),
-    "a slip of the finger": (["train", "pretrain.epochs=99999999999"], "pretrain.epochs must be at most"),
+    "too many epochs": (["train", "pretrain.epochs=99999999999"], "pretrain.epochs must be at most"),
     "a swept root": (["train", "-m", "out=a,b"], "out can't be swept"),
     "no function": (["train", "model.name=math:pi"], "model.name=math:pi"),
     "no data set's function": (["train", "dataset.name=os:getcwd"], "dataset.name=os:getcwd"),
@@ -110,6 +113,20 @@ BAD_INPUT = {
     "sparse optimizer": (["train", "pretrain.optimizer=SparseAdam"], "it is for sparse gradients"),
     "unknown optimizer option": (["train", "+pretrain.optimizer_options.speed=3"], "speed"),
     "no such module": (["train", "rule.name=no_such:hpca"], "rule.name=no_such:hpca: No module named 'no_such'"),
+    "unknown key below a number": (["train", "pretrain.epochs.max=3"], "unknown key pretrain.epochs.max"),
+    "unknown key of a stage by its name": (["train", "extra.head.epochs=3"], "extra.head.kind must be one of"),
+    "unknown key in a sweep": (["train", "-m", "lable_fraction=0.1,0.2"], "did you mean label_fraction"),
+    "unknown choice in a sweep": (["train", "-m", "rule=hpca,nope"], "rule=nope: no such choice; rule can be: bcm"),
+    "no choice in a sweep": (["train", "-m", "rule=hpca,null"], "rule=null: a group needs a choice"),
+    "no experiment": (["train", "experiment=null"], "experiment=null: a group needs a choice; experiment can be: "),
+    "a group taken away by number": (["train", "~rule=5"], "rule=5: a group needs a choice"),
+    "a group added twice": (["train", "+rule=gha"], "+rule=gha: the group rule is there already; leave the + out"),
+    "a swept launcher": (["train", "-m", "hydra.launcher.n_jobs=1,2"], "hydra.launcher.n_jobs can't be swept"),
+    "an interval without a search": (["train", "-m", "seed=interval(0,9)"], "interval() is for a search"),
+    "a flag of --cfg": (["train", "--resolve"], "--resolve is for --cfg"),
+    "a sweep's configuration": (["train", "-m", "--cfg", "job"], "show one configuration; leave -m out"),
+    "no folder of choices": (["train", "--config-dir", "nowhere"], "--config-dir: there is no folder nowhere"),
+    "nothing to measure": (["bench"], "fasthebb bench step, layer, scale or data"),
     "layers all excluded": (["train", 'pretrain.exclude=["*"]'], "no Conv2d or Linear layer is left"),
 }
 
@@ -146,9 +163,7 @@ def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
         assert (directory / "error.txt").exists() is failed
 
 
-def test_a_failure_that_nobody_foresaw_is_in_its_directory_too(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_in_its_directory_too(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "run_task", Mock(side_effect=KeyError("speed")))
     ran = command("train", "-m", "seed=0,1")
     assert ran.code == 1
@@ -244,7 +259,7 @@ def test_a_single_run_and_a_sweep_cell_share_directories(command: Command) -> No
     assert len(ran.directories("finetune")) == 2
 
 
-def test_seeds_are_summed_up(command: Command) -> None:
+def test_a_sweep_over_seeds_ends_with_their_means(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "seed=range(0,2)", "finetune.epochs=1")
     assert "top-1 %, mean" in ran.out
 
@@ -321,6 +336,15 @@ def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str])
     assert "fasthebb train dataset=imagenet rule=hpca" in text
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_its_function_and_its_line_of_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, _, function = VERBS[name].function.partition(":")
+    assert callable(getattr(import_module(module), function))
+    assert cli.run([]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(f"  {name} "))
+    assert VERBS[name].line.split()[0] in line
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"fasthebb {fasthebb_cli.__version__}\n"
@@ -335,13 +359,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("fasthebb train pretrain.ep", "pretrain.epochs="),
     ],
 )
-def test_completion(line: str, expected: str) -> None:
-    environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    done = subprocess.run(
-        [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"], env=environment, capture_output=True, text=True
-    )
+def test_completion(
+    line: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert cli.run(["-sc", "query=bash"]) == 0
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_completion_by_a_process_of_its_own_as_a_shell_asks_for_it() -> None:
+    environment = os.environ | {"COMP_LINE": "fasthebb train rule=", "COMP_POINT": "20"}
+    words = [sys.executable, "-m", "fasthebb_cli", "-sc", "query=bash"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    assert "rule=hpca rule=hpca_adaptive" in done.stdout
 
 
 def test_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:
@@ -384,11 +418,11 @@ def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path) -> None:
+def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Command) -> None:
     """The first cell is there from before; the others run until they are killed."""
-    words = ["-m", "fasthebb_cli", "train", *SMALL, "pretrain.epochs=2000", f"out={tmp_path}", "rule=hpca"]
-    done = subprocess.run([sys.executable, *words, "pretrain.epochs=1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    ran = command("train", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    words = ["-m", "fasthebb_cli", "train", *SMALL, f"out={ran.runs}"]
     side_by_side = ["-m", "pretrain.epochs=1,2000,2001", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     sweep = subprocess.Popen(
         [sys.executable, *words, *side_by_side],
@@ -397,26 +431,27 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 120
-    while len(list(tmp_path.glob("*pretrain*/metrics.jsonl"))) < 3:
+    until = time.monotonic() + PATIENCE
+    while len(list(ran.runs.glob("*pretrain*/metrics.jsonl"))) < 3:
         assert time.monotonic() < until
-        time.sleep(0.2)
-    holders = [holder_of(path) for path in tmp_path.glob("*pretrain*")]
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    holders = [holder_of(path) for path in ran.runs.glob("*pretrain*")]
     os.kill(next(int(holder.split()[-1]) for holder in holders if holder), signal.SIGKILL)
-    out, errors = sweep.communicate(timeout=120)
+    out, errors = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1
     assert "hydra/launcher=joblib: a process that ran cells was killed" in errors
     assert "Traceback" not in errors
     assert "cached" in out
 
 
-def test_texts_of_a_cell_are_no_markup(command: Command) -> None:
+def test_a_cells_overrides_are_not_read_as_markup(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "label_fraction=0.1", "stages=[finetune],[finetune,evaluate]")
     assert ran.code == 0, ran.err
     assert "[finetune,evaluate]" in ran.out
 
 
-def test_a_batch_of_one_image_is_no_stumbling_block(command: Command) -> None:
+def test_a_last_batch_of_one_image_is_trained_on(command: Command) -> None:
     ran = command("train", "label_fraction=0.065", "dataset.train_samples=961")
     assert ran.code == 0, ran.err
 
@@ -468,7 +503,7 @@ def test_a_link_in_a_circle_is_named(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_seen_enough_does_not_stop_the_work(tmp_path: Path) -> None:
+def test_a_reader_that_stops_early_does_not_stop_the_run(tmp_path: Path) -> None:
     words = " ".join([*SMALL, "label_fraction=0.1", f"out={tmp_path}"])
     line = f"{sys.executable} -m fasthebb_cli train {words} | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
@@ -485,7 +520,7 @@ def test_results_of_other_settings_are_not_reused(command: Command) -> None:
     assert str(path) in again.err
 
 
-def test_labels_travel_with_the_weights(command: Command) -> None:
+def test_weights_keep_the_number_of_their_labels(command: Command) -> None:
     (origin,) = command("train", "label_fraction=0.1").directories("finetune")
     ran = command("evaluate", f"init_from={origin}")
     results = [json.loads((path / "results.json").read_text()) for path in ran.directories("evaluate")]
@@ -502,13 +537,41 @@ def test_a_folder_of_ones_own_adds_choices(command: Command, tmp_path: Path, mon
     assert "lr: 0.02" in (ran.directories("finetune")[0] / "config.yaml").read_text()
 
 
+def test_a_faulty_file_of_ones_own_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site of mine"
+    for name, text in {"launcher": "defaults: [nowhere]", "lists": "lr: [0.1"}.items():
+        folder = site / ("hydra/launcher" if name == "launcher" else "finetune")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.yaml").write_text(f"{text}\n")
+    monkeypatch.setenv("FASTHEBB_CONF", str(site))
+    for word, expected in {
+        "hydra/launcher=launcher": "hydra/launcher=nowhere: no such choice; hydra/launcher can be: launcher, local, ",
+        "finetune=lists": "lists.yaml",
+        "finetune=nope": "finetune can be: default, few_labels, frozen, gentle, hebbian, lists, paper",
+    }.items():
+        ran = command("train", "-m", word, "seed=0,1")
+        assert ran.code == 2
+        assert ran.err.count("\n") == 1, ran.err
+        assert expected in ran.err
+
+
+def test_a_folder_of_choices_named_by_a_flag(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "choices" / "finetune").mkdir(parents=True)
+    (tmp_path / "choices" / "finetune" / "brief.yaml").write_text("defaults: [default, _self_]\nlr: 0.02\n")
+    ran = command("train", "finetune=brief", "--config-dir", str(tmp_path / "choices"), "--cfg", "job")
+    assert ran.code == 0, ran.err
+    assert "lr: 0.02" in ran.out
+
+
 def test_a_rule_brings_its_activation(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", "rule=hpca_tanh", "--cfg", "job", "--resolve"]) == 0
     assert "  activation: tanh\n" in capsys.readouterr().out.split("model:")[1]
 
 
 @pytest.mark.parametrize(("name", "shown"), [("a:fire:b", "a:fire:b"), ("a\x1b[31mb", r"a\x1b[31mb")])
-def test_names_are_shown_as_they_are_and_do_nothing(command: Callable[..., Ran], name: str, shown: str) -> None:
+def test_names_are_shown_without_markup_or_control_characters(command: Command, name: str, shown: str) -> None:
     ran = command("pretrain", "dataset=image_folder", f"dataset.root='{name}'")
     assert ran.code == 2
     assert shown in ran.err

@@ -5,7 +5,9 @@ import torch
 
 from fasthebb_cli.compute.device import Compute, set_up
 from fasthebb_cli.compute.graphs import replays
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import GpuConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages.heads import on_device_if_it_fits
 
 
@@ -24,16 +26,16 @@ from fasthebb_cli.stages.heads import on_device_if_it_fits
 def test_what_is_replayed(recordable: bool, graph: bool | None, names: tuple[str, ...], expected: bool) -> None:
     """The user's own code may branch in Python, which a recording would freeze: the user must ask for it."""
     compute = Compute(torch.device("cuda"), "fp32", channels_last=True, compile=False, recordable=recordable)
-    assert replays(GpuConfig(graph=graph), compute, *names) is expected
+    assert replays(with_defaults(GpuConfig, graph=graph), compute, *names) is expected
 
 
 def test_compiled_steps_are_not_recorded() -> None:
-    with pytest.raises(ValueError, match="leave one out"):
-        GpuConfig(graph=True, compile=True)
+    with pytest.raises(InputError, match="leave one out"):
+        with_defaults(GpuConfig, graph=True, compile=True)
 
 
 def test_a_processor_records_nothing() -> None:
-    assert not set_up(GpuConfig(device="cpu", graph=True)).recordable
+    assert not set_up(with_defaults(GpuConfig, device="cpu", graph=True)).recordable
 
 
 def test_values_stay_where_a_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

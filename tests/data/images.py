@@ -59,18 +59,18 @@ def tiny_imagenet(root: Path, train: int = 10, val: int = 4) -> Path:
     return top
 
 
-def write_cifar(cls: Any, root: Path) -> Path:
-    """Fifty and ten images in the files of CIFAR-10 or CIFAR-100; the first pixel is the label."""
+def write_cifar(cls: Any, root: Path, train: int = 50, classes: int = 10) -> Path:
+    """`train` and ten images in the files of CIFAR-10 or CIFAR-100; the first pixel is the label."""
     folder: Path = root / cls.base_folder
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     key = "labels" if cls.base_folder == "cifar-10-batches-py" else "fine_labels"
     for name, _ in cls.train_list + cls.test_list:
-        count = 50 if name == "train" else 10
+        count = 10 if name.startswith("test") else train // len(cls.train_list)
         data = rng.integers(0, 256, (count, 3072), np.uint8)
-        data[:, 0] = np.arange(count) % 10
+        data[:, 0] = np.arange(count) % classes
         data[:, 1] = 77  # to the right of it
         (folder / name).write_bytes(pickle.dumps({"data": data, key: data[:, 0].tolist()}))
-    names = {cls.meta["key"]: [f"class {k}" for k in range(10)]}
+    names = {cls.meta["key"]: [f"class {k}" for k in range(classes)]}
     (folder / cls.meta["filename"]).write_bytes(pickle.dumps(names))
     return folder

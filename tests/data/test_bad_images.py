@@ -18,13 +18,14 @@ from fasthebb_cli.data.loading import batches
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.conftest import Ran
 from tests.data.images import class_folders, save
 from tests.many import together
 
 
 def load(root: Path, **settings: Any) -> Dataset:
-    return load_dataset(DatasetConfig(name="image_folder", root=str(root), size=8, **settings), 0)
+    return load_dataset(with_defaults(DatasetConfig, name="image_folder", root=str(root), size=8, **settings), 0)
 
 
 @pytest.fixture
@@ -67,14 +68,13 @@ def test_skipping_is_as_if_they_were_not_there(damaged: Path, mended: Path, in_m
 
 
 @pytest.mark.slow
-def test_of_several_processes_the_first_looks_for_all(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTHEBB_TEST_DAMAGED", str(damaged))
-    (decoded, first), (none, second) = together("tests.data.test_bad_images:looked_at", 2)
+def test_of_several_processes_the_first_looks_for_all(damaged: Path) -> None:
+    (decoded, first), (none, second) = together("tests.data.test_bad_images:looked_at", 2, damaged)
     assert (decoded, none) == (30, 0)
     assert first == second == load(damaged, in_memory=False, on_bad_image="skip").digest
 
 
-def looked_at() -> tuple[int, str]:
+def looked_at(damaged: Path) -> tuple[int, str]:
     """Number of images that this process decodes to open the data set, and the digest."""
     decoded = 0
     decode = source.decode
@@ -85,8 +85,9 @@ def looked_at() -> tuple[int, str]:
         return decode(*arguments)
 
     patch.object(source, "decode", counted).start()
-    config = DatasetConfig(
-        name="image_folder", root=os.environ["FASTHEBB_TEST_DAMAGED"], size=8, in_memory=False, on_bad_image="skip",
+    config = with_defaults(
+        DatasetConfig,
+        name="image_folder", root=str(damaged), size=8, in_memory=False, on_bad_image="skip",
         download=True,
     )  # fmt: skip
     dataset = open_dataset(config, 0, View(make_console()))

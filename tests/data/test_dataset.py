@@ -26,6 +26,7 @@ from fasthebb_cli.data.dataset import DATASETS, Dataset, _collection, load_datas
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.data.images import class_folders, picture, tiny_imagenet, write_cifar
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
@@ -310,11 +311,11 @@ def own(config: DatasetConfig, *, count: int = 10) -> Collection:
 
 def test_a_data_set_of_ones_own() -> None:
     name = f"{__name__}:own"
-    dataset = load_dataset(DatasetConfig(name=name, size=4, options={"count": 20}), 0)
+    dataset = load_dataset(with_defaults(DatasetConfig, name=name, size=4, options={"count": 20}), 0)
     assert sizes(dataset) == (12, 4, 4, 0)
     assert dataset.name == name
     with pytest.raises(InputError, match=r"dataset.options: unknown option cuont; .*:own accepts: count"):
-        load_dataset(DatasetConfig(name=name, size=4, options={"cuont": 20}), 0)
+        load_dataset(with_defaults(DatasetConfig, name=name, size=4, options={"cuont": 20}), 0)
 
 
 def validated(config: DatasetConfig) -> Collection:
@@ -325,21 +326,21 @@ def validated(config: DatasetConfig) -> Collection:
 
 
 def test_validation_images_without_test_images() -> None:
-    dataset = load_dataset(DatasetConfig(name="tests.data.test_dataset:validated", size=4), 0)
+    dataset = load_dataset(with_defaults(DatasetConfig, name="tests.data.test_dataset:validated", size=4), 0)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (80, 10, 20)
 
 
 @pytest.mark.parametrize("name", ["no_such_module:f", f"{__name__}:gone", f"{__name__}:CONF"])
 def test_a_data_set_of_ones_own_that_is_not_there(name: str) -> None:
     with pytest.raises(InputError, match=f"dataset.name={name}: "):
-        load_dataset(DatasetConfig(name=name, size=4), 0)
+        load_dataset(with_defaults(DatasetConfig, name=name, size=4), 0)
 
 
 def test_unknown_names_and_settings_of_others() -> None:
     with pytest.raises(
         InputError, match=r"dataset.name: unknown 'cifar11'; choose from: mnist5k, .*cifar10.*:function"
     ):
-        load_dataset(DatasetConfig(name="cifar11", size=4), 0)
+        load_dataset(with_defaults(DatasetConfig, name="cifar11", size=4), 0)
     with pytest.raises(InputError, match=r"dataset.options: unknown option a; digits accepts: none"):
         load_dataset(replace(config("digits"), options={"a": 1}), 0)
     with pytest.raises(InputError, match=r"dataset.unlabelled: dataset digits has its own"):
@@ -370,7 +371,7 @@ def test_the_digest_of_arrays_moves_with_pixels_labels_and_order() -> None:
 
 def test_mean_and_std_are_those_of_the_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, {"a": 10, "b": 10})
-    settings = DatasetConfig(name="image_folder", root=str(tmp_path), size=8)
+    settings = with_defaults(DatasetConfig, name="image_folder", root=str(tmp_path), size=8)
     dataset = load_dataset(settings, 0)
     pixels = torch.stack([torch.from_numpy(np.array(picture(i))) for i in dataset.train.tolist()]) / 255
     mean, std = mean_and_std(dataset)
@@ -384,7 +385,7 @@ def test_mean_and_std_are_those_of_the_training_images(tmp_path: Path, monkeypat
 
 
 def test_a_blank_channel_has_a_standard_deviation_above_zero() -> None:
-    dataset = load_dataset(DatasetConfig(name=f"{__name__}:blank", size=2), 0)
+    dataset = load_dataset(with_defaults(DatasetConfig, name=f"{__name__}:blank", size=2), 0)
     assert float(mean_and_std(dataset)[1].min()) > 0
 
 

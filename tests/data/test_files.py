@@ -70,6 +70,7 @@ WHOLE = """
 import os, resource, sys
 import torch
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.data import folders
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.imagenet import imagenet
@@ -95,7 +96,7 @@ folders.list_images = list_images
 list(batches(Nothing(), torch.arange(10), batch_size=4, device=torch.device("cpu"), order_seed=0))
 stratified_order(torch.arange(10), 0)
 before = peak()
-collection = imagenet(DatasetConfig(name="imagenet", root=sys.argv[1], size=210))
+collection = imagenet(with_defaults(DatasetConfig, name="imagenet", root=sys.argv[1], size=210))
 listed_peak = peak()
 assert len(collection.source) == count
 train = stratified_order(collection.labels, 0).sort().values
@@ -108,7 +109,7 @@ print((listed_peak - before) / count, (peak() - before) / count)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 def test_a_whole_imagenet_is_listed_split_and_shuffled_in_bounded_memory(tmp_path: Path) -> None:
     """The process's peak memory in bytes an image: after listing, and after the split, two orders and the batches."""
     for k in range(1000):

@@ -13,11 +13,12 @@ from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.data.images import class_folders, picture, save
 
 
 def load(root: Path, seed: int = 0, **settings: Any) -> Dataset:
-    return load_dataset(DatasetConfig(name="image_folder", root=str(root), size=8, **settings), seed)
+    return load_dataset(with_defaults(DatasetConfig, name="image_folder", root=str(root), size=8, **settings), seed)
 
 
 def sizes(dataset: Dataset) -> tuple[int, ...]:
@@ -203,7 +204,7 @@ def test_what_is_wrong_with_a_folder(tmp_path: Path, spoil: Callable[[Path], Non
 def test_what_is_wrong_with_the_settings(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 5, "b": 5})
     with pytest.raises(InputError, match=r"dataset.root has no value"):
-        load_dataset(DatasetConfig(name="image_folder", size=8), 0)
+        load_dataset(with_defaults(DatasetConfig, name="image_folder", root=None, size=8), 0)
     with pytest.raises(InputError, match=r"dataset.root: there is no folder .*/gone"):
         load(tmp_path / "gone")
     with pytest.raises(InputError, match=r"dataset.unlabelled: there is no folder .*/gone"):
@@ -246,7 +247,7 @@ def test_the_digest_moves_with_the_images_not_with_the_root(tmp_path: Path) -> N
         changed("relabelled", lambda root: (root / "a/000.png").rename(root / "b/a.png")),
         changed("edited", lambda root: save(root / "a/000.png", 99, (9, 9))),
         changed("class", lambda root: (root / "b").rename(root / "c")),
-        load_dataset(DatasetConfig(name="image_folder", root=str(first), size=9), 0).digest,
+        load_dataset(with_defaults(DatasetConfig, name="image_folder", root=str(first), size=9), 0).digest,
     ]
     assert len({digest, *others}) == 7
 

@@ -1,4 +1,4 @@
-"""The engine against the naive loops of tests/reference.py, over every shape of layer that it accepts."""
+"""The engine against the naive loops of tests/reference.py, for all kinds of layers that it accepts."""
 
 import copy
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from fasthebb.geometry import Layer
 from fasthebb.responses import RESPONSES, Moments
 from fasthebb.rules import Mask, Terms, hpca
 from fasthebb.settings import RULES
-from fasthebb.tiles import GPU, PROCESSOR, TileSizes
+from fasthebb.tiles import CPU, GPU, TileSizes
 from tests import reference
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says it copies the input: no matter here
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch warns that it copies the input
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Options = dict[str, float | str]
@@ -54,10 +54,9 @@ RULE_OPTIONS: list[tuple[str, Options]] = [
 ]
 
 
-BLOCK = PROCESSOR.block
-# as on a processor, as on a GPU, the latter with pieces small enough for several of each, and without memory for all
-# blocks at once
-GRAINS = [PROCESSOR, GPU, replace(GPU, pairs=3, block=4), replace(GPU, block=4, chunk=1)]
+BLOCK = CPU.block
+# for a CPU; for a GPU; for a GPU with small tiles, so that there are several; and with memory for one block at a time
+TILE_SIZES = [CPU, GPU, replace(GPU, pairs=3, block=4), replace(GPU, block=4, chunk=1)]
 
 
 @dataclass
@@ -66,11 +65,11 @@ class Case:
     x: Tensor
     rule: str
     options: Options
-    sizes: TileSizes = PROCESSOR
+    sizes: TileSizes = CPU
 
 
-def sums(layer: Layer, x: Tensor, rule: str, options: Options, pieces: TileSizes = PROCESSOR) -> engine.Sums:
-    with torch.no_grad(), mock.patch.object(tiles, "sizes_for", return_value=pieces):
+def sums(layer: Layer, x: Tensor, rule: str, options: Options, sizes: TileSizes = CPU) -> engine.Sums:
+    with torch.no_grad(), mock.patch.object(tiles, "sizes_for", return_value=sizes):
         pre = engine.pre_activation(layer, x, layer(x))
         setting = RULES[rule]
         y_NGK = RESPONSES[setting.response](pre)
@@ -79,7 +78,7 @@ def sums(layer: Layer, x: Tensor, rule: str, options: Options, pieces: TileSizes
 
 
 def assert_close(found: Tensor, wanted: Tensor, *, tolerance: float = 1e-10, scale: float = 0.0) -> None:
-    """Errors relative to the largest entry wanted, or to scale where that is larger."""
+    """The largest error, relative to the largest wanted entry or to `scale`, whichever is larger."""
     assert found.shape == wanted.shape
     error = float((found - wanted).abs().max())
     assert error <= tolerance * max(scale, float(wanted.abs().max()))
@@ -98,10 +97,10 @@ def assert_agrees(case: Case) -> None:
 
 
 def _case(draw: st.DrawFn, layer: Layer, shape: list[int]) -> Case:
-    """Random eighths for a layer and an input, some of them all zero.
+    """Random multiples of 1/8 for the layer's weights and its input; sometimes a sample or a unit is all zero.
 
-    Inner products of eighths are exact in float32 too. Otherwise a unit that all but ignores the one patch it sees
-    would have its update, x / (x.w) under "power", from the rounding of x.w.
+    Inner products of such numbers are exact, in float32 too. Otherwise rounding would decide the update of a unit with
+    x.w near 0: under "power" it is x / (x.w) for a single patch.
     """
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
@@ -126,7 +125,7 @@ def _case(draw: st.DrawFn, layer: Layer, shape: list[int]) -> Case:
         x = x.contiguous(memory_format=torch.channels_last)
         layer = layer.to(memory_format=torch.channels_last)
     rule, options = draw(st.sampled_from(RULE_OPTIONS))
-    return Case(layer, x, rule, options, draw(st.sampled_from(GRAINS)))
+    return Case(layer, x, rule, options, draw(st.sampled_from(TILE_SIZES)))
 
 
 def _pair(draw: st.DrawFn, low: int, high: int) -> tuple[int, int]:
@@ -165,7 +164,7 @@ def convolutions(draw: st.DrawFn) -> Case:
 
 @st.composite
 def full_map_convolutions(draw: st.DrawFn) -> Case:
-    """One patch a sample, unless padded: the layer is a linear one (but not with groups)."""
+    """Without padding there is one patch a sample, so that the layer is a linear one (except with groups)."""
     kernel, groups = _pair(draw, 1, 4), draw(st.sampled_from([1, 1, 2]))
     padding: str | int = draw(st.one_of(st.just("valid"), st.integers(0, 1)))
     layer = nn.Conv2d(
@@ -182,7 +181,7 @@ def full_map_convolutions(draw: st.DrawFn) -> Case:
 
 @st.composite
 def linears(draw: st.DrawFn) -> Case:
-    """Few samples for many units (blocks, the last one cut short) or the reverse (K x K matrix)."""
+    """Few samples for many units (in blocks, the last one smaller), or many samples for few units (K x K matrix)."""
     if draw(st.booleans()):
         samples, units = draw(st.integers(1, 4)), draw(st.integers(1, 2 * BLOCK + 3))
     else:
@@ -214,7 +213,7 @@ def test_linear_equals_reference(case: Case) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_micro_batches_add_up_to_the_batch(case: Case, cuts: list[int]) -> None:
     """However the batch is split, one division at the end gives the update of the whole."""
-    assume(not RULES[case.rule].running)  # a part is a batch to running moments
+    assume(not RULES[case.rule].running)  # they take each part for a batch
     generator = torch.Generator().manual_seed(len(cuts))
     x = torch.randn(6, *case.x.shape[1:], generator=generator, dtype=torch.float64)
     case.layer.double()
@@ -237,17 +236,17 @@ LAYERS: list[tuple[Layer, list[int]]] = [
 ]
 
 
-@pytest.mark.parametrize("pieces", GRAINS, ids=["processor", "gpu", "small", "in turn"])
+@pytest.mark.parametrize("sizes", TILE_SIZES, ids=["cpu", "gpu", "small", "in turn"])
 @pytest.mark.parametrize("mask", ["tril", "diag"])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=["blocks", "matrix", "groups", "full map", "padded map"])
-def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask: Mask, pieces: TileSizes) -> None:
+def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask: Mask, sizes: TileSizes) -> None:
     """G^T X - mask(G^T R) W for any G and R, though in hpca they are the same."""
     torch.manual_seed(0)
     layer, x = copy.deepcopy(layer).double(), torch.randn(shape, dtype=torch.float64)
     with torch.no_grad():
         dot_NGK = engine.pre_activation(layer, x, layer(x)).dot_NGK
         gate, recombination = torch.randn_like(dot_NGK), torch.randn_like(dot_NGK)
-        with mock.patch.object(tiles, "sizes_for", return_value=pieces):
+        with mock.patch.object(tiles, "sizes_for", return_value=sizes):
             found = engine.sums(layer, x, Terms(gate, recombination, mask)).numerator
     groups, units = gate.shape[1:]
     wanted = torch.zeros_like(layer.weight).reshape(groups, units, -1)
@@ -265,16 +264,16 @@ def test_gate_and_recombination_may_differ(layer: Layer, shape: list[int], mask:
 
 
 @pytest.mark.parametrize(("samples", "units", "blocks"), [(5, 3 * BLOCK, True), (2000, 100, False)])
-def test_a_linear_layer_is_done_in_the_cheaper_form(samples: int, units: int, blocks: bool) -> None:
-    """Few samples for many units go by blocks, many samples for few units through the K x K matrix."""
+def test_a_linear_layer_is_computed_in_the_cheaper_form(samples: int, units: int, blocks: bool) -> None:
+    """Few samples for many units: in blocks. Many samples for few units: with the K x K matrix."""
     layer, x = nn.Linear(400, units, bias=False), torch.randn(samples, 400)
     shapes = _shapes(layer, x)
-    assert ((PROCESSOR.parts, PROCESSOR.pairs, PROCESSOR.pairs) in shapes) is not blocks  # the lower triangle of K x K
+    assert ((CPU.parts, CPU.pairs, CPU.pairs) in shapes) is not blocks  # the lower triangle of K x K
     assert ((3, BLOCK, BLOCK) in shapes) is blocks
 
 
-def test_a_gpu_is_asked_for_few_products() -> None:
-    """All blocks of a wide layer are one batch, and so are all pairs of a convolution's units."""
+def test_a_gpu_runs_few_products() -> None:
+    """All blocks of a wide layer are one batch of products; so are all pairs of units of a convolution."""
     wide = _shapes(nn.Linear(400, 3 * GPU.block, bias=False), torch.randn(5, 400), GPU)
     assert wide == [(3, GPU.block, GPU.block), (3, GPU.block, 400)]
     short_of_memory = _shapes(nn.Linear(400, 3 * GPU.block, bias=False), torch.randn(5, 400), replace(GPU, chunk=4_000))
@@ -283,22 +282,22 @@ def test_a_gpu_is_asked_for_few_products() -> None:
 
 
 @pytest.mark.parametrize(("size", "few"), [(2, True), (12, False)])
-def test_a_deep_convolution_on_small_maps_goes_by_blocks_too(size: int, few: bool) -> None:
-    """Four patches for many units, or two hundred; the same update either way as without any choice."""
+def test_a_deep_convolution_on_small_maps_is_computed_in_blocks_too(size: int, few: bool) -> None:
+    """With four patches for many units, but not with two hundred. Both forms give the update of the naive loops."""
     layer, x = nn.Conv2d(3, 96, 3, padding=1, bias=False), torch.randn(1, 3, size, size)
     assert ((3, BLOCK, BLOCK) in _shapes(layer, x)) is few
     wanted = reference.update(copy.deepcopy(layer).double(), x.double(), "hpca")
     assert_close(sums(layer, x, "hpca", {}).gradient_(layer.weight).neg().double(), wanted, tolerance=1e-5)
 
 
-def test_a_full_map_convolution_is_done_as_a_linear_layer() -> None:
-    """G^T X is then a plain product, here on all eight units at a time."""
+def test_a_full_map_convolution_is_computed_as_a_linear_layer() -> None:
+    """G^T X is then a plain product, here for all eight units at a time."""
     assert (1, 8, 50) in _shapes(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 5, 5))
     assert (1, 8, 50) not in _shapes(nn.Conv2d(2, 8, 5, bias=False), torch.randn(3, 2, 6, 6))
 
 
-def _shapes(layer: Layer, x: Tensor, pieces: TileSizes = PROCESSOR) -> list[tuple[int, ...]]:
-    """Shapes of the plain matrix products that hpca's sums are made of."""
+def _shapes(layer: Layer, x: Tensor, sizes: TileSizes = CPU) -> list[tuple[int, ...]]:
+    """Shapes of the matrix products that compute hpca's sums."""
 
     class Recorder(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -310,7 +309,7 @@ def _shapes(layer: Layer, x: Tensor, pieces: TileSizes = PROCESSOR) -> list[tupl
     shapes: list[tuple[int, ...]] = []
     with torch.no_grad():
         terms = hpca(engine.pre_activation(layer, x, layer(x)).dot_NGK.relu())
-        with Recorder(), mock.patch.object(tiles, "sizes_for", return_value=pieces):
+        with Recorder(), mock.patch.object(tiles, "sizes_for", return_value=sizes):
             engine.sums(layer, x, terms)
     return shapes
 
@@ -342,14 +341,14 @@ def test_a_silent_unit_stays_as_it_is_without_damping() -> None:
 
 
 def test_an_empty_patch_has_no_direction() -> None:
-    """An empty patch has no direction: all units score alike and move towards it, none becomes nan."""
+    """All units have the same score for a patch of zeros, and all move towards it; none becomes nan."""
     layer = nn.Linear(3, 2, bias=False, dtype=torch.float64)
     update = sums(layer, torch.zeros(1, 3, dtype=torch.float64), "swta", {}).gradient_(layer.weight).neg()
     assert_close(update, -layer.weight.detach() / 2)
 
 
 def test_lengths_of_no_image() -> None:
-    """A process may have nothing of the last batch."""
+    """A process may have no image of the last batch."""
     layer = nn.Conv2d(4, 6, 3, groups=2)
     x = torch.zeros(0, 4, 8, 8)
     pre = engine.pre_activation(layer, x, layer(x))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
+from fasthebb.settings import RULES
 from tests import reference
 
 RULE_OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -45,11 +46,11 @@ def pixel_learner(weight: list[list[float]], rule: str, **options: Any) -> tuple
     layer = nn.Linear(len(weight[0]), len(weight), bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
-    return layer, HebbianLearner(nn.Sequential(layer), rule, lr=0.1, options=options)
+    return layer, HebbianLearner(nn.Sequential(layer), RULES[rule].with_options(**options), lr=0.1)
 
 
 def step_by_reference(model: nn.Sequential, images: Tensor, rule: str, options: dict[str, Any], lr: float) -> None:
-    """One step of the learning layers as the loops have it; all layers learn from the same forward pass."""
+    """One step of the learning layers, computed by the naive loops; all layers learn from the same forward pass."""
     x, updates = images, {}
     with torch.no_grad():
         for name, module in model.named_modules():
@@ -69,7 +70,7 @@ def step_by_reference(model: nn.Sequential, images: Tensor, rule: str, options: 
 def test_weights_equal_reference_after_steps(rule: str, options: dict[str, Any]) -> None:
     learning = network()
     wanted, start = copy.deepcopy(learning), weights(learning)
-    learner = HebbianLearner(learning, rule, lr=0.1, options=options, exclude=["classifier*"])
+    learner = HebbianLearner(learning, RULES[rule].with_options(**options), lr=0.1, exclude=["classifier*"])
     for images in batches(3):
         learner.observe(images)
         learner.step()
@@ -79,7 +80,7 @@ def test_weights_equal_reference_after_steps(rule: str, options: dict[str, Any])
         assert (name.removesuffix(".weight") in LEARNING) != torch.equal(weight, start[name])
 
 
-def test_observing_in_parts_equals_observing_the_whole() -> None:
+def test_observing_in_parts_equals_observing_the_whole_batch() -> None:
     whole, parts = network().eval(), network().eval()
     learner, learner_of_parts = (HebbianLearner(model, "hpca", lr=0.1) for model in (whole, parts))
     (images,) = batches(1)
@@ -140,9 +141,9 @@ def test_unknown_names_are_answered_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"unknown rule 'hcpa'; choose one of: hpca, hpca_tanh, "):
         HebbianLearner(network(), "hcpa", lr=0.1)
     with pytest.raises(ValueError, match=r"unknown option 'temperature' of hpca; it accepts: denominator, damping"):
-        HebbianLearner(network(), "hpca", lr=0.1, options={"temperature": 1.0})
+        HebbianLearner(network(), RULES["hpca"].with_options(temperature=1.0), lr=0.1)
     with pytest.raises(ValueError, match=r"unknown option 'y_NGK' of swta; it accepts: temperature"):
-        HebbianLearner(network(), "swta", lr=0.1, options={"y_NGK": 1.0})
+        HebbianLearner(network(), RULES["swta"].with_options(y_NGK=1.0), lr=0.1)
     with pytest.raises(ValueError, match="no Conv2d or Linear layer is left to learn"):
         HebbianLearner(network(), "hpca", lr=0.1, include=["conv7*"])
 
@@ -150,14 +151,14 @@ def test_unknown_names_are_answered_with_the_choices() -> None:
 def test_a_refused_learner_leaves_no_hook() -> None:
     model = network()
     with pytest.raises(ValueError, match="unknown option"):
-        HebbianLearner(model, "hpca", lr=0.1, options={"temperature": 1.0})
+        HebbianLearner(model, RULES["hpca"].with_options(temperature=1.0), lr=0.1)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_projection(bias: bool, channels_last: bool) -> None:
-    """While swta learns a layer's output is x.w / |w| + b; when it has finished its weights have length 1."""
+    """While swta learns, a layer outputs x.w / |w| + b. After `finish` its weight vectors have length 1."""
     torch.manual_seed(0)
     conv, fc = nn.Conv2d(2, 4, 3, bias=bias).double(), nn.Linear(16, 5, bias=bias).double()
     (images,) = (images[:, :, :4, :4] for images in batches(1))
@@ -212,13 +213,14 @@ def test_hooks_are_gone_after_finish(rule: str) -> None:
 
 @pytest.mark.parametrize(("rule", "options"), RULE_OPTIONS)
 def test_state_dict_continues_bit_identically(rule: str, options: dict[str, Any]) -> None:
-    """Momentum and statistics are part of the state: without them the third step and the report would differ."""
+    """Momentum and statistics are part of the state: without them the third step and the statistics would differ."""
 
     def learner_of(model: nn.Module, *, lr: float) -> HebbianLearner:
         def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             return torch.optim.SGD(groups, momentum=0.9)
 
-        return HebbianLearner(model, rule, lr=lr, options=options, exclude=["classifier*"], optimizer=optimizer)
+        setting = RULES[rule].with_options(**options)
+        return HebbianLearner(model, setting, lr=lr, exclude=["classifier*"], optimizer=optimizer)
 
     straight = network()
     learner = learner_of(straight, lr=0.1)
@@ -254,7 +256,7 @@ def test_a_unit_that_never_responds_is_dead() -> None:
 
 
 def test_a_unit_that_never_wins_is_dead() -> None:
-    """A unit that responds to every patch, but always less than another, is dead; an empty patch is won by nobody."""
+    """A unit that always responds less than another is dead. No unit wins a patch of zeros."""
     _, learner = pixel_learner([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]], "swta")
     learner.observe(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
     assert learner.statistics()["0"].dead == 1
@@ -263,7 +265,7 @@ def test_a_unit_that_never_wins_is_dead() -> None:
 
 
 def test_dead_units_are_counted_within_their_group() -> None:
-    """The second group's best unit wins there, though the first group's respond more."""
+    """The best unit of the second group wins there, although units of the first group respond more."""
     layer = nn.Conv2d(2, 4, 1, groups=2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(4, 1, 1, 1))
@@ -281,7 +283,7 @@ def test_statistics_of_updates_and_lengths() -> None:
         learner.step()
         relative.append(float((layer.weight.detach() - before).norm() / before.norm()))
     statistics = learner.statistics()["0"]
-    assert statistics.update == pytest.approx(relative[0], rel=1e-5)  # of WATCH steps the first is looked at
+    assert statistics.update == pytest.approx(relative[0], rel=1e-5)  # only the first of WATCH steps counts
     norms = layer.weight.detach().norm(dim=1)
     assert (statistics.norm_minimum, statistics.norm_maximum) == (float(norms.min()), float(norms.max()))
     assert statistics.units == 2
@@ -304,7 +306,7 @@ def test_another_optimizer_receives_the_update_as_its_gradient() -> None:
 
 @pytest.mark.parametrize("rule", ["hpca", "swta"])
 def test_gradients_are_neither_needed_nor_disturbed(rule: str) -> None:
-    """Observing keeps no graph; a forward pass of the user's own keeps its graph, the learner none of it."""
+    """`observe` builds no autograd graph. The user's own forward pass does, and the learner keeps nothing of it."""
     model = network().eval()
     learner = HebbianLearner(model, rule, lr=0.1)
     (images,) = batches(1)
@@ -329,7 +331,7 @@ def test_gradients_are_neither_needed_nor_disturbed(rule: str) -> None:
 
 
 def test_a_layer_that_saw_nothing_takes_no_step() -> None:
-    """Not even from a gradient that somebody else left on it."""
+    """Not even if its weight has a gradient from elsewhere."""
     model = network()
     learner = HebbianLearner(model, "hpca", lr=0.1)
     unseen = model.get_parameter("fc3.1.weight")
@@ -342,7 +344,7 @@ def test_a_layer_that_saw_nothing_takes_no_step() -> None:
 
 
 def test_a_step_leaves_no_gradient() -> None:
-    """A second copy of the weights would stay, and reach the next optimizer."""
+    """It would take the memory of a second copy of the weights, and the next optimizer would apply it."""
     model = network()
     learner = HebbianLearner(model, "hpca", lr=0.1)
     learner.observe(batches(1)[0])
@@ -363,14 +365,14 @@ def test_rates_may_be_scheduled_on_the_optimizer() -> None:
 
 @pytest.mark.parametrize(("rule", "options"), RULE_OPTIONS)
 def test_autocast_rounds_the_forward_product_alone(rule: str, options: dict[str, Any]) -> None:
-    """Under bf16 the sums and weights stay float32; their update is that of responses rounded to 8 bits."""
+    """Under bf16 the sums and weights stay float32. Only the responses are rounded, to 8 bits."""
     torch.manual_seed(0)
     exact = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.Flatten(), nn.Linear(256, 40, bias=False))
     rounded = copy.deepcopy(exact)
     images = torch.rand(8, 3, 6, 6)
     start = weights(exact)
     for model, enabled in ((exact, False), (rounded, True)):
-        learner = HebbianLearner(model, rule, lr=0.1, options=options)
+        learner = HebbianLearner(model, RULES[rule].with_options(**options), lr=0.1)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = learner.observe(images)
         learner.step()
@@ -378,15 +380,16 @@ def test_autocast_rounds_the_forward_product_alone(rule: str, options: dict[str,
     for name, weight in weights(exact).items():
         found = rounded.get_parameter(name).detach()
         assert found.dtype == torch.float32
-        assert not torch.equal(found, weight), "autocast was not on"
+        assert not torch.equal(found, weight), "autocast was off"
         assert (found - weight).norm() < 0.05 * (weight - start[name]).norm()
 
 
 @pytest.mark.parametrize(("rule", "options"), RULE_OPTIONS)
 def test_learning_from_a_batch_is_to_observe_it_and_to_step(rule: str, options: dict[str, Any]) -> None:
     models = [network(), network()]
-    at_once, in_two = (HebbianLearner(each, rule, lr=0.1, options=options, exclude=["classifier*"]) for each in models)
-    for images in batches(10):  # more than one of the steps that statistics are taken from
+    setting = RULES[rule].with_options(**options)
+    at_once, in_two = (HebbianLearner(each, setting, lr=0.1, exclude=["classifier*"]) for each in models)
+    for images in batches(10):  # more than WATCH, so that two steps count for the statistics
         at_once.learn(images)
         in_two.observe(images)
         in_two.step()

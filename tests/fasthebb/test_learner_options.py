@@ -1,4 +1,4 @@
-"""What the learner does besides the rule: how an update becomes a step, teachers, layer by layer, running moments."""
+"""The learner apart from its rule: steps, options by layer, teachers, layer by layer, running moments, memory."""
 
 import copy
 import shutil
@@ -15,8 +15,8 @@ from fasthebb import engine, tiles
 from fasthebb.learner import HebbianLearner
 from fasthebb.responses import RESPONSES, Moments
 from fasthebb.rules import gha, hebbian_classifier
-from fasthebb.settings import MOMENTUM, RULES, RuleSetting, StepSetting
-from fasthebb.teacher import taught, teacher_signal
+from fasthebb.settings import MOMENTUM, RULES, Execution, RuleSetting, StepSetting
+from fasthebb.teacher import Teacher, taught, teacher_signal
 from tests import reference
 from tests.fasthebb.test_learner import batches, network, weights
 
@@ -37,7 +37,7 @@ def difference(found: dict[str, Tensor], name: str) -> Tensor:
     return found[name] - weights(network())[name]
 
 
-NAMES = {"conv1.0.weight": 18, "conv2.0.weight": 16, "fc3.1.weight": 20}  # with their inputs a unit
+NAMES = {"conv1.0.weight": 18, "conv2.0.weight": 16, "fc3.1.weight": 20}  # layer -> number of inputs of a unit
 
 
 def test_normalised_weights_have_length_1() -> None:
@@ -63,10 +63,10 @@ def test_the_rate_depends_on_the_distance_of_the_length_from_1() -> None:
 
 def test_options_by_layer() -> None:
     options = {"conv*": {"temperature": 0.5}, "fc*": {"temperature": 0.1}}
-    mixed = learnt("swta", layer_options=options)
-    assert torch.equal(mixed["conv1.0.weight"], learnt("swta", options={"temperature": 0.5})["conv1.0.weight"])
+    mixed = learnt(replace(RULES["swta"], layer_options=options))
+    assert torch.equal(mixed["conv1.0.weight"], learnt(RULES["swta"].with_options(temperature=0.5))["conv1.0.weight"])
     with pytest.raises(ValueError, match="unknown option 'heat' of swta"):
-        learnt("swta", layer_options={"conv2.0": {"heat": 1}})
+        learnt(replace(RULES["swta"], layer_options={"conv2.0": {"heat": 1}}))
 
 
 @pytest.mark.parametrize("name", ["Adam", "RMSprop", "Adagrad"])
@@ -148,15 +148,15 @@ def test_a_teacher_signal_frees_the_first_units_and_assigns_the_others_in_turn()
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"bcm", "hpca_adaptive"}))
 def test_a_teacher_multiplies_response_gate_and_recombination(rule: str) -> None:
-    """Units of other classes learn nothing from a patch; those of its class compete among themselves."""
+    """Units of other classes learn nothing from a patch. Units of its class compete with each other."""
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 6, bias=False)).double()
     start = weights(model)
-    learner = HebbianLearner(model, rule, lr=0.1, classes=3)
+    learner = HebbianLearner(model, rule, lr=0.1, teacher=Teacher(3))
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     learner.observe(x, torch.ones(4, dtype=torch.long))
     learner.step()
     moved = (weights(model)["1.weight"] - start["1.weight"]).abs().amax(1)
-    if rule not in ("ica", "hica"):  # whose pull towards their own weights knows no patch
+    if rule not in ("ica", "hica"):  # they move towards their own weights whatever the patch
         assert moved[[0, 2, 3, 5]].max() == 0
     assert moved[[1, 4]].max() > 0
     assert (weights(model)["0.weight"] != start["0.weight"]).any()
@@ -173,7 +173,7 @@ def test_a_teacher_multiplies_response_gate_and_recombination(rule: str) -> None
     ],
 )
 def test_taught_rules_agree_with_their_naive_form(rule: str, options: dict[str, Any]) -> None:
-    """Six units, two of each class: k = 3 is more than compete."""
+    """Six units, two for each class: so only two compete, fewer than k = 3."""
     generator = torch.Generator().manual_seed(0)
     layer = nn.Linear(6, 6, bias=False, dtype=torch.float64)
     x = torch.randn(20, 6, generator=generator, dtype=torch.float64)
@@ -189,13 +189,13 @@ def test_taught_rules_agree_with_their_naive_form(rule: str, options: dict[str, 
 
 def test_a_layer_with_fewer_units_than_classes_is_named() -> None:
     model = nn.Sequential(OrderedDict(a=nn.Linear(4, 2), b=nn.Linear(2, 5), c=nn.Linear(5, 9), d=nn.Linear(9, 7)))
-    assert HebbianLearner(model, "hpca", lr=0.1, classes=6, assigned={"d": 3}).untaught == ["b", "d"]
-    assert HebbianLearner(model, "hpca", lr=0.1).untaught == []
+    assert HebbianLearner(model, "hpca", lr=0.1, teacher=Teacher(6, {"d": 3})).without_teacher == ["b", "d"]
+    assert HebbianLearner(model, "hpca", lr=0.1).without_teacher == []
 
 
 def test_a_teacher_leaves_the_networks_first_layer_alone_and_not_the_first_that_learns() -> None:
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False)).double()
-    learner = HebbianLearner(model, "gha", lr=0.1, include=["1"], classes=4)
+    learner = HebbianLearner(model, "gha", lr=0.1, include=["1"], teacher=Teacher(4))
     before = weights(model)["1.weight"]
     learner.observe(torch.ones(2, 3, dtype=torch.float64), torch.tensor([2, 2]))
     learner.step()
@@ -204,18 +204,18 @@ def test_a_teacher_leaves_the_networks_first_layer_alone_and_not_the_first_that_
 
 
 def test_running_variance_is_that_within_batches() -> None:
-    """A mean that moves from batch to batch is no variance of a unit's response."""
+    """The drift of the mean from batch to batch does not count as variance."""
     first, second = (Moments.of(torch.tensor([[[m - 1.0]], [[m + 1.0]]])) for m in (-3.0, 3.0))
     first.move_to_(second, 0.1)
     assert (float(first.mean), float(first.variance)) == pytest.approx((-2.4, 1.0))
     assert float(first.mean_square) == pytest.approx(10.0)
 
 
-def test_labels_and_classes_go_together() -> None:
-    with pytest.raises(ValueError, match="labels and classes go together"):
+def test_labels_and_a_teacher_go_together() -> None:
+    with pytest.raises(ValueError, match="labels and a teacher go together"):
         learnt("hpca", labels=torch.zeros(6, dtype=torch.long))
-    with pytest.raises(ValueError, match="labels and classes go together"):
-        learnt("hpca", classes=3)
+    with pytest.raises(ValueError, match="labels and a teacher go together"):
+        learnt("hpca", teacher=Teacher(3))
 
 
 def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
@@ -228,24 +228,24 @@ def test_a_hebbian_classifier_holds_the_mean_of_each_class() -> None:
     torch.testing.assert_close(layer.weight.detach() + update, means)
 
 
-def test_a_rule_of_ones_own_is_a_function() -> None:
+def test_a_users_own_rule_is_a_function() -> None:
     own = learnt(RuleSetting(gha, "dot"))
     assert all(torch.equal(own[name], learnt("gha")[name]) for name in NAMES)
 
 
 def test_a_chunks_responses_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more numbers at a time than a cache holds, as long as that is a whole image; a linear layer goes at once."""
-    monkeypatch.setattr(tiles, "PROCESSOR", replace(tiles.PROCESSOR, chunk=3 * 5 * 36))
+    """At most as many numbers as the tile size says, but at least one image. A linear layer is not divided."""
+    monkeypatch.setattr(tiles, "CPU", replace(tiles.CPU, chunk=3 * 5 * 36))
     conv, x = nn.Conv2d(2, 5, 3), torch.randn(8, 2, 8, 8)
     assert [len(part) for part, _ in engine.chunks(conv, x, conv(x))] == [3, 3, 2]
-    monkeypatch.setattr(tiles, "PROCESSOR", replace(tiles.PROCESSOR, chunk=1))
+    monkeypatch.setattr(tiles, "CPU", replace(tiles.CPU, chunk=1))
     assert [len(part) for part, _ in engine.chunks(conv, x, conv(x))] == [1] * 8
     linear = nn.Linear(4, 5)
     assert [len(part) for part, _ in engine.chunks(linear, x[..., :4], linear(x[..., :4]))] == [8]
 
 
 def test_a_linear_layers_numerator_stays_in_the_memory_of_the_step_before() -> None:
-    """A wide layer's is tens of megabytes, which the system would have to find and clear for every step."""
+    """For a wide layer that is tens of megabytes, which the system would have to allocate and clear in every step."""
     torch.manual_seed(0)
     layer = nn.Linear(30, 20, bias=False)
     learner = HebbianLearner(nn.Sequential(layer), "hpca", lr=0.1)
@@ -254,7 +254,7 @@ def test_a_linear_layers_numerator_stays_in_the_memory_of_the_step_before() -> N
         learner.observe(torch.randn(8, 30))
         sums = learner.layers[0].sums
         assert sums is not None
-        held.append(sums.numerator)  # so that nothing else can be given its place
+        held.append(sums.numerator)  # keeps the memory in use, so that no other tensor gets its address
         learner.step()
     assert len({numerator.data_ptr() for numerator in held}) == 1
 
@@ -262,22 +262,22 @@ def test_a_linear_layers_numerator_stays_in_the_memory_of_the_step_before() -> N
 @pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("taught", [False, True])
 def test_chunks_of_a_batch_add_up_to_it(rule: str, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One image a chunk, with its own label, against the whole batch at once."""
+    """One image in each chunk, with its own label, gives the same as the whole batch at once."""
     labels = torch.tensor([0, 1, 2, 0, 1, 2]) if taught else None
     found = []
     for chunk in (1, 1 << 30):
-        monkeypatch.setattr(tiles, "PROCESSOR", replace(tiles.PROCESSOR, chunk=chunk))
-        found.append(learnt(rule, labels=labels, classes=3 if taught else None, steps=2))
+        monkeypatch.setattr(tiles, "CPU", replace(tiles.CPU, chunk=chunk))
+        found.append(learnt(rule, labels=labels, teacher=Teacher(3) if taught else None, steps=2))
     for name in NAMES:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-11)
         assert difference(found[0], name).abs().max() > 0
 
 
-def test_how_many_units_a_teacher_assigns_is_a_matter_of_the_layer() -> None:
-    """Of conv2's five units three are assigned, one a class; the first two learn from every class."""
+def test_how_many_units_a_teacher_assigns_depends_on_the_layer() -> None:
+    """Three of conv2's five units are assigned, one for each class. The first two learn from all classes."""
     labels = torch.zeros(6, dtype=torch.long)
     moved = [
-        difference(learnt("hpca", labels=labels, classes=3, assigned=assigned), "conv2.0.weight")
+        difference(learnt("hpca", labels=labels, teacher=Teacher(3, assigned)), "conv2.0.weight")
         .flatten(1)
         .abs()
         .amax(1)
@@ -287,7 +287,7 @@ def test_how_many_units_a_teacher_assigns_is_a_matter_of_the_layer() -> None:
     assert (moved[2] > 0).all()
 
 
-def test_a_module_that_stands_twice_in_a_sequence_runs_twice() -> None:
+def test_a_module_that_occurs_twice_in_a_sequence_runs_twice() -> None:
     torch.manual_seed(0)
     halve = nn.Linear(3, 3, bias=False).double()
     model = nn.Sequential(nn.Linear(3, 3, bias=False).double(), halve, halve)
@@ -298,8 +298,8 @@ def test_a_module_that_stands_twice_in_a_sequence_runs_twice() -> None:
 
 
 @pytest.mark.parametrize("rule", ["swta", "hwta", "kwta", "softhebb"])
-def test_layers_that_a_rule_cannot_serve_are_named(rule: str) -> None:
-    """A depthwise convolution has one unit a group, which has nobody to compete with; a transposed one is no Conv2d."""
+def test_layers_that_a_rule_cannot_train_are_named(rule: str) -> None:
+    """The unit of a depthwise convolution is alone in its group and cannot compete. A ConvTranspose2d is no Conv2d."""
     model = nn.Sequential(
         OrderedDict(
             full=nn.Conv2d(2, 4, 3),
@@ -310,21 +310,21 @@ def test_layers_that_a_rule_cannot_serve_are_named(rule: str) -> None:
     )
     learner = HebbianLearner(model, rule, lr=0.1)
     assert [layer.name for layer in learner.layers] == ["full"]
-    assert list(learner.unserved) == ["depthwise", "up"]
-    assert "one unit a group" in learner.unserved["depthwise"]
-    assert "ConvTranspose2d" in learner.unserved["up"]
+    assert list(learner.untrainable) == ["depthwise", "up"]
+    assert "one unit a group" in learner.untrainable["depthwise"]
+    assert "ConvTranspose2d" in learner.untrainable["up"]
     before = weights(model)["depthwise.weight"]
     learner.observe(torch.randn(2, 2, 8, 8))
     learner.step()
     assert torch.equal(weights(model)["depthwise.weight"], before)
-    assert list(HebbianLearner(model, "hpca", lr=0.1, exclude=["up"]).unserved) == []
+    assert list(HebbianLearner(model, "hpca", lr=0.1, exclude=["up"]).untrainable) == []
 
 
 def test_a_layer_that_is_never_called_takes_no_step() -> None:
-    """Attention calls its output's weights itself, not the layer."""
+    """Attention uses the weights of its output layer without calling the layer."""
     model = nn.MultiheadAttention(4, 2)
     learner = HebbianLearner(model, "hpca", lr=0.1)
-    assert list(learner.unserved) == [""]  # the projections of queries, keys and values are the module's own
+    assert list(learner.untrainable) == [""]  # weights of queries, keys and values are in the module itself
     model(*[torch.randn(3, 1, 4)] * 3)
     learner.step()
     assert learner.statistics()["out_proj"].steps == 0
@@ -339,13 +339,15 @@ def test_a_layer_that_is_never_called_takes_no_step() -> None:
         ("swta", {}),
         ("softhebb", {}),
         ("bcm", {}),
-        ("hpca_tanh", {"classes": 3, "assigned": {"conv*": 3}}),
+        ("hpca_tanh", {"teacher": Teacher(3, {"conv*": 3})}),
     ],
 )
 def test_compiled_rules_learn_the_same(rule: str, options: dict[str, Any]) -> None:
-    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "classes" in options else None
+    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "teacher" in options else None
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    eager, compiled = (learnt(rule, labels=labels, compile=flag, **options) for flag in (False, True))
+    eager, compiled = (
+        learnt(rule, labels=labels, execution=Execution(compile=flag), **options) for flag in (False, True)
+    )
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
     for name, weight in eager.items():
         torch.testing.assert_close(compiled[name], weight, rtol=1e-5, atol=1e-7)

@@ -1,4 +1,4 @@
-"""Model files: `load_model`, `init_from` and what is said of files that do not fit."""
+"""Model files: `load_model`, `init_from`, and the messages for files that do not fit."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,14 +28,14 @@ def test_load_model_gives_the_network_that_was_measured(command: Command) -> Non
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
 
 
-def test_an_evaluation_stands_for_the_model_it_measured_and_no_stage_that_learns_for_another(command: Command) -> None:
+def test_an_evaluation_leads_to_the_model_it_measured_but_a_training_stage_to_no_other(command: Command) -> None:
     ran = command("train", "label_fraction=0.2", "pretrain.epochs=1")
     assert ran.code == 0, ran.err
     (learnt,), (measured,) = ran.directories("finetune"), ran.directories("evaluate")
     weights, card = read_model(measured)
     assert card.taught
     assert all(torch.equal(weights[name], value) for name, value in load_file(learnt / "model.safetensors").items())
-    (learnt / "model.safetensors").unlink()  # as before it is finished; the pre-training before it has one
+    (learnt / "model.safetensors").unlink()  # as if it had not finished; the pre-training stage before it has one
     with pytest.raises(ValueError, match="no model at"):
         read_model(learnt)
 
@@ -82,7 +82,7 @@ def test_weights_of_another_network_are_refused_by_layer(command: Command) -> No
     assert "conv1.0.weight has shape" in ran.err
 
 
-def test_a_module_that_stands_twice_is_saved(tmp_path: Path) -> None:
+def test_a_module_that_occurs_twice_is_saved(tmp_path: Path) -> None:
     shared = nn.Linear(4, 4)
     network = nn.Sequential(OrderedDict(a=shared, act=nn.ReLU(), b=shared))
     save_model(tmp_path / "model.safetensors", network, ModelCard("own", {}, 1, 2, [], [0.0], [1.0]))

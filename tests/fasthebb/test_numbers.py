@@ -1,6 +1,6 @@
 """A change of the engine keeps the numbers: weights after 50 steps against stored projections, in float64.
 
-To store anew after a change that is meant: python -m tests.fasthebb.test_numbers
+After an intended change, store them again: python -m tests.fasthebb.test_numbers
 """
 
 import json

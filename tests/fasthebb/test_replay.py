@@ -1,11 +1,12 @@
-"""That a recorded step would stay right: steps of one key ask for the same work, on a machine without a GPU too."""
+"""A recorded step stays right, as steps with the same key run the same operations; tested without a GPU."""
 
 import pytest
 import torch
 
 from fasthebb import learner as learner_module
 from fasthebb.learner import HebbianLearner
-from fasthebb.settings import RULES, StepSetting
+from fasthebb.settings import RULES, Execution, StepSetting
+from fasthebb.teacher import Teacher
 from tests.checked import Checked
 from tests.fasthebb.test_many import BATCHES, NORMALISED, network, same
 
@@ -23,13 +24,13 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> type[Checked]:
 @pytest.mark.parametrize(
     "rule", [*FEW, *(pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(RULES) if rule not in FEW)]
 )
-def test_steps_of_one_key_ask_for_the_same(rule: str, taught: bool, checked: type[Checked]) -> None:
-    """Though rates change, batches have three lengths, and of some steps statistics are taken."""
+def test_steps_with_the_same_key_run_the_same_operations(rule: str, taught: bool, checked: type[Checked]) -> None:
+    """Although rates change, batches have three lengths, and only some steps count for the statistics."""
     models = [network(torch.float64).train() for _ in range(2)]
     learners = [
         HebbianLearner(
-            model, rule, lr=0.02, step=StepSetting(normalise=rule in NORMALISED), classes=3 if taught else None,
-            replay=replay,
+            model, rule, lr=0.02, step=StepSetting(normalise=rule in NORMALISED),
+            teacher=Teacher(3) if taught else None, execution=Execution(replay=replay),
         )
         for model, replay in zip(models, (True, False), strict=True)
     ]  # fmt: skip
@@ -45,9 +46,9 @@ def test_steps_of_one_key_ask_for_the_same(rule: str, taught: bool, checked: typ
     assert learners[0].statistics() == learners[1].statistics()
 
 
-def test_so_do_layers_that_learn_in_turn(checked: type[Checked]) -> None:
+def test_so_do_layers_that_learn_one_after_the_other(checked: type[Checked]) -> None:
     model = network(torch.float64).train()
-    learner = HebbianLearner(model, "hpca", lr=0.02, replay=True)
+    learner = HebbianLearner(model, "hpca", lr=0.02, execution=Execution(replay=True))
     for layer in learner.layers:
         learner.learn_only(layer.name)
         for _ in range(12):
@@ -57,7 +58,7 @@ def test_so_do_layers_that_learn_in_turn(checked: type[Checked]) -> None:
 
 def test_a_step_with_a_part_observed_before_is_not_replayed(checked: type[Checked]) -> None:
     model = network(torch.float64).train()
-    learner = HebbianLearner(model, "oja", lr=0.02, replay=True)
+    learner = HebbianLearner(model, "oja", lr=0.02, execution=Execution(replay=True))
     images = torch.randn(9, 2, 8, 8).double()
     for _ in range(4):
         learner.learn(images)

@@ -7,7 +7,7 @@ from fasthebb.responses import RESPONSES, WITH_LENGTHS, PreActivation, Response,
 
 
 def pre_activation(dot: list[float], weight_norm: list[float], patch_norm: float) -> PreActivation:
-    """One patch before several units."""
+    """One patch and several units."""
     units = len(dot)
     return PreActivation(
         torch.tensor(dot).reshape(1, 1, units),
@@ -29,7 +29,7 @@ def test_zero_lengths_have_cosine_0() -> None:
 
 
 def test_rounding_does_not_leave_the_range() -> None:
-    """Inner products are a product of lengths up to rounding alone."""
+    """Rounding may make |x.w| a little larger than |x| |w|."""
     above, below = 1 + 1e-6, -1 - 1e-6
     pre = pre_activation([above, below], [1.0, 1.0], 1.0)
     assert cosine(pre).flatten().tolist() == [1, -1]

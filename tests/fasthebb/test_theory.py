@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
-from fasthebb.settings import StepSetting
+from fasthebb.settings import RULES, StepSetting
 
 
 def learn(
@@ -25,7 +25,8 @@ def learn(
     layer = nn.Linear(inputs, units, bias=False, dtype=weight_KD.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight_KD)
-    learner = HebbianLearner(nn.Sequential(layer), rule, lr=lr, options=options, step=step or StepSetting())
+    setting = RULES[rule].with_options(**options)
+    learner = HebbianLearner(nn.Sequential(layer), setting, lr=lr, step=step or StepSetting())
     for _ in range(steps):
         learner.observe(x_ND)
         learner.step()
@@ -38,7 +39,7 @@ def cosines(a_KD: Tensor, b_KD: Tensor) -> Tensor:
 
 
 def symmetric_gaussian(variances: list[float], *, seed: int) -> tuple[Tensor, Tensor]:
-    """Data (N, D), mirrored so that it is exactly as likely as its negative, and its principal axes (D, D) in order."""
+    """Data (N, D) that contains -x for every x, and its principal axes (D, D) in order of variance."""
     generator = torch.Generator().manual_seed(seed)
     size = len(variances)
     rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
@@ -51,19 +52,18 @@ def symmetric_gaussian(variances: list[float], *, seed: int) -> tuple[Tensor, Te
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("denominator", ["patches", "power"])
 def test_hpca_finds_the_principal_axes_in_order(denominator: str, seed: int) -> None:
-    """Two units an axis, one for either direction, axes in order of variance, and lengths of 1.
+    """Two units for each axis, one for each direction; axes in order of variance; weight vectors of length 1.
 
-    A rectified unit responds to one half-space only. On data as likely as its negative the half-space has half the
-    second moments C of the whole, so unit 1 obeys Oja's rule at half speed, dw = (C w - (w.Cw) w) / 2: the first axis,
-    of length 1. It rebuilds only its own half-space, y_1 w_1 = relu(x.e_1) e_1, and what it leaves of the other half
-    is still the strongest thing to be seen: unit 2 takes -e_1. Together they rebuild x.e_1 e_1 exactly, and the rest
-    of the data, free of e_1, is to units 3 and 4 what all of it was to 1 and 2. Hence mirrored data, zero-mean and
-    symmetric to the last digit, and two units an axis.
+    A rectified unit responds to one half-space only. The data contains -x for every x, so the half-space has half of
+    the second moments C. Hence unit 1 follows Oja's rule at half speed, dw = (C w - (w.Cw) w) / 2, and finds the first
+    axis e_1, with length 1. It reconstructs only its own half-space: y_1 w_1 = relu(x.e_1) e_1. In the other half,
+    e_1 is still the direction of largest variance, so unit 2 finds -e_1. Together they reconstruct x.e_1 e_1 exactly.
+    The rest of the data has no component along e_1, and units 3 and 4 find the next axis in the same way.
     """
     x, axes = symmetric_gaussian([1, 1 / 4, 1 / 16, 1 / 64, 1 / 256], seed=seed)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(6, 5, generator=generator, dtype=torch.float64) / 5**0.5
-    lr, steps = (0.1, 300) if denominator == "power" else (1.0, 1500)  # over N a unit's pace is its variance
+    lr, steps = (0.1, 300) if denominator == "power" else (1.0, 1500)  # divided by N, a unit's speed is its variance
     w = learn(start, x, "hpca", steps=steps, lr=lr, denominator=denominator, damping=0.01)
     assert cosines(w[0::2], axes[:3]).abs().min() > 0.99
     assert cosines(w[0::2], w[1::2]).max() < -0.99
@@ -72,10 +72,10 @@ def test_hpca_finds_the_principal_axes_in_order(denominator: str, seed: int) -> 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_swta_finds_the_centres_of_clusters(seed: int) -> None:
-    """Each unit starts as one noisy sample of a cluster, and ends as the cluster's mean: direction and length.
+    """Each unit starts as one noisy sample of a cluster and ends as the cluster's mean, in direction and length.
 
-    Like k-means the rule finds a local optimum, so every cluster is given a unit that is nearer to it than the others.
-    Scores depend on directions alone, so clusters may differ in length.
+    Like k-means the rule finds a local optimum, so each cluster has a unit that starts nearer to it than the others.
+    Scores depend only on directions, so clusters may differ in length.
     """
     generator = torch.Generator().manual_seed(seed)
     centres = torch.linalg.qr(torch.randn(8, 4, generator=generator, dtype=torch.float64))[0].T
@@ -117,7 +117,7 @@ def test_gha_finds_the_axes_in_order(seed: int) -> None:
 
 @pytest.mark.parametrize("rule", ["hpca_tanh", "hpca_adaptive"])
 def test_hpca_on_tanh_finds_the_axes_in_order(rule: str) -> None:
-    """Small data keep tanh(x.w) near x.w, where it is gha."""
+    """For small x, tanh(x.w) is nearly x.w, and the rule is nearly gha."""
     x, axes = symmetric_gaussian(VARIANCES, seed=0)
     scale = 0.1 if rule == "hpca_tanh" else 1.0
     w = learn(random_start(3, 5, 0), scale * x, rule, steps=1000, lr=0.05)
@@ -129,7 +129,7 @@ def test_subspace_finds_the_span_of_the_first_axes(seed: int) -> None:
     x, axes = symmetric_gaussian(VARIANCES, seed=seed)
     w = learn(random_start(2, 5, seed), x, "subspace", steps=1500, lr=0.2)
     torch.testing.assert_close(w @ w.T, torch.eye(2, dtype=torch.float64), rtol=0, atol=0.01)
-    assert (w @ axes[:2].T).square().sum() > 2 * 0.99**2  # of each unit, nearly all lies in the span
+    assert (w @ axes[:2].T).square().sum() > 2 * 0.99**2  # nearly all of each unit lies in the span
 
 
 def test_instar_moves_to_the_mean_of_what_it_responds_to() -> None:
@@ -174,7 +174,7 @@ def test_ica_unmixes_super_gaussian_sources(normalised: bool, seed: int) -> None
 
 
 def test_hica_makes_each_unit_independent_of_those_before_it() -> None:
-    """E[tanh(s_i) s_j] = 0 for j < i and 1 for j = i; unit 1 has nobody before it and keeps its direction."""
+    """E[tanh(s_i) s_j] = 0 for j < i and 1 for j = i. No unit is before unit 1, so it keeps its direction."""
     x, _, start = mixture(0)
     w = learn(start, x, "hica", steps=1500, lr=0.2)
     s = x @ w.T
@@ -185,7 +185,7 @@ def test_hica_makes_each_unit_independent_of_those_before_it() -> None:
 
 @pytest.mark.parametrize("rule", ["hwta", "kwta", "pswta"])
 def test_hard_competition_ends_at_the_centres_of_kmeans(rule: str) -> None:
-    """Each unit is the mean of the patches that it wins: Lloyd's fixed point, with cosines for distances."""
+    """Each unit is the mean of the patches that it wins: the fixed point of Lloyd's algorithm, with cosines."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.linalg.qr(torch.randn(8, 4, generator=generator, dtype=torch.float64))[0].T * 2
     clusters = centres + 0.2 * torch.randn(200, 4, 8, generator=generator, dtype=torch.float64)
@@ -195,14 +195,14 @@ def test_hard_competition_ends_at_the_centres_of_kmeans(rule: str) -> None:
 
 
 def test_the_k_winners_share_every_patch() -> None:
-    """With as many winners as units all of them move to the mean of all patches."""
+    """With as many winners as units, all units move to the mean of all patches."""
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     w = learn(random_start(3, 4, 0), x, "kwta", steps=100, lr=0.5, k=3)
     torch.testing.assert_close(w, x.mean(0).expand(3, 4), rtol=0, atol=1e-6)
 
 
 def test_bcm_becomes_selective() -> None:
-    """Of four orthogonal, equally frequent patterns a unit ends by responding to one alone."""
+    """There are four orthogonal, equally frequent patterns; in the end each unit responds to only one."""
     x = torch.eye(4, dtype=torch.float64)
     w = learn(random_start(6, 4, 3).abs(), x, "bcm", steps=3000, lr=0.1)
     responses = (x @ w.T).clamp_min(0)

@@ -26,6 +26,8 @@ from safetensors.torch import load_file
 # Nothing else of the project is named here or in the other files of this folder
 from fasthebb_cli.cli import run as fasthebb  # the words after `fasthebb` -> exit code
 from fasthebb_cli.run.plan import plan  # configuration, data set -> stages with name, directory and fingerprint
+from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, omitted
+from fasthebb_cli.settings.stages import KINDS
 from tests.conftest import loaded  # words after `fasthebb train` -> configuration
 from tests.many import together  # runs a function in processes that know of each other
 from tests.test_experiments import CELLS as EXPERIMENTS
@@ -33,6 +35,7 @@ from tests.test_experiments import CONF, images_for
 
 FOLDER = Path(__file__).parent
 FINGERPRINTS, WEIGHTS = FOLDER / "fingerprints.json", FOLDER / "weights.json"
+DEFAULTS = FOLDER / "defaults.json"
 OUT_VARIABLE = "FASTHEBB_TEST_GOLDEN"  # the folder that both processes run in
 TIMES = ("seconds", "images_per_second", "finished", "device", "versions")  # what results say of this run alone
 
@@ -100,11 +103,13 @@ def fingerprints() -> dict[str, str]:
     found: dict[str, str] = {}
     for _, cell in EXPERIMENTS:
         found |= _planned(" ".join(cell), loaded(*cell, "label_fraction=1"))
-    finetunes = {name: loaded(f"finetune={name}").finetune for name in FINETUNES}
+    finetunes = {name: loaded(f"finetune={name}").settings["finetune"] for name in FINETUNES}
     for rule in RULES:
         config = loaded(f"rule={rule}")
         for name, finetune in finetunes.items():
-            found |= _planned(f"rule={rule} finetune={name}", replace(config, finetune=finetune))
+            found |= _planned(
+                f"rule={rule} finetune={name}", replace(config, settings=config.settings | {"finetune": finetune})
+            )
     for name, words in PLANNED.items():
         found |= _planned(name, loaded(*words))
     return found
@@ -115,6 +120,26 @@ def _planned(name: str, config: Any) -> dict[str, str]:
         f"{name}: {stage.name}": stage.directory.name.rpartition("-")[0] + f"-{stage.fingerprint}"
         for stage in plan(config, images_for(config))
     }
+
+
+def defaults() -> dict[str, Any]:
+    """What fingerprints leave out, since it is the default of its key, and since which version that is so."""
+    found: dict[str, Any] = {"version": NUMBERS_VERSION}
+    for kind in KINDS:
+        found |= omitted(kind)
+    return found
+
+
+def unannounced(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Defaults that are no longer what they were, or gone, although NUMBERS_VERSION has not risen. New ones may be."""
+    if found["version"] > recorded["version"]:
+        return []
+    remedy = "earlier runs would pass for new ones; raise NUMBERS_VERSION in settings/fingerprint.py"
+    return [
+        f"the default of {key} was {value!r} and is {found.get(key, 'gone')!r}: {remedy}"
+        for key, value in recorded.items()
+        if key not in found or found[key] != value
+    ]
 
 
 def alone(name: str, out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the tests of `fasthebb data` share."""
+"""Fixtures for the tests of `fasthebb data`."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,11 +16,11 @@ Data = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def data(capsys: pytest.CaptureFixture[str]) -> Iterator[Data]:
-    """`data("prepare", "out=there")` runs `fasthebb data`: exit code, output, errors."""
+    """`data("prepare", "out=there")` runs `fasthebb data` and returns exit code, output and errors."""
 
     def run(*words: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
-        _collection.cache_clear()  # as in a process of its own
+        _collection.cache_clear()  # a new process would not have it, either
         code = cli.run(["data", *words])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -30,7 +30,7 @@ def data(capsys: pytest.CaptureFixture[str]) -> Iterator[Data]:
 
 
 def arrays(config: DatasetConfig) -> Collection:
-    """A data set of a user's own: grey arrays, no files."""
+    """A user's own data set: grey arrays, no files."""
     pixels = torch.arange(40 * 16, dtype=torch.int64).reshape(40, 4, 4).remainder(251).byte()
     labels = torch.arange(40) % 2
     return from_arrays(

@@ -1,4 +1,4 @@
-"""Unpacking: whole files below the folder, and nothing at all of an archive that reaches beyond it."""
+"""Unpacking: files are whole, and an archive with a member outside of the folder writes nothing at all."""
 
 import bz2
 import gzip
@@ -96,7 +96,7 @@ def test_a_link_to_the_folder_or_within_it_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-@pytest.mark.filterwarnings("ignore:Duplicate name")  # zipfile on writing it
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # a warning of zipfile when it writes the file
 def test_the_last_of_one_name_counts(tmp_path: Path, kind: str) -> None:
     archive = tmp_path / f"a.{kind}"
     files = [("a.txt", b"old"), ("b.txt", b"b"), ("./a.txt", b"new"), ("b.txt", b"longer")]
@@ -193,7 +193,7 @@ def test_a_flipped_bit_in_a_compressed_tar_is_found(tmp_path: Path, compress: Ca
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "a.zip", {"a.txt": b"secret"})
     packed = bytearray(archive.read_bytes())
-    packed[packed.index(b"PK\x01\x02") + 8] |= 1  # the directory's flag
+    packed[packed.index(b"PK\x01\x02") + 8] |= 1  # the flag in the archive's directory
     archive.write_bytes(packed)
     with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing of it was unpacked"):
         unpack(archive, tmp_path / "out", lambda done: None)

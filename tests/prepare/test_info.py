@@ -12,7 +12,7 @@ from tests.prepare.conftest import Data
 
 
 def info_of_photos(data: Data, tmp_path: Path) -> str:
-    """What it prints of the folder `photos`, at 8 x 8."""
+    """Its output for the folder `photos` at 8 x 8."""
     given = ["info", "dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "dataset.size=8"]
     code, out, err = data(*given, f"out={tmp_path / 'samples.png'}")
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""The official tar files of ImageNet: unpacked whole, once and by `fasthebb data prepare` only."""
+"""The official tar files of ImageNet: only `fasthebb data prepare` unpacks them, whole and once."""
 
 import hashlib
 import io
@@ -16,13 +16,14 @@ from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare import archives, official_tars
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.data.images import picture
 from tests.prepare.conftest import Data
 
 NAMES = {
     "train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar", "devkit": "ILSVRC2012_devkit_t12.tar.gz"
 }  # fmt: skip
-WNIDS = ("n2", "n3", "n1")  # in the order of their numbers, which is not that of their names
+WNIDS = ("n2", "n3", "n1")  # in the order of their numbers, not of their names
 NUMBERS = (2, 3, 1, 1)  # of the validation images
 
 
@@ -82,7 +83,7 @@ EXPECTED = {f"train/{wnid}/{wnid}_{i}.JPEG": encoded(10 * k + i) for k, wnid in 
 
 def refuses_to_run(root: Path) -> None:
     with pytest.raises(InputError, match=rf"not unpacked.*; `fasthebb data prepare dataset=imagenet .*{root}` does it"):
-        load_dataset(DatasetConfig(name="imagenet", root=str(root), size=8), 0)
+        load_dataset(with_defaults(DatasetConfig, name="imagenet", root=str(root), size=8), 0)
 
 
 @pytest.mark.parametrize("below", [".", "imagenet"])
@@ -182,7 +183,7 @@ def test_an_official_file_is_no_archive_of_folders(data: Data, root: Path, tmp_p
     there = tmp_path / "there"
     code, _, err = data(*words(there), f"archive={root / NAMES[part]}")
     assert (code, err.count("\n")) == (2, 1)
-    assert f"has no folder train or val; of the official tar files put all into {there} and leave archive out" in err
+    assert f"has no folder train or val; put all official tar files into {there} and leave archive out" in err
     assert not there.exists()
 
 

@@ -1,19 +1,20 @@
-"""`fasthebb data prepare`: a packed set is the set that was packed, whole or refused, and what is damaged is named."""
+"""`fasthebb data prepare`: a packed set equals its images, an incomplete one is refused, damaged images are named."""
 
 import json
 import os
 import pickle
-import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import blake2b, md5
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,16 +22,21 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from fasthebb_cli import cli
 from fasthebb_cli.data.dataset import Dataset, load_dataset, mean_and_std
 from fasthebb_cli.data.loading import batches
 from fasthebb_cli.data.packed import PACKED_FILE, PackedPixels, Plan
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.prepare.command import OFFICIAL
+from fasthebb_cli.prepare import command as prepare_command
+from fasthebb_cli.prepare import packing
+from fasthebb_cli.prepare.findings import OFFICIAL
 from fasthebb_cli.prepare.packing import Packing
 from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
 from tests.conftest import Ran
 from tests.data.images import class_folders, picture, save, tiny_imagenet, write_cifar
+from tests.lives import Life
 from tests.prepare.conftest import Data
 
 CPU = torch.device("cpu")
@@ -51,7 +57,7 @@ def words(root: Path, out: Path | None = None, size: int = 8) -> list[str]:
 
 
 def load(root: Path, size: int = 8, name: str = "image_folder", **settings: Any) -> Dataset:
-    return load_dataset(DatasetConfig(name=name, root=str(root), size=size, **settings), 0)
+    return load_dataset(with_defaults(DatasetConfig, name=name, root=str(root), size=size, **settings), 0)
 
 
 def assert_same(found: Dataset, expected: Dataset) -> None:
@@ -213,7 +219,7 @@ def test_damaged_images_are_listed_and_only_left_out_when_told_to(
         assert code == 2
         assert all(f"{photos / name}: can't be read as an image" in out for name in damaged)
         assert "3 of 25 images can't be read; mend or remove them" in err
-        told = f"{tmp_path / 'packed'} goes on with the latter only: to mend, delete it, and check without out= first"
+        told = f"{tmp_path / 'packed'} goes on only without them; to mend them, delete it, and check without out= first"
         assert (told in err) == (line is given)
     with pytest.raises(InputError, match=r"packed: is only partly packed; the `fasthebb data prepare`"):
         load(tmp_path / "packed")
@@ -313,7 +319,7 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "is not empty" in refused(*words(photos, tmp_path / "filled"))
     for inside in (photos, photos / "packed"):
         assert "lies in the folder of the images" in refused(*words(photos, inside))
-    assert "archive is for fasthebb data prepare" in refused("info", f"dataset.root={photos}", "archive=a.zip")
+    assert "archive is for fasthebb data prepare" in refused("info", "dataset=digits", "archive=a.zip")
     assert "is packed already" in refused(*words(packed, tmp_path / "twice"))
     assert "comes with a package" in refused("prepare", "dataset=digits", f"out={tmp_path / 'digits'}")
     assert "format must be one of uint8, encoded" in refused(*words(photos), "format=png")
@@ -352,45 +358,48 @@ def test_other_images_do_not_go_on_where_these_were(data: Data, photos: Path, tm
     assert "was begun with other images or settings" in err
 
 
-KILLED = """
-import sys
-from fasthebb_cli import cli
-from fasthebb_cli.prepare import command, packing
-packing.BLOCK_BYTES, command.CHUNK = 20_000, 4
-sys.exit(cli.run(["data", *sys.argv[1:]]))
-"""
+def pack(words: list[str], longest: int = -1, killed: tuple[int, int] | None = None) -> None:
+    """Runs `fasthebb data`, which here saves after a few images, not after 256 MiB.
+
+    Args:
+        longest: the largest size of a file in bytes, which imitates a full disk.
+        killed: (files, calls): it is killed at this call of a Python function after so many files were synced.
+    """
+    packing.BLOCK_BYTES, prepare_command.CHUNK = 20_000, 4
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, -1))
+    if killed is not None:
+        synced, calls = killed
+        sync, syncs, events = os.fsync, count(1), count(1)
+
+        def on_call(*_: object) -> None:
+            if next(events) == calls:
+                signal.raise_signal(signal.SIGKILL)
+
+        def counted(file: Any) -> None:
+            sync(file)
+            if next(syncs) == synced:
+                sys.setprofile(on_call)
+
+        patch.object(os, "fsync", counted).start()
+    sys.exit(cli.run(["data", *words]))
 
 
 @pytest.mark.slow
 def test_a_killed_packing_goes_on_and_is_never_taken_for_a_whole_one(photos: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, again and again, until one gets through."""
     class_folders(photos / "train", {"c": 150}, first=100)
     spoil(photos)
-    arguments = [*words(photos, tmp_path / "packed", 48), "dataset.on_bad_image=skip"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    journal, resumed, draw = tmp_path / "packed/packing.jsonl", 0, random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, *arguments], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        lines = len(journal.read_bytes().splitlines()) if journal.exists() else 0
-        while process.poll() is None and (not journal.exists() or len(journal.read_bytes().splitlines()) <= lines + 1):
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        resumed += "goes on after" in process.communicate()[0]
-        if (tmp_path / "packed" / PACKED_FILE).exists():
-            break
+    whole, packed = ([*words(photos, tmp_path / name, 48), "dataset.on_bad_image=skip"] for name in ("whole", "packed"))
+    resumed = 0
+    for killed in ((3, 1), (3, 20), (2, 50), (6, 5), (7, 100), (3, 10)):
+        life = Life(partial(pack, packed, killed=killed), tmp_path / f"{killed}.log")
+        assert life.wait() == -signal.SIGKILL, life.text()
+        resumed += "goes on after" in life.text()
         with pytest.raises(InputError, match="is only partly packed"):
             load(tmp_path / "packed", 48)
-    else:
-        subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=True)
-    assert resumed >= 1
-    whole = subprocess.run(
-        [sys.executable, "-c", KILLED, *words(photos, tmp_path / "whole", 48), "dataset.on_bad_image=skip"],
-        env=environment, check=True,
-    )  # fmt: skip
-    assert whole.returncode == 0
+    assert resumed >= 4
+    for arguments in (packed, whole):
+        life = Life(partial(pack, arguments), tmp_path / "last.log")
+        assert life.wait() == 0, life.text()
     for name in ("images.bin", PACKED_FILE):
         assert (tmp_path / "packed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     with np.load(tmp_path / "packed/index.npz") as one, np.load(tmp_path / "whole/index.npz") as two:
@@ -400,23 +409,16 @@ def test_a_killed_packing_goes_on_and_is_never_taken_for_a_whole_one(photos: Pat
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_next_start_goes_on(photos: Path, tmp_path: Path) -> None:
-    """A limit on the length of files stands for the disk."""
     class_folders(photos / "train", {"c": 60}, first=100)
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1))\n"
     arguments = words(photos, tmp_path / "packed", 48)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-
-    def prepare(script: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-c", script, *arguments]
-        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-
-    full = prepare(limit + KILLED)
-    assert full.returncode == 1
-    assert full.stderr.count("\n") == 1
-    assert f"can't write {tmp_path / 'packed'}: File too large; the same command goes on" in full.stderr
-    more = prepare(KILLED)
-    assert more.returncode == 0, more.stderr
-    assert "goes on after" in more.stdout
+    full = Life(partial(pack, arguments, longest=300_000), tmp_path / "full.log")
+    assert full.wait() == 1, full.text()
+    errors = [line for line in full.text().splitlines() if line.startswith("error")]
+    assert errors == full.text().splitlines()[-1:]
+    assert f"can't write {tmp_path / 'packed'}: File too large; the same command goes on" in errors[0]
+    more = Life(partial(pack, arguments), tmp_path / "more.log")
+    assert more.wait() == 0, more.text()
+    assert "goes on after" in more.text()
     assert_same(load(tmp_path / "packed", 48), load(photos, 48))
 
 
@@ -429,7 +431,7 @@ def test_a_torn_line_of_the_journal_is_done_again(data: Data, photos: Path, tmp_
     assert code == 0
     assert "goes on after" not in out
     assert len(json.loads((tmp_path / "packed" / PACKED_FILE).read_text())["blocks"]) == 1
-    expected = replace(DatasetConfig(name="image_folder", root=str(photos), size=8), on_bad_image="skip")
+    expected = replace(with_defaults(DatasetConfig, name="image_folder", root=str(photos), size=8), on_bad_image="skip")
     assert_same(load(tmp_path / "packed"), load_dataset(expected, 0))
 
 

@@ -1,4 +1,4 @@
-"""Run folders as the pipeline writes them, made without training: a few JSON files a stage."""
+"""Directories of runs, made without training: a few JSON files per stage, as a run writes them."""
 
 import json
 from hashlib import blake2b
@@ -11,7 +11,7 @@ from fasthebb_cli import cli
 from fasthebb_cli.run.directory import write_json, write_text
 
 LABELS_OF_ALL = 3000
-# The smallest PNG there is: one grey pixel
+# A PNG of one grey pixel
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
     "3a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
@@ -19,7 +19,7 @@ PNG = bytes.fromhex(
 
 
 def make_stage(runs: Path, kind: str, content: dict[str, Any], results: dict[str, Any]) -> tuple[Path, str]:
-    """A finished stage's directory and its fingerprint; `results` adds to what all have."""
+    """A finished stage's directory and its fingerprint; `results` are added to the results that all stages have."""
     content = {"stage": kind, "version": 3, "kind": kind, "gpu.precision": "fp32", "dataset.images": "ab",
                "dataset.size": 32, "model.name": "conv6", f"{kind}.kind": kind} | content  # fmt: skip
     content.setdefault("dataset.name", "digits")
@@ -41,7 +41,7 @@ def make_run(
     runs: Path, rule: str, fraction: float, seed: int, top1: float,
     finetune: dict[str, Any] | None = None, **evaluated: Any,
 ) -> Path:  # fmt: skip
-    """A whole cell: pre-training unless the rule is none, fine-tuning, evaluation; gives the evaluation's directory."""
+    """Pre-training unless the rule is none, fine-tuning and evaluation; returns the directory of the evaluation."""
     shared = {"seed": seed, "rule.name": rule, "rule.whitening": 0.1 if rule == "swta" else None}
     previous = None
     if rule != "none":
@@ -65,7 +65,7 @@ def make_run(
 
 
 def make_grid(runs: Path) -> None:
-    """hpca and none on two fractions, three seeds; hpca lacks seed 2 of the larger one."""
+    """hpca and none on two fractions and three seeds; hpca lacks seed 2 at the larger fraction."""
     for seed, (learnt, scratch) in enumerate([(0.80, 0.70), (0.82, 0.74), (0.84, 0.72)]):
         make_run(runs, "hpca", 0.01, seed, learnt)
         make_run(runs, "none", 0.01, seed, scratch)

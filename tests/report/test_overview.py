@@ -21,6 +21,14 @@ with locked(Path(sys.argv[1])):
 """
 
 
+def test_they_start_without_what_only_a_report_needs() -> None:
+    code = (
+        "import sys, fasthebb_cli.report.overview, fasthebb_cli.report.comparison; "
+        "sys.exit(bool({'torch', 'scipy', 'numpy', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def unfinished(runs: Path, name: str) -> Path:
     directory = runs / name
     directory.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`fasthebb report`: numbers against those worked out by hand, and pages that need nothing beside themselves."""
+"""`fasthebb report`: numbers compared with calculations by hand, and pages that need no other file."""
 
 import csv
 import html
@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fasthebb_cli.report import tables
+from fasthebb_cli.report.answers import answers, verdict
 from fasthebb_cli.report.chains import Index, name_methods
-from fasthebb_cli.report.command import siblings
-from fasthebb_cli.report.directories import find_directories
+from fasthebb_cli.report.directories import find_directories, siblings
 from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
 from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
@@ -87,11 +87,11 @@ def test_difference_says_how_many_pairs(tmp_path: Path) -> None:
 def test_answers(tmp_path: Path) -> None:
     make_grid(tmp_path)
     (grid,) = grids_of(tmp_path)
-    few, many = tables.answers(grid)
+    few, many = answers(grid)
     assert (few.verdict, many.verdict) == ("yes", "open")
     assert few.text.startswith("1 % (30 labels): hpca has 82.0 ± 5.0 %, none 72.0 ± 5.0 %: +10.0 points")
     assert "3 common seeds, significant (paired t test, p = 0.013)" in few.text
-    assert "of 2 label budgets" in tables.verdict([few, many]).lower()
+    assert "of 2 label budgets" in verdict([few, many]).lower()
 
 
 def test_answers_are_about_hebbian_rules(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_answers_are_about_hebbian_rules(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         make_run(tmp_path, "vae", 0.01, seed, 0.95)
     (grid,) = grids_of(tmp_path)
-    assert "hpca has 82.0" in tables.answers(grid)[0].text
+    assert "hpca has 82.0" in answers(grid)[0].text
     assert dict(tables.accuracy_rows(grid, "top1"))["vae"][0].best
 
 
@@ -107,10 +107,10 @@ def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, "hpca", 0.1, 0, 0.8)
     make_run(tmp_path, "none", 0.1, 0, 0.7)
     (grid,) = grids_of(tmp_path)
-    (answer,) = tables.answers(grid)
+    (answer,) = answers(grid)
     assert answer.verdict == "untold"
-    assert "one seed can't tell" in answer.text
-    assert "two seeds or more" in tables.verdict([answer])
+    assert "one seed allows no test" in answer.text
+    assert "two seeds or more" in verdict([answer])
 
 
 def test_missing_cells(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_missing_cells(tmp_path: Path) -> None:
     assert grid.missing() == {"hpca": {0.1: [2]}, "swta": {0.01: [1, 2], 0.1: [0, 1, 2]}}
     for rule in ("hpca", "none", "swta"):
         make_run(tmp_path, rule, 0.01, 3, 0.5)
-    assert grids_of(tmp_path)[0].missing()["none"] == {0.1: [3]}  # as every method does
+    assert grids_of(tmp_path)[0].missing()["none"] == {0.1: [3]}  # like every other method
     assert tables.missing_lines(grid)[1] == "swta: 1 % seed 1, 2; 10 % seed 0, 1, 2"
     cells = dict(tables.accuracy_rows(grid, "top1"))["swta"]
     assert [cell.text for cell in cells] == ["50.0", tables.ABSENT]
@@ -138,13 +138,13 @@ def test_baseline_is_the_best_without_pretraining(tmp_path: Path) -> None:
 
 
 def test_one_lucky_run_is_no_method(tmp_path: Path) -> None:
-    """Other settings tried on one seed replace neither the best nor the baseline of several seeds."""
+    """One seed of other settings replaces neither the best method nor the baseline, which have several seeds."""
     make_grid(tmp_path)
     make_run(tmp_path, "none", 0.01, 0, 0.99, {"finetune.lr": 0.01})
     make_run(tmp_path, "hpca", 0.01, 0, 0.98, {"finetune.lr": 0.01})
     (grid,) = grids_of(tmp_path)
-    assert "hpca has 82.0 ± 5.0 %" in tables.answers(grid)[0].text.replace(" (finetune.lr=0.003)", "")
-    assert tables.answers(grid)[0].verdict == "yes"
+    assert "hpca has 82.0 ± 5.0 %" in answers(grid)[0].text.replace(" (finetune.lr=0.003)", "")
+    assert answers(grid)[0].verdict == "yes"
     rows = dict(tables.accuracy_rows(grid, "top1"))
     assert [name for name, cells in rows.items() if cells[0].best] == ["hpca (finetune.lr=0.003)"]
 
@@ -186,8 +186,8 @@ def test_baseline_without_scratch_is_the_best_other(tmp_path: Path) -> None:
     make_run(tmp_path, "swta", 0.1, 0, 0.7)
     (grid,) = grids_of(tmp_path)
     assert [getattr(grid.baseline(method, 0.1, "top1"), "name", None) for method in grid.methods] == ["swta", "hpca"]
-    assert tables.answers(grid)[0].verdict == "untold"
-    assert "no runs to tell" in tables.verdict(tables.answers(grid))
+    assert answers(grid)[0].verdict == "untold"
+    assert "give no answer" in verdict(answers(grid))
 
 
 def test_splits_and_data_sets_are_not_mixed(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_names_need_the_fewest_keys() -> None:
 
 
 def test_methods_differ_by_the_pretraining_before(tmp_path: Path) -> None:
-    """The evaluation's own fingerprint doesn't tell how its features were learnt."""
+    """The settings of the evaluation alone don't say how its features were learnt."""
     for lr in (0.1, 0.2):
         shared = {"seed": 0, "rule.name": "hpca"}
         _, previous = make_stage(tmp_path, "pretrain", shared | {"previous": None, "pretrain.lr": lr}, {})
@@ -223,7 +223,7 @@ def test_methods_differ_by_the_pretraining_before(tmp_path: Path) -> None:
 
 
 def test_chain_goes_on_through_init_from(tmp_path: Path) -> None:
-    """There the fingerprint before is the digest of the weights' file."""
+    """With `init_from`, `previous` is the digest of the file of weights."""
     pretrained, _ = make_stage(tmp_path, "pretrain", {"seed": 0, "rule.name": "hpca", "pretrain.lr": 0.7}, {})
     (pretrained / "model.safetensors").write_bytes(b"weights")
     digest = blake2b(b"weights", digest_size=16).hexdigest()
@@ -246,7 +246,7 @@ def by_layer(*places: Path) -> dict[str, dict[str, float]]:
 
 
 def probe(runs: Path, after: dict[str, object], conv1: float, **results: object) -> None:
-    """A probe of pre-training (`after` has a `pretrain.` key) or of what follows it."""
+    """A probe after pre-training, or if `after` has settings, after a fine-tuning with these settings."""
     shared = {"seed": 0, "rule.name": "hpca"}
     head = {"probe.hidden": after.pop("hidden", 0)}
     _, previous = make_stage(runs, "pretrain", shared | {"previous": None}, {})
@@ -301,7 +301,7 @@ def test_layers_stand_under_the_budget_and_images_they_were_measured_at(
 
 
 def test_what_failed_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also of a rule that never came to an accuracy."""
+    """This includes a rule that has no accuracy at all."""
     runs = tmp_path / "runs"
     for seed in (0, 1):
         make_run(runs, "none", 0.1, seed, 0.5)
@@ -320,7 +320,7 @@ def test_the_best_of_several_is_said_to_be_one(tmp_path: Path) -> None:
     make_grid(tmp_path)
     for seed in (0, 1, 2):
         make_run(tmp_path, "swta", 0.01, seed, 0.5)
-    few, many = tables.answers(grids_of(tmp_path)[0])
+    few, many = answers(grids_of(tmp_path)[0])
     assert "hpca (best of 2) has 82.0" in few.text
     assert "best of" not in many.text
 
@@ -375,7 +375,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("82.0 ± 5.0", "swta: 1 % seed 0, 1, 2", "git abc1234"):
         assert text in page
         assert text in markdown
-    assert "82.0\u00a0±\u00a05.0\u00a0%" in page  # in a sentence, where a line could end
+    assert "82.0\u00a0±\u00a05.0\u00a0%" in page  # in a sentence, where a line could break
     assert "&lt;cat&gt;" in page
     assert "<cat>" not in page
 
@@ -394,7 +394,7 @@ def test_page_needs_nothing_beside_itself(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fewer = ("~rule.layer_lr", "+rule.layer_lr={fc*:0.5}")  # than hpca's own: an override alone would add to them
+    fewer = ("~rule.layer_lr", "+rule.layer_lr={fc*:0.5}")  # an override alone would add to hpca's own
     for rule, more in (("hpca", fewer), ("none", ())):
         ran = command("train", f"rule={rule}", *more, "label_fraction=0.1", "pretrain.epochs=1")
         assert ran.code == 0, ran.err
@@ -405,7 +405,7 @@ def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.C
     assert "image/png" in (tmp_path / "report" / "report.html").read_text()
     recipes = re.findall(r"^fasthebb (.*)$", (tmp_path / "report" / "report.md").read_text(), re.MULTILINE)
     assert "label_fraction=0.1" in recipes[1]
-    assert "dropout" not in recipes[1]  # as the choices set it
+    assert "dropout" not in recipes[1]  # since the choices set it to this value
     before = sorted(path.name for path in ran.runs.iterdir())
     verb, *words = shlex.split(recipes[0])
     ran = command(verb, *words, "gpu=cpu", small=False)  # the report's command finds the same runs
@@ -463,7 +463,7 @@ def test_missing_package_is_named(
 
 
 def test_times_are_means_of_each_pre_training_once(tmp_path: Path) -> None:
-    """Two cells share hpca's pre-training of a minute; fine-tuning took ten seconds in each."""
+    """Two cells share hpca's pre-training of a minute; each fine-tuning took ten seconds."""
     for fraction in (0.01, 0.1):
         make_run(tmp_path, "hpca", fraction, 0, 0.8)
     make_run(tmp_path, "none", 0.1, 0, 0.7)
@@ -489,7 +489,7 @@ def test_the_page_shows_curves_and_the_best_in_bold(tmp_path: Path, capsys: pyte
 
 
 def in_chromium(tmp_path: Path, *options: str) -> str:
-    """What the browser prints."""
+    """The output of the browser."""
     browser = shutil.which("chromium")
     if browser is None:
         lacking("needs chromium (Debian's package of that name)")
@@ -511,7 +511,7 @@ def test_page_in_a_browser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [320, 390, 1200])
 def test_page_is_no_wider_than_its_window(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a frame, since a headless window is 500 pixels wide at least. Wide tables scroll within the page."""
+    """In a frame, since a headless window is at least 500 pixels wide. Wide tables scroll within the page."""
     make_grid(tmp_path / "runs")
     call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
     page = html.escape((tmp_path / "report.html").read_text())
@@ -530,7 +530,7 @@ def test_page_is_no_wider_than_its_window(width: int, tmp_path: Path, capsys: py
 
 @pytest.mark.browser
 def test_page_on_paper_shows_what_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All settings too."""
+    """Paper also shows all settings, which the screen folds."""
     if shutil.which("pdftotext") is None:
         lacking("needs pdftotext (Debian's poppler-utils)")
     make_grid(tmp_path / "runs")

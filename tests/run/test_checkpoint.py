@@ -2,7 +2,6 @@
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from fasthebb_cli.run import checkpoint
 from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from tests.conftest import lacking
 from tests.disturbed import outcome, start, undisturbed
+from tests.lives import Moment
 
 
 def state(epoch: int, size: int = 1000) -> dict[str, Any]:
@@ -148,22 +148,19 @@ def test_a_read_only_directory_is_named_and_leaves_the_last_good_one(tmp_path: P
 
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    settings = ("pretrain.epochs=20", "stages=[pretrain]")
+    settings = ("stages=[pretrain]",)
     with mounted(tmp_path / "disk", "-o", "size=20m") as disk:
-        full = start(disk, 0.0, *settings)
-        while not list(disk.glob("*/checkpoint.previous.pt")):
-            assert full.poll() is None, full.communicate()[0]
-            time.sleep(0.05)
+        full = start(disk, 0.0, *settings, moment=Moment(4, "pretrain", signal=None))
+        full.reached()
         with contextlib.suppress(OSError), (disk / "other").open("wb", buffering=0) as other:
             while True:
                 other.write(bytes(10_000))
-        text = full.communicate()[0]
-        assert full.returncode == 1, text
-        assert "No space left on device" in text.splitlines()[-1]
-        assert "Traceback" not in text
+        full.go_on()
+        assert full.wait() == 1, full.text()
+        assert "No space left on device" in full.text().splitlines()[-1]
+        assert "Traceback" not in full.text()
         (disk / "other").unlink()
         again = start(disk, 1000, *settings)
-        text = again.communicate()[0]
-        assert again.returncode == 0, text
-        assert "resumed at epoch" in text
-        assert outcome(disk) == undisturbed(tmp_path / "alone", *settings)
+        assert again.wait() == 0, again.text()
+        assert "resumed at epoch 1, step 4" in again.text()
+        assert outcome(disk) == undisturbed(*settings)

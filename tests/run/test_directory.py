@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import locked
+from tests.conftest import Ran
 from tests.disturbed import start
+from tests.lives import Moment
 
 HOLD = "import sys; from pathlib import Path; from fasthebb_cli.run.directory import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -52,21 +55,28 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path, holder: 
 
 
 @pytest.mark.slow
-def test_the_same_cell_twice_and_another_cell_of_the_same_pretraining(tmp_path: Path) -> None:
-    first = start(tmp_path, 1000, "pretrain.epochs=400")
-    while not list(tmp_path.glob("*pretrain*/metrics.jsonl")):
-        assert first.poll() is None, first.communicate()[0]
-    same = start(tmp_path, 1000, "pretrain.epochs=400")
-    text = same.communicate()[0]
-    assert same.returncode == 2, text
-    assert f"process {first.pid}" in text
-    other = start(tmp_path, 1000, "pretrain.epochs=400", "label_fraction=0.3")
-    assert other.stdout is not None
-    line = ""
-    while "waiting for it" not in line:
-        line = other.stdout.readline()
-        assert line, "ended without waiting"
-    assert f"process {first.pid}" in line
-    for process in (other, first):
-        process.kill()
-        process.communicate()
+def test_the_same_cell_twice_and_another_cell_of_the_same_pretraining(
+    command: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(tmp_path / "runs", 1000, moment=Moment(3, "pretrain", signal=None))
+    first.reached()
+    same = command("train", "label_fraction=0.2")
+    assert same.code == 2
+    assert f"process {first.process.pid}" in same.err
+    note = View.note
+    said: list[str] = []
+
+    def noted(view: View, text: str, *style: str) -> None:
+        note(view, text, *style)
+        if "waiting for it" in text:
+            said.append(text)
+            first.go_on()
+
+    monkeypatch.setattr(View, "note", noted)
+    other = command("train", "label_fraction=0.3")
+    assert other.code == 0, other.err
+    assert len(said) == 1
+    assert f"process {first.process.pid}" in said[0]
+    assert first.wait() == 0, first.text()
+    assert first.text().count("pretrain: done") == 1
+    assert "pretrain: done" not in other.out

@@ -1,12 +1,8 @@
 """The command under torchrun: two processes give what one gives, write one directory, stop and fail together."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,35 +12,34 @@ from torch import Tensor
 
 from fasthebb.rules import Terms, hpca
 from fasthebb_cli.compute import processes
-from fasthebb_cli.compute.signals import stops_raise
+from fasthebb_cli.compute.signals import STOPPED, stops_raise
 from fasthebb_cli.data.collection import Collection, from_arrays
 from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.settings.config import DatasetConfig
 from tests.conftest import SMALL
 from tests.data.images import photographs
 from tests.fasthebb.test_many import same
+from tests.lives import Life, Moment, Started, command, environments
 from tests.many import together
 
 pytestmark = pytest.mark.slow
 
-MINUTE = 60  # seconds in which a run ends whose processes can't go on
+
+def words(out: Path, verb: str, *arguments: str) -> list[str]:
+    return [verb, *SMALL, "model.dropout=0", f"out={out}", *arguments]
 
 
-def start(out: Path, verb: str, *arguments: str, size: int = 2) -> "subprocess.Popen[str]":
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
-    return subprocess.Popen(
-        [*torchrun, "-m", "fasthebb_cli", verb, *SMALL, "model.dropout=0", f"out={out}", *arguments],
-        env=os.environ | {"FASTHEBB_SAVE_SECONDS": "1000", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+VARIABLES = {"FASTHEBB_SAVE_SECONDS": "1000", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def finished(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    text = process.communicate(timeout=200)[0]
-    assert process.returncode == code, text
-    return text
+def start(out: Path, verb: str, *arguments: str, size: int = 2, moment: Moment | None = None) -> Life:
+    target = command(words(out, verb, *arguments), moment)
+    return Life(target, out.with_suffix(".log"), size=size, variables=VARIABLES)
+
+
+def finished(life: Life, code: int = 0) -> str:
+    assert life.wait() == code, life.text()
+    return life.text()
 
 
 def weights(out: Path, stage: str) -> dict[str, Tensor]:
@@ -58,21 +53,13 @@ def results(out: Path, stage: str) -> dict[str, object]:
     return found
 
 
-def test_a_process_whose_peers_never_come_says_so_and_ends() -> None:
-    numbers = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    done = subprocess.run(
-        [sys.executable, "-m", "fasthebb_cli", "pretrain", *SMALL],
-        env=os.environ | numbers | place | {"FASTHEBB_JOIN_SECONDS": "2", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "error: not all 2 processes of this run came within 2 s (FASTHEBB_JOIN_SECONDS)" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_process_whose_peers_never_come_says_so_and_ends(tmp_path: Path) -> None:
+    """It is the first of two under torchrun."""
+    told = VARIABLES | environments(2)[0] | {"FASTHEBB_JOIN_SECONDS": "0.5"}
+    life = Life(command(words(tmp_path / "runs", "pretrain")), tmp_path / "log", variables=told)
+    text = finished(life, 1)
+    assert "error: not all 2 processes of this run came within 0.5 s (FASTHEBB_JOIN_SECONDS)" in text
+    assert "Traceback" not in text
 
 
 def test_two_processes_train_an_autoencoder_as_one(tmp_path: Path) -> None:
@@ -87,7 +74,8 @@ def test_two_processes_train_an_autoencoder_as_one(tmp_path: Path) -> None:
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     stages = "stages=[pretrain,finetune,probe,evaluate]"
     settings = ("train", stages, "probe.layers=[conv1,conv2]", "label_fraction=0.2", "pretrain.augment=light")
-    text = finished(start(tmp_path / "two", *settings))
+    code, text = Started(words(tmp_path / "two", *settings), size=2, variables=VARIABLES).wait()  # as a user does
+    assert code == 0, text
     finished(start(tmp_path / "one", *settings, size=1))
     assert "2 processes" in text
     assert text.count("pretrain: done") == 1, "only the first process speaks"
@@ -145,34 +133,29 @@ def test_classifiers_and_layers_by_rule_learn_as_one(tmp_path: Path, words: tupl
 
 
 @pytest.mark.parametrize(
-    ("size", "stage", "settings"),
+    ("size", "stage", "settings", "stops", "resumes"),
     [
-        (2, "pretrain", ("pretrain", "rule=hpca_adaptive", "pretrain.epochs=40")),
-        (3, "finetune", ("train", "rule=none", "stages=[finetune]", "label_fraction=0.2", "finetune.epochs=40")),
+        (2, "pretrain", ("pretrain", "rule=hpca_adaptive"), "1, step 6", "1, step 7"),
+        (3, "finetune", ("train", "rule=none", "stages=[finetune]", "label_fraction=0.2"), "2, step 1", "2, step 2"),
     ],
 )
 def test_a_signal_to_one_stops_all_and_they_go_on_to_the_same_bits(
-    tmp_path: Path, size: int, stage: str, settings: tuple[str, ...]
+    tmp_path: Path, size: int, stage: str, settings: tuple[str, ...], stops: str, resumes: str
 ) -> None:
     finished(start(tmp_path / "once", *settings, size=size))
-    process = start(tmp_path / "stopped", *settings, size=size)
-    os.kill(worker(process, tmp_path / "stopped", size - 1), signal.SIGTERM)
-    text = process.communicate(timeout=60)[0]
-    assert process.returncode != 0
-    assert text.count("stopped and saved at epoch") == 1, text
+    moment = Moment(5, stage, signal=signal.SIGTERM, rank=size - 1)
+    text = finished(start(tmp_path / "stopped", *settings, size=size, moment=moment), STOPPED)
+    assert text.count(f"stopped and saved at epoch {stops}") == 1, text
     assert list((tmp_path / "stopped").glob("*/checkpoint*"))
-    assert "resumed at epoch" in finished(start(tmp_path / "stopped", *settings, size=size))
+    assert f"resumed at epoch {resumes}" in finished(start(tmp_path / "stopped", *settings, size=size))
     once, again = weights(tmp_path / "once", stage), weights(tmp_path / "stopped", stage)
     assert all(torch.equal(again[name], value) for name, value in once.items())
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_takes_the_others_along(tmp_path: Path, rank: int) -> None:
-    process = start(tmp_path, "pretrain", "pretrain.epochs=2000")
-    os.kill(worker(process, tmp_path, rank), signal.SIGKILL)
-    text = process.communicate(timeout=MINUTE)[0]
-    assert process.returncode != 0
-    assert "another process of this run ended" in text
+    life = start(tmp_path / "runs", "pretrain", moment=Moment(5, "pretrain", rank=rank))
+    assert "another process of this run ended" in finished(life, 1)
 
 
 @pytest.mark.parametrize(
@@ -180,26 +163,21 @@ def test_a_process_that_dies_takes_the_others_along(tmp_path: Path, rank: int) -
 )
 def test_a_process_that_fails_alone_says_why_and_ends_the_run(tmp_path: Path, rank: int, expected: str) -> None:
     rule = ("rule=own", "rule.name=tests.run.test_many:faulty", f"+rule.options.rank={rank}")
-    process = start(tmp_path, "pretrain", *rule, "pretrain.lr=0.01")
-    wait_for_file(process, tmp_path, "*/config.yaml")
-    text = process.communicate(timeout=MINUTE + 30)[0]  # the first step is some time after that file
-    assert process.returncode != 0
-    assert expected in text
+    assert expected in finished(start(tmp_path / "runs", "pretrain", *rule, "pretrain.lr=0.01"), 1)
 
 
 def test_processes_that_see_other_images_are_an_error_before_anything_runs(tmp_path: Path) -> None:
-    process = start(tmp_path, "pretrain", "dataset=own", "dataset.name=tests.run.test_many:uneven", "dataset.size=32")
-    text = process.communicate(timeout=100)[0]
-    assert process.returncode != 0
+    dataset = ("dataset=own", "dataset.name=tests.run.test_many:uneven", "dataset.size=32")
+    text = finished(start(tmp_path / "runs", "pretrain", *dataset), 1)
     assert "error: process 1: has other settings or images than the first process" in text
-    assert not list(tmp_path.glob("*/config.yaml"))
+    assert not list(tmp_path.glob("runs/*/config.yaml"))
 
 
 def test_a_sweep_goes_on_after_a_cell_that_fails_everywhere(tmp_path: Path) -> None:
-    text = finished(start(tmp_path, "pretrain", "-m", "pretrain.lr=1e9,0.1"), code=1)
+    text = finished(start(tmp_path / "runs", "pretrain", "-m", "pretrain.lr=1e9,0.1"), 1)
     assert "1 of 2 cells failed" in text
     assert text.count("error:") == 1
-    assert len(list(tmp_path.glob("*-pretrain-*/model.safetensors"))) == 1
+    assert len(list(tmp_path.glob("runs/*-pretrain-*/model.safetensors"))) == 1
 
 
 def test_a_stop_of_the_first_while_the_others_wait_for_it_stops_all() -> None:
@@ -211,8 +189,8 @@ def stopped_first() -> str:
 
     @stops_raise()
     def make() -> None:
-        os.kill(os.getpid(), signal.SIGUSR1)
-        time.sleep(200)
+        signal.raise_signal(signal.SIGUSR1)
+        raise AssertionError("it goes on")
 
     try:
         processes.from_first(make)
@@ -230,24 +208,6 @@ def uneven(config: DatasetConfig) -> Collection:
 def faulty(y_NGK: Tensor, *, rank: int = 0) -> Terms:
     """A rule that fails in one process of two."""
     if processes.rank() == rank and processes.count() == 2:
+        processes.LAST_WORD = timedelta(seconds=1)  # the other waits for numbers, so that nobody will listen
         raise RunError("one process alone can't")
     return hpca(y_NGK)
-
-
-def worker(process: "subprocess.Popen[str]", out: Path, rank: int) -> int:
-    """Process number of the worker of that rank, once an epoch is done."""
-    wait_for_file(process, out, "*/metrics.jsonl")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    environments = {int(child): Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children}
-    (number,) = (child for child, environment in environments.items() if f"RANK={rank}".encode() in environment)
-    return number
-
-
-def wait_for_file(process: "subprocess.Popen[str]", out: Path, pattern: str) -> None:
-    """Until there is one with something in it."""
-    for _ in range(1200):
-        if any(path.stat().st_size for path in out.glob(pattern)):
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    raise AssertionError(f"no {pattern}")

@@ -1,86 +1,172 @@
-"""Killed at any moment and started again, a run ends in the same bits, with every epoch once in its log."""
+"""Killed or stopped at any moment and started again, a run ends in the same bits, with every epoch once in its log."""
 
 import os
+import shutil
 import signal
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
+from fasthebb_cli import cli
+from fasthebb_cli.compute import processes
+from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.stages.scores import add_batch
 from tests.conftest import Ran
 from tests.data.images import class_folders
-from tests.disturbed import FASTHEBB, TWO, Started, kill_at_random_moments, outcome, start, undisturbed
+from tests.disturbed import events, kill_at_random_moments, outcome, start, start_anew, undisturbed, words
+from tests.lives import Moment
+from tests.many import together
 
-# Stages of several hundred steps, so that a run that saves after each can be killed many times in every one
-STEPS = (
-    "stages=[pretrain,finetune,probe,evaluate]",
-    "pretrain.batch_size=8",
-    "pretrain.epochs=4",
-    "finetune.batch_size=2",
-    "finetune.epochs=5",
-    "evaluate.batch_size=1",
-    "probe.methods=[knn]",
-)
+STAGES = ("pretrain", "finetune", "probe", "evaluate")
+ALL = ("stages=[pretrain,finetune,probe,evaluate]", "probe.methods=[knn]")
+SHORT = ("pretrain.epochs=1", "finetune.epochs=1")
+
+
+@pytest.mark.marathon
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("size", [1, 2])
+def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Path, size: int) -> None:
+    kills = {"start": 5, "pretrain": 17, "finetune": 17, "probe": 5, "evaluate": 6}
+    hit = kill_at_random_moments(tmp_path / "killed", kills, *ALL, size=size)
+    assert hit.total() >= 50
+    assert all(hit[stage] >= wanted for stage, wanted in kills.items())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("size", [1, 2])
-def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Path, size: int) -> None:
-    kills = {"start": 7, "pretrain": 22, "finetune": 22, "probe": 9, "evaluate": 12}
-    hit = kill_at_random_moments(tmp_path / "killed", kills, *STEPS, size=size)
-    assert hit.total() >= 50  # the last of a stage may come too late for it, most of all of the probe's
-    assert hit.keys() == kills.keys()
-    command = TWO if size == 2 else FASTHEBB
-    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *STEPS, command=command)
+def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, size: int) -> None:
+    """Some of the moments above, in two stages."""
+    kills = {"start": 1, "pretrain": 3, "finetune": 3}
+    hit = kill_at_random_moments(tmp_path / "killed", kills, "pretrain.batch_size=100", *SHORT, size=size, seed=1)
+    assert all(hit[stage] >= wanted for stage, wanted in kills.items())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ("rule=swta", "finetune.select=best", "finetune.augment=light"),
-        ("rule=vae",),
-        ("rule=hpca_adaptive", "pretrain.layer_by_layer=true"),
-        ("rule=hpca_adaptive", "finetune.by_rule=[conv2,fc5]", "finetune.hidden=7"),
-        ("finetune=hebbian", "finetune.augment=shift", "finetune.select=best", "finetune.patience=2"),
-    ],
-)
-def test_so_with_other_rules(tmp_path: Path, settings: tuple[str, ...]) -> None:
-    settings = (*settings, "pretrain.epochs=5", "finetune.epochs=10")
-    hit = kill_at_random_moments(tmp_path / "killed", {"pretrain": 3, "finetune": 3}, *settings)
-    assert hit.total() >= 2
-    assert outcome(tmp_path / "killed") == undisturbed(tmp_path / "once", *settings)
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_command_itself_is_killed_and_goes_on(tmp_path: Path, size: int) -> None:
+    """Of several processes one; the others notice, and torchrun ends."""
+    killed = Moment(7, "pretrain", rank=size - 1)
+    code, text = start_anew(tmp_path / "runs", 0.0, *SHORT, moment=killed, size=size).wait()
+    assert code == (1 if size > 1 else -signal.SIGKILL)
+    assert ("another process of this run ended" in text) is (size > 1)
+    code, text = start_anew(tmp_path / "runs", 1000, *SHORT, size=size).wait()
+    assert code == 0, text
+    assert "resumed at epoch 1, step 7" in text
+    assert outcome(tmp_path / "runs") == undisturbed(*SHORT, size=size)
+
+
+@contextmanager
+def stop_at(number: int) -> Iterator[None]:
+    """One process of the run asks for a stop at its decision of that number."""
+    asked, decide = 0, processes.decide
+
+    def asking(**settings: bool) -> processes.Decision:
+        nonlocal asked
+        if "stop" in settings:
+            asked += 1
+            if asked == number and processes.rank() == number % processes.count():
+                settings["stop"] = True
+        return decide(**settings)
+
+    with patch.object(processes, "decide", asking):
+        yield
+
+
+def ran(out: Path, *settings: str) -> int:
+    GlobalHydra.instance().clear()
+    code = cli.run(words(out, *settings))
+    GlobalHydra.instance().clear()
+    return code
+
+
+def stopped_everywhere(folder: Path, *settings: str) -> dict[str, int]:
+    """Stops a run at each of its decisions, each time in a run of its own which then goes on to its end.
+
+    Returns:
+        How many decisions each stage had.
+    """
+    once, done = folder / "once", dict.fromkeys(STAGES, 0)
+    assert ran(once, *settings) == 0
+    before: list[str] = []  # directories of the stages that are done
+    for stage in STAGES:
+        directories = [path.name for path in once.glob(f"*-{stage}-*")]
+        for number in count(1) if directories else ():
+            out = folder / f"{stage} {number}"
+            if processes.is_first():
+                for name in before:
+                    shutil.copytree(once / name, out / name)
+            processes.meet()
+            with stop_at(number):
+                code = ran(out, *settings)
+            if list(out.glob(f"*-{stage}-*/results.json")):  # it had fewer decisions
+                break
+            done[stage] = number
+            assert code == STOPPED
+            assert ran(out, *settings) == 0
+            assert outcome(out) == outcome(once), f"{stage}, decision {number}"
+        before += directories
+    return done
+
+
+LARGE_BATCHES = ("pretrain.batch_size=400", "finetune.batch_size=100", "evaluate.batch_size=400")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "number",
+    ("settings", "least"),
     [
-        signal.SIGUSR1,
-        *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)),
+        (ALL, {"pretrain": 8, "finetune": 6, "probe": 2, "evaluate": 3}),
+        (("rule=swta", "finetune.select=best", "finetune.augment=light"), {"pretrain": 8, "finetune": 8}),
+        (("rule=vae",), {"pretrain": 8}),
+        (("rule=hpca_adaptive", "pretrain.layer_by_layer=true"), {"pretrain": 8}),
+        (("rule=hpca_adaptive", "finetune.by_rule=[conv2,fc5]", "finetune.hidden=7"), {"finetune": 6}),
+        (
+            ("finetune=hebbian", "finetune.augment=shift", "finetune.select=best", "finetune.patience=2"),
+            {"finetune": 8},
+        ),
     ],
 )
+def test_stopped_at_every_decision_it_ends_in_the_same_bits(
+    tmp_path: Path, settings: tuple[str, ...], least: dict[str, int]
+) -> None:
+    done = stopped_everywhere(tmp_path, *LARGE_BATCHES, *settings)
+    assert all(done[stage] >= wanted for stage, wanted in least.items()), done
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_so_do_two_processes() -> None:
+    one, two = together("tests.run.test_resume:both_stopped_everywhere", 2)
+    assert one == two
+    assert one["pretrain"] >= 8
+    assert one["finetune"] >= 6
+
+
+def both_stopped_everywhere() -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        return stopped_everywhere(Path(processes.from_first(lambda: folder)), *LARGE_BATCHES, *ALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
-    settings = ("pretrain.epochs=200", "stages=[pretrain]")
-    process = start(tmp_path, 1000, *settings)
-    assert process.stdout is not None
-    directory = None
-    for _ in range(600):
-        directory = next(iter(tmp_path.glob("*/metrics.jsonl")), None)
-        if directory is not None and directory.stat().st_size > 0:
-            break
-        time.sleep(0.1)
-    process.send_signal(number)
-    text = process.communicate(timeout=30)[0]
-    assert process.returncode == 130, text
-    assert "the same command goes on" in text
-    assert "Traceback" not in text
-    assert list(tmp_path.glob("*/checkpoint.pt"))
+    moment = Moment(7, "pretrain", signal=number)
+    life = start(tmp_path / "runs", 1000, "stages=[pretrain]", moment=moment)
+    assert life.wait() == STOPPED, life.text()
+    assert "stopped and saved at epoch 1, step 8 of" in life.text()
+    assert "the same command goes on" in life.text()
+    assert "Traceback" not in life.text()
+    assert list(tmp_path.glob("runs/*/checkpoint.pt"))
 
 
 def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_same_bits(
@@ -108,84 +194,75 @@ def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_s
     assert outcome(tmp_path / "runs") == outcome(tmp_path / "once")
 
 
-def decoding(tmp_path: Path, workers: int) -> Started:
-    """A run that has saved, with processes that decode."""
-    if not (tmp_path / "photos").exists():
-        class_folders(tmp_path / "photos/train", {"cats": 40, "dogs": 40})
-        class_folders(tmp_path / "photos/test", {"cats": 4, "dogs": 4})
-    began = time.time()
-    process = Started(
-        tmp_path / "runs",
+def files(tmp_path: Path, workers: int) -> tuple[str, ...]:
+    """Settings of a pre-training on files that processes of their own decode."""
+    class_folders(tmp_path / "photos/train", {"cats": 40, "dogs": 40})
+    class_folders(tmp_path / "photos/test", {"cats": 4, "dogs": 4})
+    return (
         "dataset=image_folder",
         f"dataset.root={tmp_path / 'photos'}",
         "dataset.size=32",
         "dataset.in_memory=false",
         f"gpu.workers={workers}",
         "pretrain.batch_size=4",
-        "pretrain.epochs=50",
         "stages=[pretrain]",
     )
-    while not any(path.stat().st_mtime > began for path in tmp_path.glob("runs/*/checkpoint.pt")):
-        assert process.poll() is None, process.text()
-        time.sleep(0.05)
-    return process
 
 
 @pytest.mark.slow
 def test_a_signal_to_every_process_as_slurm_sends_it_spares_those_that_decode(tmp_path: Path) -> None:
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        process = decoding(tmp_path, workers=2)
-        process.send(number)
-        text = process.text()
-        assert process.poll() == 130, text
-        assert "stopped and saved at epoch" in text
-        assert "Traceback" not in text
+    settings = files(tmp_path, workers=2)
+    for number, signalled in enumerate((signal.SIGUSR1, signal.SIGTERM), 5):
+        moment = Moment(number, "pretrain", signal=signalled, everyone=True)
+        life = start(tmp_path / "runs", 1000, *settings, moment=moment)
+        assert life.wait() == STOPPED, life.text()
+        assert "stopped and saved at epoch 1, step" in life.text()
+        assert "Traceback" not in life.text()
+    assert "resumed at epoch 1, step 7" in life.text()
 
 
 @pytest.mark.slow
 def test_processes_that_decode_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    process = decoding(tmp_path, workers=1)
-    assert len(process.numbers()) >= 3, "the run, its fork server and the one that decodes"
-    process.process.kill()
-    end = time.monotonic() + 10
-    while process.numbers() and time.monotonic() < end:
-        time.sleep(0.1)
-    left = process.numbers()
-    process.kill()
-    text = process.text()
-    assert not left, text
+    run = start_anew(tmp_path / "runs", 1000, *files(tmp_path, workers=1), moment=Moment(5, "pretrain", signal=None))
+    run.reached()
+    assert len(run.numbers()) >= 3, "the run, its fork server and the one that decodes"
+    run.process.kill()
+    run.wait()  # all that hold its output have ended
+    assert not run.numbers()
 
 
 @pytest.mark.slow
 def test_a_signal_outside_of_a_stage_ends_the_run_at_once(tmp_path: Path) -> None:
-    kills = 0
-    for tenths in range(0, 60, 4):
-        process = start(tmp_path / "stopped", 1000, "pretrain.epochs=1", "finetune.epochs=1")
-        time.sleep(tenths / 10)
-        process.send_signal(signal.SIGUSR1)
-        text = process.communicate(timeout=60)[0]  # one that was done before has to end by itself
-        assert "Traceback" not in text
-        assert process.returncode in (0, 130, -signal.SIGUSR1), text  # the last before there is any Python to ask
-        kills += process.returncode != 0
-    assert kills > 5
-    short = ("pretrain.epochs=1", "finetune.epochs=1")
-    assert undisturbed(tmp_path / "stopped", *short) == undisturbed(tmp_path / "once", *short)
+    """On the way to the first stage, and from one to the next."""
+    everything, out = events(*SHORT), tmp_path / "runs"
+    for stage, part in (("start", 0.01), ("start", 0.3), ("start", 0.9), ("pretrain", 0.97), ("finetune", 0.97)):
+        moment = Moment(int(part * everything[stage]), stage, calls=True, signal=signal.SIGUSR1)
+        life = start(out, 0.0, *SHORT, moment=moment)
+        assert life.wait() == STOPPED, life.text()
+        assert "Traceback" not in life.text()
+    life = start(out, 1000, *SHORT)
+    assert life.wait() == 0, life.text()
+    assert outcome(out) == undisturbed(*SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [1000, 300_000])
+def test_a_signal_while_python_imports_ends_the_run_at_once(tmp_path: Path, calls: int) -> None:
+    moment = Moment(calls, calls=True, signal=signal.SIGUSR1)
+    code, text = start_anew(tmp_path / "runs", 1000, *SHORT, moment=moment).wait()
+    assert code == STOPPED
+    assert text == "stopped; the same command goes on\n"
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path) -> None:
-    settings = ("pretrain.epochs=20", "stages=[pretrain]")
-    process = start(tmp_path / "damaged", 0.0, *settings)
-    while not list(tmp_path.glob("damaged/*/checkpoint.previous.pt")):
-        time.sleep(0.05)
-        assert process.poll() is None, process.communicate()[0]
-    process.kill()
-    process.communicate()
+    life = start(tmp_path / "damaged", 0.0, "stages=[pretrain]", moment=Moment(7, "pretrain"))
+    assert life.wait() == -signal.SIGKILL, life.text()
     (checkpoint,) = tmp_path.glob("damaged/*/checkpoint.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    again = start(tmp_path / "damaged", 1000, *settings)
-    text = again.communicate(timeout=200)[0]
-    assert again.returncode == 0, text
-    assert f"{checkpoint} is damaged" in text
-    assert "resumed at" in text
-    assert outcome(tmp_path / "damaged") == undisturbed(tmp_path / "once", *settings)
+    again = start(tmp_path / "damaged", 1000, "stages=[pretrain]")
+    assert again.wait() == 0, again.text()
+    assert f"{checkpoint} is damaged" in again.text()
+    assert "resumed at epoch 1, step 6" in again.text()
+    assert outcome(tmp_path / "damaged") == undisturbed("stages=[pretrain]")

@@ -7,11 +7,11 @@ import pytest
 
 from fasthebb_cli.compute.launch import first_host
 from tests.conftest import SMALL
-from tests.disturbed import TWO, outcome, undisturbed
+from tests.disturbed import outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 from tests.slurm.test_submitit import sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 LONG = ("pretrain.epochs=60", "finetune.epochs=2", "model.dropout=0")
 
@@ -28,7 +28,7 @@ def test_tasks_of_srun_are_one_run_that_is_requeued_as_one(cluster: Cluster, opt
     assert "2 processes" in logs
     assert logs.count("stopped and saved at epoch") >= 1
     assert "resumed at epoch" in logs
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG, command=TWO)
+    assert outcome(cluster.folder / "runs") == undisturbed(*LONG, size=2)
 
 
 def test_a_task_that_dies_ends_the_job(cluster: Cluster) -> None:
@@ -44,7 +44,7 @@ def test_tasks_of_submitit_are_one_run(cluster: Cluster) -> None:
     launcher = sweep(cluster.folder, "hydra/launcher=slurm_cpu", *tasks, *LONG, environment=cluster.environment)
     text = launcher.communicate(timeout=240)[0]
     assert launcher.returncode == 0, text + cluster.logs()
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG, command=TWO)
+    assert outcome(cluster.folder / "runs") == undisturbed(*LONG, size=2)
 
 
 def test_the_first_host_is_that_of_scontrol(cluster: Cluster) -> None:

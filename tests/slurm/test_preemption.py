@@ -6,7 +6,7 @@ from tests.conftest import SMALL
 from tests.disturbed import outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 LONG = ("pretrain.epochs=60", "finetune.epochs=2")
 WHOLE_NODE = "--exclusive"
@@ -29,7 +29,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_to_the_same_bits(cluster: Clust
     done = cluster.epochs()
     assert cluster.finish(job)["JobState"] == "COMPLETED"
     assert f"resumed at epoch {done + 1}" in cluster.logs()
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *LONG)
+    assert outcome(cluster.folder / "runs") == undisturbed(*LONG)
 
 
 def test_a_job_whose_time_is_up_saves_before_and_is_requeued(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SMALL, lacking
 from tests.data.images import class_folders, save
-from tests.disturbed import FASTHEBB, TWO, outcome, undisturbed
+from tests.disturbed import outcome, undisturbed
 from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
 
 ALL = sorted(SCRIPTS.glob("*.sh"))
@@ -98,6 +98,7 @@ def directories(cluster: Cluster, stage: str) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_a_sweep_pre_trains_in_a_job_of_its_own_before_its_cells(cluster: Cluster) -> None:
     sweep = ("--partition=low", "train", *SMALL, "out=runs", "rule=hpca,none", "label_fraction=0.1,0.2")
     jobs = submitted(cluster, "sweep.sh", *sweep)
@@ -117,6 +118,7 @@ def test_a_sweep_pre_trains_in_a_job_of_its_own_before_its_cells(cluster: Cluste
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_cells_wait_for_a_pre_training_that_is_requeued_and_are_requeued_themselves(cluster: Cluster) -> None:
     long = ("pretrain.epochs=15", "finetune.epochs=40")
     sweep = ("--partition=low", "train", *SMALL, "out=runs", "label_fraction=0.1,0.2", *long)
@@ -137,6 +139,7 @@ def test_cells_wait_for_a_pre_training_that_is_requeued_and_are_requeued_themsel
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_cells_whose_pre_training_fails_do_not_run(cluster: Cluster) -> None:
     sweep = ("--partition=low", "train", *SMALL, "out=runs", "pretrain.lr=1e30", "label_fraction=0.1,0.2")
     (pretraining, _), (cells, _) = submitted(cluster, "sweep.sh", *sweep)
@@ -147,6 +150,7 @@ def test_cells_whose_pre_training_fails_do_not_run(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_a_sweep_with_an_error_submits_nothing(cluster: Cluster) -> None:
     before = cluster.call("squeue", "--noheader")
     words = (str(SCRIPTS / "sweep.sh"), "train", *SMALL, "out=runs", "label_fraction=0.1,2")
@@ -158,6 +162,7 @@ def test_a_sweep_with_an_error_submits_nothing(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_label_fractions_are_swept_with_and_without_pre_training(cluster: Cluster) -> None:
     settings = [*SMALL, "finetune.epochs=1", "out=runs", "seed=0", "label_fraction=0.1"]
     jobs = submitted(cluster, "label_fractions.sh", "--partition=low", *settings)
@@ -169,17 +174,18 @@ def test_label_fractions_are_swept_with_and_without_pre_training(cluster: Cluste
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.parametrize(
-    ("options", "alone"),
+    ("options", "size"),
     [
-        (("--partition=low", "--nodes=1"), FASTHEBB),
-        (("--partition=low", "--nodes=1", "--ntasks-per-node=2"), TWO),
-        (("--partition=pair", "--nodes=2"), TWO),
+        (("--partition=low", "--nodes=1"), 1),
+        (("--partition=low", "--nodes=1", "--ntasks-per-node=2"), 2),
+        (("--partition=pair", "--nodes=2"), 2),
     ],
     ids=["one process", "two processes", "two nodes"],
 )
 def test_torchrun_is_requeued_on_a_signal_and_goes_on_to_the_same_bits(
-    cluster: Cluster, options: tuple[str, ...], alone: tuple[str, ...]
+    cluster: Cluster, options: tuple[str, ...], size: int
 ) -> None:
     long = ("pretrain.epochs=15", "finetune.epochs=2")
     settings = ("train", *SMALL, "label_fraction=0.2", "out=runs", *long)
@@ -188,14 +194,15 @@ def test_torchrun_is_requeued_on_a_signal_and_goes_on_to_the_same_bits(
     cluster.call("scancel", "--signal=USR1", job)
     cluster.wait(job, lambda state: state["Restarts"] == "1")
     assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
-    assert ("2 processes" in cluster.logs()) is (alone == TWO)
+    assert ("2 processes" in cluster.logs()) is (size == 2)
     assert "stopped and saved at epoch" in cluster.logs()
     assert "resumed at epoch" in cluster.logs()
-    assert outcome(cluster.folder / "runs") == undisturbed(cluster.folder / "alone", *long, command=alone)
+    assert outcome(cluster.folder / "runs") == undisturbed(*long, size=size)
 
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_data_are_prepared_in_a_job_without_gpus(cluster: Cluster) -> None:
     class_folders(cluster.folder / "photos", {"cats": 5, "dogs": 5})
     words = ("--partition=low", "--cpus-per-task=1", "--parsable", "dataset=image_folder", "dataset.root=photos")
@@ -217,6 +224,7 @@ cli.main()
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 def test_a_stopped_packing_is_requeued_and_goes_on(cluster: Cluster) -> None:
     class_folders(cluster.folder / "photos", {"cats": 5, "dogs": 5})
     large = save(cluster.folder / "photos/cats/large.png", 10, (1000, 1000))

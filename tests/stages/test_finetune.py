@@ -18,6 +18,7 @@ from fasthebb.model_file import load_model
 from fasthebb_cli.compute.device import set_up
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages import Context, Task
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups
@@ -143,7 +144,7 @@ def context_around(network: nn.Module, *words: str) -> Context:
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(
-        config, "finetune", config.finetune, dataset, network, set_up(config.gpu), statistics,
+        config, "finetune", config.settings["finetune"], dataset, network, set_up(config.gpu), statistics,
         untrained=True, resumed=False,
     )  # fmt: skip
 
@@ -312,8 +313,14 @@ def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others
 
 def test_factors_on_the_rate_by_layer() -> None:
     network = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("conv1", "conv2", "fc3", "classifier")})
-    settings = FinetuneConfig(
-        batch_size=2, lr=1.0, schedule="cosine", weight_decay=0, momentum=0, layer_lr={"conv*": 0.1, "conv2": 5}
+    settings = with_defaults(
+        FinetuneConfig,
+        batch_size=2,
+        lr=1.0,
+        schedule="cosine",
+        weight_decay=0,
+        momentum=0,
+        layer_lr={"conv*": 0.1, "conv2": 5},
     )
     layers = layers_of(network, settings)
     rates = {id(p): group["lr"] for group in parameter_groups(layers, settings, 0.5) for p in group["params"]}

@@ -215,7 +215,7 @@ def test_whitening_is_fitted_on_training_images_alone_and_on_20_000_at_most(monk
         compute, statistics = set_up(config.gpu), (torch.zeros(3), torch.ones(3))
         fit_whitening(
             Context(
-                config, "pretrain", config.pretrain, dataset, nn.Sequential(layer), compute, statistics,
+                config, "pretrain", config.settings["pretrain"], dataset, nn.Sequential(layer), compute, statistics,
                 untrained=True, resumed=False,
             )
         )  # fmt: skip

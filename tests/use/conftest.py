@@ -1,4 +1,4 @@
-"""A model taught on a folder of digits, for all tests of `use`: it has seen files, so files can be compared."""
+"""A model for all tests of `use`, trained on a folder of digits, so that its images are files, too."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from fasthebb_cli import cli
 from tests.conftest import SMALL
 
-TRAIN, TEST = 300, 101  # a last batch of one, too
+TRAIN, TEST = 300, 101  # so the last batch has one image
 
 
 class Taught(NamedTuple):

@@ -1,4 +1,4 @@
-"""`fasthebb features`: equal to a direct forward pass, in the order of the paths, for any layer and any network."""
+"""`fasthebb features`: it equals a direct forward pass, in the order of the paths, for any layer and network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,8 @@ from fasthebb_cli.use.features import flattened, last_layer, layer_names, layer_
 from fasthebb_cli.use.images import load_images
 from tests.conftest import Ran
 from tests.use.conftest import TEST, Taught
+
+pytestmark = pytest.mark.xdist_group("taught")  # they share a model
 
 Command = Callable[..., Ran]
 
@@ -108,12 +110,12 @@ def test_a_disk_without_room_is_found_after_the_first_batch(
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     ran = features(command, taught.finetune, taught.test, f"out={tmp_path / 'f'}")
     assert ran.code == 1
-    assert "GB are free" in ran.err
+    assert "and 10 bytes are free" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
 class Branches(nn.Module):
-    """No sequence: two paths that meet, one module that is called twice and one that is never called."""
+    """No sequence: two paths that join, a module that is called twice, and a module that is never called."""
 
     def __init__(self) -> None:
         super().__init__()

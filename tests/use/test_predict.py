@@ -1,4 +1,4 @@
-"""`fasthebb predict`: its table, that it agrees with `evaluate`, and what is left out or refused."""
+"""`fasthebb predict`: its table agrees with `evaluate`; damaged images are left out; bad input is refused."""
 
 import csv
 import json
@@ -24,6 +24,8 @@ from tests.conftest import Ran
 from tests.data.images import save
 from tests.use.conftest import TEST, Taught
 
+pytestmark = pytest.mark.xdist_group("taught")  # they share a model
+
 Command = Callable[..., Ran]
 
 
@@ -38,7 +40,7 @@ def predict(command: Command, *words: object) -> Ran:
 
 def test_it_is_as_often_right_as_evaluate_says(command: Command, taught: Taught, tmp_path: Path) -> None:
     out = tmp_path / "there" / "predictions.csv"
-    ran = predict(command, taught.evaluate, taught.test, f"out={out}")  # the model is that of the stage before
+    ran = predict(command, taught.evaluate, taught.test, f"out={out}")  # the model is in the stage before
     assert ran.code == 0, ran.err
     rows = rows_of(out)
     assert list(rows[0]) == ["path", "class", "probability"]
@@ -198,7 +200,7 @@ def test_the_time_left_does_not_count_the_first_batch(monkeypatch: pytest.Monkey
     for moment in (10.0, 11.0):
         now[0] = moment
         progress.advance(100)
-    now[0] = 11.9  # between batches nothing changes
+    now[0] = 11.9  # no time passes between batches
     assert progress.speed() == "100 images/s  2.0 s left"
 
 

@@ -1,8 +1,8 @@
 """A variational autoencoder around a network's own layers: what backprop can learn from images without labels.
 
 The encoder is the network without its classifier, then a mean and a log variance of each latent. The decoder mirrors
-it: transposed convolutions, and unpooling that puts each value back where the pooling found it. It is thrown away
-after training. Source: the baseline of Lagani et al. 2022 (arXiv 2207.03172), after Kingma and Welling 2014.
+it: transposed convolutions, and unpooling that puts each value where the pooling found it. After training, the decoder
+is thrown away. Source: the baseline of Lagani et al. 2022 (arXiv 2207.03172), after Kingma and Welling 2014.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ class VariationalAutoencoder(nn.Module):
     """Encoder, latents and mirrored decoder.
 
     Args:
-        encoder: a network of nested nn.Sequential; its layers are shared, a child called `classifier` or `whitening`
-            is left out.
-        channels, size: of what the encoder's first layer reads, (B, channels, size, size).
-        latents: dimensions of the code, >= 1.
+        encoder: a network of nested nn.Sequential. Its layers are shared; children called `classifier` and
+            `whitening` are left out.
+        channels, size: of the input of the encoder's first layer, (B, channels, size, size).
+        latents: number of dimensions of the code, >= 1.
 
     Raises:
-        ValueError: a layer that has no mirror image here.
+        ValueError: latents < 1, or a layer that the decoder cannot mirror.
     """
 
     def __init__(self, encoder: nn.Module, *, channels: int, size: int, latents: int) -> None:
@@ -50,9 +50,14 @@ class VariationalAutoencoder(nn.Module):
         )
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction (B, C, S, S) from one draw of the code, and its mean and log variance (B, latents).
+        """The reconstruction (B, C, S, S) from one sample of the code, and the code's mean and log variance.
 
-        `noise`: standard normal draws, (B, latents).
+        Args:
+            images: (B, C, S, S).
+            noise: standard normal samples, (B, latents).
+
+        Returns:
+            Reconstruction (B, C, S, S), mean (B, latents), log variance (B, latents).
         """
         x, places = images, []
         for layer in self.encoder:
@@ -78,7 +83,7 @@ class VariationalAutoencoder(nn.Module):
 
     @torch.no_grad()
     def _shapes(self, x: Tensor) -> list[torch.Size]:
-        """Shape of one image before each layer, and after the last; batch norm learns nothing from it."""
+        """Shape of one image before each layer and after the last; batch norm's statistics stay as they are."""
         modes = [module.training for module in self.encoder]
         shapes = [x.shape[1:]]
         for layer in self.encoder:
@@ -90,10 +95,11 @@ class VariationalAutoencoder(nn.Module):
 
 
 def loss_terms(images: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error and divergence from a standard normal code, summed within an image, means over images; 0 of none.
+    """The squared error and the code's divergence from a standard normal distribution.
 
-    (x - x')^2 and 0.5 (mean^2 + variance - log variance - 1); their sum is the negative evidence bound
-    of pixels with a variance of 1/2, but for a constant.
+    (x - x')^2 and 0.5 (mean^2 + variance - log variance - 1), each the sum within an image and the mean over images;
+    0 for an empty batch. Their sum is the negative evidence lower bound for pixels with variance 1/2, up to a constant
+    (Kingma and Welling 2014, eq. 10).
     """
     error = (reconstruction.float() - images.float()).square().flatten(1).sum(1)
     mean, log_variance = mean.float(), log_variance.float()
@@ -102,7 +108,7 @@ def loss_terms(images: Tensor, reconstruction: Tensor, mean: Tensor, log_varianc
 
 
 def _mirror(layer: nn.Module) -> nn.Module:
-    """What undoes the shape of a layer."""
+    """A layer that turns the output's shape back into the input's shape."""
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.out_features, layer.in_features)
     if isinstance(layer, nn.Conv2d):
@@ -125,7 +131,7 @@ def _after(layer: nn.Conv2d | nn.Linear) -> nn.Module:
 
 
 def _unpooled(x: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
-    """Every value where the pooling found it, in maps of the given shape (C, H, W), and 0 elsewhere."""
+    """Maps of shape (C, H, W) with each value where the pooling found it, and 0 elsewhere."""
     empty = x.new_zeros(len(x), shape[0], shape[1] * shape[2])
     filled: Tensor = empty.scatter(2, places.flatten(2), x.flatten(2)).unflatten(2, shape[1:])
     return filled

@@ -1,4 +1,4 @@
-"""A network from its name: one of ours, or a user's own `my_package.module:function`."""
+"""Builds a network from its name: one of this package, of torchvision, or a user's own function."""
 
 import inspect
 from collections import OrderedDict
@@ -21,14 +21,16 @@ def build_network(
     name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int,
     whitening: bool = False, layer: str | None = None, hidden: int = 0
 ) -> nn.Module:  # fmt: skip
-    """Calls the network's function.
+    """Calls the network's function, and adds what the other arguments ask for.
 
     Args:
-        name: a key of NETWORKS, "torchvision:resnet18" and its like, or "my_package.module:function".
-        arguments: its keyword arguments besides channels, size and classes.
-        layer: cut the network after this one, with a classifier of its own; None: the whole network.
-        hidden: units of a hidden layer in the classifier; 0: it has none.
-        whitening: put a Whitening layer, not yet fitted, before the first; the network must be an nn.Sequential.
+        name: a key of NETWORKS, "torchvision:resnet18" or alike, or "my_package.module:function".
+        arguments: keyword arguments of the function, besides channels, size and classes.
+        channels, size: of the images, (channels, size, size).
+        classes: number of classes.
+        whitening: add a Whitening layer, not fitted yet, before the first; the network must be an nn.Sequential.
+        layer: cut the network after this layer and add a new classifier; None: the whole network.
+        hidden: number of units of a hidden layer in the classifier; 0: none.
 
     Raises:
         ValueError: an unknown name or argument, a module that can't be imported, or images that do not fit.
@@ -69,7 +71,7 @@ def _function(name: str) -> Callable[..., nn.Module]:
 
 
 def _of_torchvision(name: str, /, *, channels: int, size: int, classes: int, **options: Any) -> nn.Module:
-    """A classification network of torchvision, untrained, with its last linear layer as the classifier."""
+    """An untrained classification network of torchvision; its last linear layer becomes the child `classifier`."""
     from torchvision import models  # slow to import
 
     if name not in models.list_models(models):
@@ -84,7 +86,7 @@ def _of_torchvision(name: str, /, *, channels: int, size: int, classes: int, **o
 
 
 def cut_network(network: nn.Module, layer: str, *, channels: int, size: int, classes: int) -> nn.Module:
-    """See `cut_after`; raises ValueError."""
+    """As `readout.cut_after`; the error names the setting."""
     try:
         return readout.cut_after(network, layer, channels=channels, size=size, classes=classes)
     except ValueError as error:
@@ -92,7 +94,7 @@ def cut_network(network: nn.Module, layer: str, *, channels: int, size: int, cla
 
 
 def add_hidden_layer(network: nn.Module, units: int) -> None:
-    """See `readout.add_hidden_layer`; raises ValueError."""
+    """As `readout.add_hidden_layer`; the error names the setting."""
     try:
         readout.add_hidden_layer(network, units)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""The networks of the papers as plain modules: conv -> ReLU -> pool -> batch norm, no biases. Know nothing of Hebb.
+"""The networks of the papers as plain modules: conv -> ReLU -> pool -> batch norm, no biases. Know no learning rule.
 
 Source: the authors' public code at the time of Lagani et al. 2022 (arXiv 2207.03172).
-Every layer is a named child (`conv1`, ..., `fc5`, `classifier`), so that features can be read after any of them.
+Each layer is a named child (`conv1`, ..., `fc5`, `classifier`), so that features can be read after any of them.
 """
 
 from collections import OrderedDict
@@ -25,8 +25,8 @@ class Stage(NamedTuple):
 def relative(normalised: Tensor, running_var: Tensor | None) -> Tensor:
     """Keeps the relative variance between channels that batch norm removes ("modified BN" of the authors' code).
 
-    Each normalised channel is multiplied by sqrt(running_var / mean over channels of running_var), so that the order
-    of principal components survives in their size.
+    Each normalised channel is multiplied by sqrt(running_var / mean over channels of running_var). So principal
+    components of larger variance stay larger.
     """
     assert running_var is not None
     scale = (running_var / running_var.mean()).sqrt()
@@ -56,11 +56,15 @@ def conv6(
     """Four convolutions and two fully connected layers, for images of 32 x 32.
 
     Args:
-        channels, size, classes: of the images, from the data set; size >= 24.
-        width: multiplies the number of units of every hidden layer, > 0.
-        norm: batch norm of the deepest three layers, "relative" (variance between channels kept) or plain "batch".
-        dropout: before the classifier, in [0, 1).
+        channels, size: of the images, (channels, size, size); size >= 24.
+        classes: number of classes.
+        width: factor on the number of units of every hidden layer, > 0.
+        norm: batch norm of the deepest three hidden layers: "relative" (see RelativeBatchNorm2d) or plain "batch".
+        dropout: probability before the classifier, in [0, 1).
         activation: after every hidden layer, a key of ACTIVATIONS.
+
+    Raises:
+        ValueError: images that are too small.
     """
     stages = [Stage(96, 5, 2), Stage(128), Stage(192, 3, 2), Stage(256)]
     return _network(stages, channels, size, classes, width=width, norm=norm, dropout=dropout, activation=activation)
@@ -76,7 +80,7 @@ def conv10(
     dropout: float = 0.5,
     activation: str = "relu",
 ) -> nn.Sequential:
-    """Eight convolutions and two fully connected layers, for 210 x 210 images; arguments as of conv6, size >= 162."""
+    """Eight convolutions and two fully connected layers, for 210 x 210 images; arguments as in conv6, size >= 162."""
     stages = [
         Stage(96, 7, 3), Stage(128), Stage(192, 3, 2), Stage(192), Stage(256, 3, 2),
         Stage(256), Stage(384, 3, 2), Stage(512),
@@ -121,7 +125,11 @@ def _network(
 
 
 def features(network: nn.Sequential, images: Tensor, layer: str) -> Tensor:
-    """Output of a named layer, batch norm included."""
+    """The output of a named child of the network, batch norm included.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
     for name, module in network.named_children():
         images = module(images)
         if name == layer:

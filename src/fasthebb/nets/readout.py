@@ -1,8 +1,8 @@
-"""What reads a network's features: a classifier of one or two layers, after any layer of the network.
+"""Cuts a network after a layer, and gives it a classifier of one or two layers that reads this layer's features.
 
-After an early layer it sees maps averaged to a small grid. Few labels are spent better there than after the last
-layer: there are fewer weights to learn, and early layers keep where things are. A network is cut after a child, the
-last of which is called `classifier`, or after any module in one, where torch.fx can follow what leads there.
+After a convolution, the classifier reads maps that are averaged to a small grid. With few labels an early layer is the
+better choice: its classifier has fewer weights, and its maps still say where things are.
+A network can be cut after one of its children, or after a module inside one, if torch.fx can trace the way to it.
 """
 
 from collections import OrderedDict
@@ -11,18 +11,20 @@ import torch
 from torch import nn
 from torch.fx.proxy import TraceError
 
-GRID = 4  # the output's height and width as the classifier sees it, at most
+GRID = 4  # largest height and width of the maps that the classifier reads
 
 
 def cut_after(network: nn.Module, layer: str, *, channels: int, size: int, classes: int) -> nn.Sequential:
-    """The children of a network up to `layer`, shared with it, and a new linear classifier.
+    """The children of a network up to `layer`, shared with the network, and a new linear classifier.
 
     Args:
         network: an nn.Sequential whose last child is called `classifier`.
-        channels, size: of its images (B, channels, size, size).
+        layer: name of a child, or of a module inside one.
+        channels, size: of the images, (B, channels, size, size).
+        classes: number of classes.
 
     Raises:
-        ValueError: no such layer, or a network that is no such sequence.
+        ValueError: there is no such layer, or the network is no such sequence.
     """
     children = dict(network.named_children())
     if not isinstance(network, nn.Sequential) or next(reversed(children), None) != "classifier":
@@ -42,17 +44,20 @@ def cut_after(network: nn.Module, layer: str, *, channels: int, size: int, class
         grid = min(GRID, output.shape[1])
         pool = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
         output = output[:, :grid, :grid]
-    elif output.dim() > 1:  # a row for each part of the image
+    elif output.dim() > 1:  # a vision transformer: one row for each part of the image
         pool = [nn.Flatten()]
     kept["classifier"] = nn.Sequential(*pool, nn.Dropout(dropout), nn.Linear(output.numel(), classes))
     return nn.Sequential(kept)
 
 
 def add_hidden_layer(network: nn.Module, units: int) -> None:
-    """A hidden layer, in place: the last linear layer of the child `classifier` becomes two, with ReLU and its dropout.
+    """Replaces the last linear layer of the child `classifier` by two, with ReLU and dropout between them; in place.
+
+    Args:
+        units: of the hidden layer, >= 1.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the network has no such layer.
     """
     name, last = output_layer(network)
     dropout = nn.Dropout(_dropout(network.get_submodule("classifier")))
@@ -62,10 +67,10 @@ def add_hidden_layer(network: nn.Module, units: int) -> None:
 
 
 def output_layer(network: nn.Module) -> tuple[str, nn.Linear]:
-    """The layer that gives the scores, the last linear one of the child `classifier`, and its name.
+    """The name and the layer that computes the scores: the last linear layer in the child `classifier`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the network has no such layer.
     """
     found = [(name, module) for name, module in network.named_modules()
              if name.split(".")[0] == "classifier" and isinstance(module, nn.Linear)]  # fmt: skip
@@ -75,17 +80,19 @@ def output_layer(network: nn.Module) -> tuple[str, nn.Linear]:
 
 
 class UpTo(nn.Module):
-    """What of a network leads to one of its modules, shared with it.
+    """The part of a network that leads to one of its modules, shared with the network.
 
     Raises:
-        ValueError: what it computes depends on its input's values, which torch.fx can't follow.
+        ValueError: torch.fx can't trace the network, as its Python code depends on a tensor's values.
     """
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         from torchvision.models.feature_extraction import create_feature_extractor  # slow to import
 
         super().__init__()
-        leaves = {type(module) for module in network.modules() if not any(module.children())}  # as batch norm of ours
+        leaves = {
+            type(module) for module in network.modules() if not any(module.children())
+        }  # RelativeBatchNorm2d, too
         try:
             self.part = create_feature_extractor(network, {layer: layer}, tracer_kwargs={"leaf_modules": [*leaves]})
         except (TraceError, TypeError, ValueError) as error:
@@ -107,7 +114,7 @@ def _dropout(classifier: nn.Module) -> float:
 
 @torch.no_grad()
 def _output(features: nn.Module, channels: int, size: int) -> torch.Tensor:
-    """What the features make of one empty image, without batch norm learning from it."""
+    """The features of one image of zeros; batch norm's statistics stay as they are."""
     was_training = features.training
     output: torch.Tensor = features.eval()(torch.zeros(1, channels, size, size))[0]
     features.train(was_training)

@@ -1,4 +1,4 @@
-"""The network of SoftHebb (Journé et al., ICLR 2023) for CIFAR: batch norm -> convolution -> Triangle -> pooling."""
+"""The SoftHebb network for CIFAR (Journé et al., ICLR 2023): batch norm -> convolution -> Triangle -> pooling."""
 
 import math
 from collections import OrderedDict
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-GAIN = 25  # of the initial weights, which shrink to length 1 while they learn
+GAIN = 25  # mean length of the initial weight vectors, which shrink to length 1 while they learn
 
 
 class Triangle(nn.Module):
     """max(0, u - mean over units of u)^power, at each position.
 
     Args:
-        power: > 0; above 1 it favours the strongest units.
+        power: > 0; a power above 1 favours the strongest units.
     """
 
     def __init__(self, power: float) -> None:
@@ -34,12 +34,16 @@ class _Layer(NamedTuple):
 
 
 def softhebb(*, channels: int, size: int, classes: int, width: float = 1.0, dropout: float = 0.5) -> nn.Sequential:
-    """Three convolutions with reflected padding, each of which halves the image.
+    """Three convolutions with reflected padding; the pooling after each halves the image.
 
     Args:
-        channels, size, classes: of the images, from the data set; size >= 8.
-        width: multiplies the number of units of every hidden layer, > 0.
-        dropout: before the classifier, in [0, 1).
+        channels, size: of the images, (channels, size, size); size >= 8.
+        classes: number of classes.
+        width: factor on the number of units of every hidden layer, > 0.
+        dropout: probability before the classifier, in [0, 1).
+
+    Raises:
+        ValueError: images that are too small.
     """
     if size < 8:
         raise ValueError(f"images of {size} x {size} are too small for this network: three layers halve them")

@@ -1,7 +1,7 @@
 """ZCA whitening as the first layer of a network, so that it is stored, moved and reused with the weights.
 
-Competitive rules need it: the raw pixels of a patch all rise and fall together, and so would the units' scores.
-Images larger than BLOCK are whitened block by block with one matrix (the papers' 32 x 32).
+Competitive rules need it: the raw pixels of a patch are strongly correlated, and so the units' scores would be too.
+Images larger than BLOCK are whitened block by block, all with the same matrix (32 x 32 pixels in the papers).
 """
 
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ BLOCK = 32
 
 
 class Whitening(nn.Module):
-    """x -> (x - mean) M for every block of an image, with M symmetric; the identity until it is fitted.
+    """x -> (x - mean) M for every block x of an image, where M is symmetric. Before `fit` it is the identity.
 
     Args:
-        channels, size: of the images (B, C, S, S).
+        channels, size: C and S of the images, (B, C, S, S).
     """
 
     matrix: Tensor
@@ -34,16 +34,17 @@ class Whitening(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         blocks_ND = self._blocks(images)
-        with full_precision(images):  # bf16 would undo what smoothing keeps
+        with full_precision(images):  # bf16 would lose directions of small variance
             white_ND = (blocks_ND.to(self.mean.dtype) - self.mean) @ self.matrix
         return self._assemble(white_ND, images)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], smoothing: float) -> None:
-        """M = (covariance + smoothing x mean variance)^(-1/2) over the blocks of all images.
+        """M = (covariance + smoothing x mean variance)^(-1/2), over the blocks of all images.
 
         Args:
-            smoothing: > 0; keeps directions without variance, mostly noise, from being blown up.
+            batches: images, (B, C, S, S) each.
+            smoothing: > 0; it limits the gain for directions of small variance, which are mostly noise.
         """
         inputs = len(self.mean)
         total, squares, count = torch.zeros(inputs).double(), torch.zeros(inputs, inputs).double(), 0
@@ -60,7 +61,7 @@ class Whitening(nn.Module):
         self.mean.copy_(mean)
 
     def _blocks(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B x blocks, C x block x block), the right and lower edges reflected to whole blocks."""
+        """(B, C, S, S) -> (B x blocks, C x block x block); the right and lower edges are padded by reflection."""
         channels, height, width = images.shape[1:]
         missing = (0, -width % self.block, 0, -height % self.block)
         if any(missing):

@@ -1,4 +1,4 @@
-"""Measuring: alternating repeats in one process, counted work, and peak memory. Knows nothing of what it measures."""
+"""Measuring: alternating repeats in one process, counted work, and peak memory. Any function can be measured."""
 
 import gc
 import math
@@ -18,8 +18,9 @@ Work = Callable[[], object]
 
 
 def alternating_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds of each in each repeat, taken in turn, after a round that does not count; on a GPU ten, in which
-    kernels are chosen and graphs recorded.
+    """Milliseconds of each contender in each repeat; contenders take turns.
+
+    The first round does not count. On a GPU the first ten don't: there kernels are chosen and graphs are recorded.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     before = 1 if device.type == "cpu" else 10
@@ -41,13 +42,13 @@ def median_ms(contenders: Mapping[str, Work], repeats: int, device: torch.device
 
 
 def paired_quartiles(times: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Lower quartile, median and upper quartile of ratios within a repeat, of times that share the machine's noise."""
+    """Quartiles and median of the ratios of times in the same repeat, which share the noise of the machine."""
     ratios = [time / other for time, other in zip(times, others, strict=True)]
     return statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
 
 
 def flops(work: Work) -> int:
-    """Multiplications and additions of the products that the work does, by torch's counter."""
+    """Multiplications and additions of the matrix products in the work, counted by torch."""
     counter = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
     with counter:
         work()
@@ -58,19 +59,19 @@ def _addmm(_: Any, a_shape: list[int], b_shape: list[int], *args: Any, **kwargs:
     return 2 * math.prod(a_shape) * b_shape[-1]
 
 
-# the counter knows these products, but not their forms in place
+# torch's counter knows these products, but not their in-place forms
 IN_PLACE = {torch.ops.aten.addmm_: _addmm, torch.ops.aten.baddbmm_: _addmm}
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:
-    """Most memory held at a time beyond what is held before: of a first run, so that what is kept for later counts."""
-    gc.collect()  # what earlier measurements left would count as freed here
+    """The most memory held at a time, beyond that held before. It is of a first run, so that what is kept counts."""
+    gc.collect()  # else memory of earlier measurements would be freed during this one
     if device.type == "cuda":  # only a GPU runs this line
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
-    # acc_events: without it torch 2.11 warns of cycles that there are none of
+    # without acc_events, torch 2.11 warns of cycles although there are none
     with _silenced(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     held = most = 0
@@ -83,14 +84,19 @@ def peak_bytes(work: Work, device: torch.device) -> int:
     return most
 
 
+def powers_of_two(most: int) -> list[int]:
+    """1, 2, 4 .. up to `most`."""
+    return [1 << power for power in range(most.bit_length())]
+
+
 class Neighbours:
-    """How busy other processes keep the machine from now on."""
+    """How busy other processes keep the machine, from the construction on."""
 
     def __init__(self) -> None:
         self.began, self.busy, self.own = time.perf_counter(), _busy_seconds(), _own_seconds()
 
     def cores(self) -> float | None:
-        """Cores that others have used on average, what a hypervisor took among them; None where nobody says."""
+        """How many cores other processes used on average, a hypervisor included; None where /proc/stat is missing."""
         busy = _busy_seconds()
         if busy is None or self.busy is None:
             return None
@@ -99,7 +105,7 @@ class Neighbours:
 
 
 def _busy_seconds() -> float | None:
-    """Seconds that all cores have worked since the machine's start: user, nice, system, interrupts, stolen."""
+    """Seconds that all cores have worked since the machine started: user, nice, system, interrupts, stolen."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     except OSError:
@@ -109,13 +115,12 @@ def _busy_seconds() -> float | None:
 
 
 def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return sum(os.times()[:4])  # user and system time, of this process and its children
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """The profiler speaks of itself on standard error, past Python."""
+    """Hides standard error, on which the profiler writes about itself from C++."""
     kept = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:

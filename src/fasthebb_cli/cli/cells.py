@@ -1,35 +1,34 @@
 """`fasthebb cells VERB key=a,b ...`: a sweep's cells as commands, for those who start them by other means than -m.
 
-A line has the directory of the pre-training that the cell needs and that is not done yet ("-" if there is none), a tab,
-and the cell's command, quoted for a shell. Cells of one directory share one pre-training. Nothing is run.
+A line is the directory of the pre-training that the cell still needs ("-" if it needs none), a tab, and the cell's
+command, quoted for a shell. Cells with the same directory share one pre-training. Nothing is run.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fasthebb_cli.data.dataset import Dataset, load_dataset
 from fasthebb_cli.run.plan import plan
 from fasthebb_cli.run.validate import check
 from fasthebb_cli.settings.config import Config
 
-# Data sets by their settings and seed: cells of a sweep share most of them
-_datasets: dict[tuple[str, int], Dataset] = {}
 
-
-def cell_line(config: Config, overrides: Sequence[str]) -> str:
-    """One cell's line.
+def cell_lines(cells: Iterable[tuple[Sequence[str], Config]]) -> Iterator[str]:
+    """One line a cell.
 
     Args:
-        overrides: the words that the cell was composed of, `verb=` among them.
+        cells: the overrides that a cell was composed of, `verb=` among them, and its configuration.
 
     Raises:
-        InputError: it can't be run; see `check`.
+        InputError: a cell can't be run; see `check`.
     """
-    key = (repr(config.dataset), config.seed)
-    if key not in _datasets:
-        _datasets[key] = load_dataset(config.dataset, config.seed)
-    stages = plan(config, _datasets[key])
-    check(config, _datasets[key], stages)
-    needed = [stage for stage in stages if stage.kind == "pretrain" and stage.wanted and not stage.finished]
-    words = [word for word in overrides if not word.startswith("verb=")]
-    return f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"
+    datasets: dict[tuple[str, int], Dataset] = {}  # by settings and seed: cells of a sweep share most of them
+    for overrides, config in cells:
+        key = (repr(config.dataset), config.seed)
+        if key not in datasets:
+            datasets[key] = load_dataset(config.dataset, config.seed)
+        stages = plan(config, datasets[key])
+        check(config, datasets[key], stages)
+        needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
+        words = [word for word in overrides if not word.startswith("verb=")]
+        yield f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"

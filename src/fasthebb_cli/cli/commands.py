@@ -1,7 +1,7 @@
-"""Commands that read what runs have left behind and train nothing: `fasthebb COMMAND PATH ... key=value ...`.
+"""Commands that read finished runs and train nothing: `fasthebb COMMAND PATH ... key=value ...`.
 
-They need no composed configuration, so Hydra has no part in them. To add one: an entry in COMMANDS and its line in
-help.VERB_LINES.
+They need no composed configuration, so Hydra has no part in them. A new one is a function from paths, settings and a
+console, and its entry in COMMANDS.
 """
 
 import re
@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.errors import InputError
 
 Command = Callable[[list[Path], dict[str, str], Console], None]
 
 
 class Setting(NamedTuple):
-    """A key's default value, as text, and what --help says of it."""
+    """The default value of a key, as text, and its line in --help."""
 
     default: str
     line: str
@@ -27,15 +28,19 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """A command's function, as module:function, and what it accepts.
+    """A command and what it accepts.
 
     Args:
-        paths: what its positional arguments are, for messages.
-        least, most: how many of them.
-        example: one for --help.
+        function: module:function, a Command.
+        line: what it does, for --help.
+        paths: names of its positional arguments, for messages.
+        least, most: how many of them it takes.
+        keys: its settings.
+        example: one call, for --help.
     """
 
     function: str
+    line: str
     paths: str
     least: int
     most: int
@@ -51,12 +56,16 @@ _READING = {
 }
 COMMANDS: dict[str, Usage] = {
     "predict": Usage(
-        "fasthebb_cli.use.predict:predict", "MODEL FOLDER", 2, 2,
+        "fasthebb_cli.use.predict:predict",
+        "classes of a folder's images as a csv: fasthebb predict MODEL FOLDER",
+        "MODEL FOLDER", 2, 2,
         {"out": Setting("predictions.csv", "the file, path,class,probability a line")} | _READING,
         "fasthebb predict runs/DIRECTORY photos out=predictions.csv",
     ),
     "features": Usage(
-        "fasthebb_cli.use.features:features", "MODEL FOLDER", 2, 2,
+        "fasthebb_cli.use.features:features",
+        "a layer's output for a folder's images as an array: fasthebb features MODEL FOLDER layer=conv3",
+        "MODEL FOLDER", 2, 2,
         {
             "layer": Setting("", "its name, as conv3; empty: the last before the classifier"),
             "out": Setting("features", "OUT.npy, a row an image, and OUT.txt, their paths"),
@@ -65,27 +74,33 @@ COMMANDS: dict[str, Usage] = {
         "fasthebb features runs/DIRECTORY photos layer=conv3 out=conv3",
     ),
     "report": Usage(
-        "fasthebb_cli.report.command:report", "RUNS ...", 1, MANY,
+        "fasthebb_cli.report.command:report",
+        "tables, curves and one HTML page from finished runs: fasthebb report RUNS ... [out=DIR]",
+        "RUNS ...", 1, MANY,
         {"out": Setting("report", "folder of report.html, .md and .csv")},
         "fasthebb report runs out=report",
     ),
     "runs": Usage(
-        "fasthebb_cli.report.overview:list_runs", "[RUNS ...]", 0, MANY,
+        "fasthebb_cli.report.overview:list_runs",
+        "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
+        "[RUNS ...]", 0, MANY,
         {"state": Setting("", "only those: finished, running, failed or stale; empty: all")},
         "fasthebb runs runs state=failed",
     ),
     "compare": Usage(
-        "fasthebb_cli.report.comparison:compare", "DIRECTORY DIRECTORY", 2, 2, {},
+        "fasthebb_cli.report.comparison:compare",
+        "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",
+        "DIRECTORY DIRECTORY", 2, 2, {},
         "fasthebb compare runs/DIRECTORY runs/OTHER",
     ),
 }  # fmt: skip
 
 
-def run_command(name: str, words: Sequence[str], console: Console) -> None:
-    """Takes the words apart, checks them and calls the command.
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Splits the words into paths and settings, calls the command and returns the exit code 0.
 
     Raises:
-        InputError: too few or too many paths, or a setting that the command doesn't have.
+        InputError: there are too few or too many paths, or an unknown setting; or the command raises it.
     """
     usage = COMMANDS[name]
     settings, paths = {key: setting.default for key, setting in usage.keys.items()}, []
@@ -103,11 +118,12 @@ def run_command(name: str, words: Sequence[str], console: Console) -> None:
         raise InputError(f"usage: {usage_line(name)}")
     module, _, function = usage.function.partition(":")
     command: Command = getattr(import_module(module), function)
-    command(paths, settings, console)
+    command(paths, settings, make_console())
+    return 0
 
 
 def _place(word: str) -> Path:
-    """The path; where there is none, the directory below runs/ whose name ends in these eight digits."""
+    """The path. If it doesn't exist and is eight hex digits, the one directory in runs/ whose name ends in them."""
     path = Path(word)
     if re.fullmatch("[0-9a-f]{8}", word) and not path.exists():
         found = list(Path("runs").glob(f"*-{word}"))

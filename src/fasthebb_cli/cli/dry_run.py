@@ -1,14 +1,14 @@
-"""`--dry-run`: what a cell would do, where, with how many labels and for how long. Writes nothing."""
+"""`--dry-run`: what a cell would do, where, with how many labels and for how long. It writes nothing."""
 
 import statistics
 import time
-from typing import Any
 
 import torch
-from rich.table import Table
 
+from fasthebb_cli.cli.cell import Paces, Row
 from fasthebb_cli.compute.device import Compute, set_up
-from fasthebb_cli.console.formats import clock
+from fasthebb_cli.console.formats import clock, counted
+from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.dataset import open_dataset
@@ -17,37 +17,37 @@ from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.images import labelled_images
 
-STEPS = 5  # timed, spread over the epochs (layers may take turns), after others that are not
-RECORDING = 4  # steps after which a replayed one has been recorded
-# Seconds that an image of a stage takes, by all that it depends on: cells of a sweep measure it once
-_measured: dict[tuple[object, ...], float] = {}
+STEPS = 5  # timed steps, spread over the epochs because layers may take turns
+RECORDING = 4  # steps before each timed one where steps are replayed: after them its replay has been recorded
 
 
-def preview_cell(config: Config, view: View) -> list[dict[str, Any]]:
-    """Prints the cell's stages and returns them as a sweep's rows."""
+def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
+    """Prints the cell's stages and returns them as a sweep's rows.
+
+    Args:
+        paces: what was measured so far; what this cell measures is added.
+    """
     compute = set_up(config.gpu)
     dataset = open_dataset(config.dataset, config.seed, view)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in ("stage", "state", "images", "labels", "time", "where"):
         table.add_column(name, justify="right" if name in ("images", "labels", "time") else "left", overflow="fold")
     rows = []
-    seen = 0  # labels that the network has learnt from so far
+    seen = 0  # labels that the network has learnt from
     for stage in plan(config, dataset):
         state = _state(stage, config)
-        samples, labels, seconds = _size(config, dataset, compute, stage, measure=state not in ("finished", "missing"))
+        known = None if state in ("finished", "missing") else paces
+        samples, labels, seconds = _size(config, dataset, compute, stage, known)
         seen = labels = max(seen, labels)
         shown = "–" if state in ("finished", "missing") else f"about {clock(seconds)}"
         table.add_row(stage.name, state, f"{samples:,}", f"{labels:,}", shown, str(stage.directory))
         rows.append(_row(stage, labels, seconds, cached=state == "finished"))
     view.note(
         f"{dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation, "
-        f"{len(dataset.test):,} test images, {len(dataset.classes)} classes; {compute.describe()}"
+        f"{len(dataset.test):,} test images, {counted(len(dataset.classes), 'class', 'classes')}; {compute.describe()}"
     )
     view.unread(own_sources(config))
     view.console.print(table)
@@ -63,10 +63,14 @@ def _state(stage: PlannedStage, config: Config) -> str:
 
 
 def _size(
-    config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, *, measure: bool
+    config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, paces: Paces | None
 ) -> tuple[int, int, float]:
-    """Images a pass, labels, and seconds for all passes from the pace of a few steps on this machine."""
-    network = compute.place(new_network(config, dataset, stage.layer, stage.hidden))
+    """Images in a pass, labels, and seconds for all passes, from the pace of a few steps on this machine.
+
+    Args:
+        paces: of `preview_cell`; None: the stage runs no step, and takes 0 s.
+    """
+    network = compute.place(new_network(config, dataset, stage.readout))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     context = Context(
@@ -74,12 +78,8 @@ def _size(
         untrained=not trained, resumed=True,
     )  # fmt: skip
     task = STAGES[stage.kind](context)
-    settings = stage.settings
-    supervised = isinstance(settings, FinetuneConfig) or (isinstance(settings, PretrainConfig) and settings.teacher)
-    labels = task.samples if supervised else 0
-    if isinstance(settings, ProbeConfig):  # its pass is over the test images too
-        labels = len(labelled_images(dataset, config))
-    if not measure or not task.epochs:
+    labels = len(labelled_images(dataset, config)) if stage.settings.reads_labels else 0
+    if paces is None or not task.epochs:
         return task.samples, labels, 0.0
     batch = min(task.batch_size, task.samples)
     key = (
@@ -87,17 +87,17 @@ def _size(
         str(config.model),
         str(config.rule),
         str(config.gpu),
-        stage.layer,
+        stage.readout.layer,
         dataset.digest,
         batch,
     )
-    if key not in _measured:
-        _measured[key] = _seconds_an_image(task, compute, replay=context.replays)
-    return task.samples, labels, _measured[key] * task.samples * task.epochs
+    if key not in paces:
+        paces[key] = _seconds_an_image(task, compute, replay=context.replays)
+    return task.samples, labels, paces[key] * task.samples * task.epochs
 
 
 def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
-    """The mean of some steps, after the very first, or where they are replayed after those of which one is recorded."""
+    """The mean over some steps, without the first one; where steps are replayed, without those that record one."""
     first: list[float] = []
     timed: list[float] = []
     stream = task.batches(0, 0)
@@ -115,7 +115,7 @@ def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
     return statistics.fmean(timed or first[1:] or first)
 
 
-def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> dict[str, Any]:
+def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> Row:
     return {
         "stage": stage.name, "top1": None, "top5": None, "labels_train": labels, "labels_validation": 0,
         "seconds": seconds, "cached": cached, "directory": str(stage.directory),

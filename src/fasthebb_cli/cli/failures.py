@@ -1,26 +1,24 @@
-"""What becomes of an error: one line on the terminal, an exit code, and the other processes of the run told of it."""
+"""An error becomes one line on the terminal and an exit code; the other processes of the run are told."""
 
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
-from fasthebb_cli.cli.messages import explain
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.console.formats import make_console, printable
 from fasthebb_cli.errors import InputError, Interrupted, RunError
-from fasthebb_cli.settings.conf import conf_directory
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 
 
-def fail(error: Exception, words: Sequence[str] = ()) -> int:
-    """Prints one line and gives the exit code; a traceback only when asked for or when the fault is ours."""
+def fail(error: Exception) -> int:
+    """Prints the error on one line and returns the exit code.
+
+    A traceback comes first if the user asked for it, or if the fault is ours.
+    """
     console = make_console(stderr=True)
     if isinstance(error, Interrupted):
         console.print(
@@ -29,24 +27,27 @@ def fail(error: Exception, words: Sequence[str] = ()) -> int:
         return STOPPED
     if os.environ.get(TRACEBACK_VARIABLE) or not _is_known(error):
         traceback.print_exception(error)
-    text = explain(error, words, conf_directory())
+    text = " ".join(str(error).split()) or type(error).__name__
     who = "" if launch().first else f"process {launch().rank}: "
     console.print(f"[bold red]error:[/] {who}{escape(printable(text))}", highlight=False, soft_wrap=True)
     return code_of(error)
 
 
 def code_of(error: Exception) -> int:
-    """2 for bad input, 1 for what went wrong on the way."""
+    """2 for bad input, 1 for every other error."""
     return 2 if _is_known(error) and not isinstance(error, RunError) else 1
 
 
 def _is_known(error: Exception) -> bool:
-    """Bad input or a failure with words of its own; the rest are faults of ours."""
-    return isinstance(error, InputError | RunError | HydraException | OmegaConfBaseException) or _is_hydras(error)
+    """Whether its message tells the user what went wrong; every other error is a fault of ours."""
+    return isinstance(error, InputError | RunError)
 
 
 def fail_together(error: Exception) -> int:
-    """As fail; of several processes that fail together one speaks, and one that fails alone takes the others down."""
+    """Like `fail`, for a run of several processes.
+
+    If all of them fail, the first one prints the error. If one fails alone, it prints its error and ends the others.
+    """
     if launch().size == 1:
         return fail(error)
     from fasthebb_cli.compute.processes import PeerFailed, PeerLost, tell_failure
@@ -61,9 +62,3 @@ def fail_together(error: Exception) -> int:
         code = fail(error)
         sys.stderr.flush()
         os._exit(code)  # not even exit handlers: they would wait for the others
-
-
-def _is_hydras(error: Exception) -> bool:
-    """Hydra raises a bare ValueError for `group=null`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ValueError) and bool(frames) and f"{os.sep}hydra{os.sep}" in frames[-1].filename

@@ -1,7 +1,7 @@
-"""The help text, read from the configuration files."""
+"""The pages of --help. Choices, keys and their comments are read from the files of conf/."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasthebb_cli.cli.commands import COMMANDS
-from fasthebb_cli.settings.conf import group_choices
+from fasthebb_cli.settings.conf import conf_directory, group_choices
 from fasthebb_cli.settings.config import GROUPS
 
 EXAMPLES = [
@@ -23,21 +23,6 @@ EXAMPLES = [
     ("fasthebb train ... --dry-run", "what a run would do, and how long it would take"),
     ("fasthebb train ... --cfg job", "the composed configuration"),
 ]
-VERB_LINES = {
-    "train": "pre-train, fine-tune and evaluate",
-    "pretrain": "learn features from all training images, without labels",
-    "finetune": "learn to classify from the labelled fraction",
-    "probe": "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features",
-    "evaluate": "accuracy on the test images",
-    "cells": "a sweep's cells, a command a line, for scripts/sweep.sh: fasthebb cells train key=a,b ...",
-    "report": "tables, curves and one HTML page from finished runs: fasthebb report RUNS ... [out=DIR]",
-    "runs": "every run with its state and numbers: fasthebb runs [RUNS ...] [state=failed]",
-    "compare": "how two runs differ in settings and results: fasthebb compare DIRECTORY DIRECTORY",
-    "bench": "speed and memory: fasthebb bench step, layer, scale or data (conf/bench.yaml has the keys)",
-    "data": "check and pack images, or say what is in a data set: fasthebb data prepare or info (conf/data.yaml)",
-    "predict": "classes of a folder's images as a csv: fasthebb predict MODEL FOLDER",
-    "features": "a layer's output for a folder's images as an array: fasthebb features MODEL FOLDER layer=conv3",
-}
 FLAGS = [
     ("-m", "run every combination of comma-separated values"),
     ("--dry-run", "say what would be done: stages, labels, directories, time"),
@@ -48,10 +33,23 @@ FLAGS = [
 ]
 
 
-def help_page(conf: Path) -> Group:
-    """All of it: verbs, groups with each choice and its line, keys, flags, examples."""
+def page(verb: str, lines: Mapping[str, str]) -> Group:
+    """The page of a verb. Verbs that run stages share one page, which shows everything.
+
+    Args:
+        lines: verb -> what it does, in a line.
+    """
+    if verb in COMMANDS:
+        return _command_page(verb)
+    if verb in ("bench", "data"):
+        return _tool_page(verb, lines[verb])
+    return _whole_page(conf_directory(), lines)
+
+
+def _whole_page(conf: Path, lines: Mapping[str, str]) -> Group:
+    """All verbs, groups with their choices, keys, flags and examples."""
     parts: list[RenderableType] = ["[bold]fasthebb[/] VERB key=value ..."]
-    parts += _section("verbs", VERB_LINES.items())
+    parts += _section("verbs", lines.items())
     for group in (*GROUPS, "experiment", "hydra/launcher"):
         parts += _section(f"{group}=", group_choices(conf, group).items())
     parts += _section("keys", _keys(conf / "config.yaml"))
@@ -63,21 +61,20 @@ def help_page(conf: Path) -> Group:
     return Group(*parts)
 
 
-def tool_page(conf: Path, verb: str) -> Group:
-    """Of a verb with a configuration of its own, `bench` or `data`: what it does, and its keys."""
-    path = conf / f"{verb}.yaml"
-    parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/] WHAT key=value ...", "", Text(VERB_LINES[verb])]
-    parts += _section("keys", _keys(path))
+def _tool_page(verb: str, line: str) -> Group:
+    """The page of a verb with a configuration of its own: what it does, and its keys."""
+    parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/] WHAT key=value ...", "", Text(line)]
+    parts += _section("keys", _keys(conf_directory() / f"{verb}.yaml"))
     parts += ["", Text("and the groups and flags of fasthebb --help", style="dim")]
     return Group(*parts)
 
 
-def command_page(name: str) -> Group:
-    """Of a command without a composed configuration: what it does, its settings, an example."""
+def _command_page(name: str) -> Group:
+    """The page of a command without a composed configuration: what it does, its settings, an example."""
     usage = COMMANDS[name]
     keys = " key=value ..." if usage.keys else ""
     parts: list[RenderableType] = [Text.assemble((f"fasthebb {name}", "bold"), f" {usage.paths}{keys}"), ""]
-    parts.append(Text(VERB_LINES[name].partition(": fasthebb")[0]))
+    parts.append(Text(usage.line.partition(": fasthebb")[0]))
     parts += _section("settings", [(f"{key}={setting.default}", setting.line) for key, setting in usage.keys.items()])
     parts += ["", "[bold]example[/]", Padding(Text(f"$ {usage.example}"), (0, 0, 0, 2))]
     return Group(*parts)
@@ -93,6 +90,6 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[RenderableType
 
 
 def _keys(path: Path) -> list[tuple[str, str]]:
-    """Top-level keys of a configuration, as key=default, with their comments."""
+    """The top-level keys of a configuration file, as key=default, with their comments."""
     found = re.findall(r"^(\w+): (\S+)\s+# (.*)$", path.read_text(), re.MULTILINE)
     return [(f"{key}={value}", text) for key, value, text in found if key not in ("verb", "dry_run", "what")]

@@ -1,40 +1,37 @@
-"""What a search looks at: one number of one stage's results, never of the test images."""
+"""The objective of a search: one number in the results of one stage, never from the test images."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.probe import ProbeConfig
 
 EXAMPLE = "as in objective=evaluate.top1 evaluate.split=validation"
 
 
 def check_objective(config: Config) -> None:
-    """Finds before anything runs that the objective names no stage, or one that looks at the test images.
+    """Validates the objective before anything runs.
 
     Raises:
-        InputError: so it is.
+        InputError: it names no stage of the cell, or a stage that measures on the test images.
     """
     if config.objective is None:
         return
     stage, dot, metric = config.objective.partition(".")
     if not dot or not metric or stage not in config.stages:
         raise InputError(f"objective={config.objective} must be STAGE.METRIC of {', '.join(config.stages)}, {EXAMPLE}")
-    settings = config.settings(stage)
-    if isinstance(settings, EvaluateConfig | ProbeConfig) and settings.split != "validation":
-        raise InputError(f"objective={config.objective} would choose on test images; use {stage}.split=validation")
-    if isinstance(settings, FinetuneConfig) and metric == "top1" and settings.select != "best":
-        raise InputError(f"objective={config.objective} has a value with {stage}.select=best only; or {EXAMPLE[6:]}")
+    if reason := config.settings[stage].no_objective(stage, metric):
+        raise InputError(f"objective={config.objective} {reason}")
 
 
 def check_search(objective: str | None, direction: str) -> None:
-    """Finds before anything runs that a search has nothing to look for, or looks for the worst.
+    """Validates a search before anything runs.
+
+    Args:
+        direction: minimize or maximize.
 
     Raises:
-        InputError: so it is.
+        InputError: it has no objective, or its direction leads to the worst value.
     """
     if objective is None:
         raise InputError(f"hydra/sweeper: a search needs an objective, {EXAMPLE}")
@@ -44,10 +41,13 @@ def check_search(objective: str | None, direction: str) -> None:
 
 
 def objective_of(objective: str, results: Mapping[str, Any]) -> float:
-    """The number at `stage.key.key` of the stages' results.
+    """The number at `stage.key.key` in the results.
+
+    Args:
+        results: stage -> its results.
 
     Raises:
-        InputError: there is none; the message names what there is.
+        InputError: there is no such key, or its value is no number; the message names the keys that there are.
     """
     value: Any = results
     path = ""

@@ -1,4 +1,4 @@
-"""Numbers as people write them, and the console that they are written on."""
+"""How numbers are written, and the console that they are printed on."""
 
 import os
 from collections.abc import Mapping
@@ -16,23 +16,31 @@ def percent(value: float | None) -> str:
 
 
 def labels(results: Mapping[str, Any]) -> str:
-    """Labels used for training, and those looked at for choosing."""
+    """The number of training labels; then of validation labels, if an epoch was chosen by them."""
     choosing = f" + {results['labels_validation']:,} val." if results["labels_validation"] else ""
     return f"{results['labels_train']:,}{choosing}"
 
 
 def pace(rate: float) -> str:
-    """Images per second: 1,234, or of less than ten two digits, 0.25."""
+    """Images per second: 1,234; below ten with two digits, as 0.25."""
     return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.2g}"
 
 
 def counted(count: int, thing: str, things: str | None = None) -> str:
-    """A number of things as people write it: 1 image, 1,200 images, 2 classes (whose plural is to be given)."""
+    """A number of things: 1 image, 1,200 images; `things` is an irregular plural, as classes."""
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
+def size(count: float) -> str:
+    """A number of bytes with three digits: 132 kB, 1.2 MB, 170 GB."""
+    unit = 0
+    while count >= 999.5 and unit < 4:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"
+
+
 def clock(seconds: float) -> str:
-    """A duration as people write it: 4.2 s, 3 min 20 s, 5 h 12 min."""
+    """A duration: 4.2 s, 3 min 20 s, 5 h 12 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -43,7 +51,7 @@ def clock(seconds: float) -> str:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """As wide as the terminal; where there is none, wide enough for a table's row to stay on one line."""
+    """A console as wide as the terminal; without a terminal so wide that a table's row stays on one line."""
     columns = os.environ.get("COLUMNS", "")
     console = _Console(stderr=stderr, emoji=False)
     if not console.is_terminal and not (columns.isdigit() and int(columns) > 0):
@@ -53,12 +61,12 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def printable(text: str) -> str:
-    """Text in which control characters, as names of files may have them, are written out."""
+    """The text with its control characters written out; names of files may contain them."""
     return "".join(letter if letter >= " " and letter != "\x7f" else repr(letter)[1:-1] for letter in text)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """A reader that has seen enough, as `head` has, does not stop the work."""
+        """A reader that stops early, as `head` does, does not stop the run: what follows goes to /dev/null."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())

@@ -1,12 +1,13 @@
-"""Unpacks a tar or zip file so that nothing is ever written outside of the folder that it is unpacked into.
+"""Unpacks a tar or zip file, and never writes outside of the target folder.
 
-All members are looked at before the first is written. Each file is whole or not there, and one that is there already
-with its size is left, so that the same command goes on after a kill.
+All members are checked before the first one is written. A file is written whole or not at all. A file that is there
+with the right size is kept, so the same command resumes after a kill.
 """
 
 import gzip
 import lzma
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -25,7 +26,7 @@ DAMAGE = (
 
 
 class Member(NamedTuple):
-    """A file inside an archive; `problem` says why it may not be unpacked."""
+    """A file inside an archive; `problem`: why it may not be unpacked, or None."""
 
     name: str
     length: int
@@ -37,13 +38,13 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], None]) -> int:
     """Unpacks all files of an archive below a folder.
 
     Args:
-        advance: called after each with how many members it was.
+        advance: called after each file with the number of files since the last call.
 
     Returns:
-        How many files were written.
+        The number of files that were written; those that were there don't count.
 
     Raises:
-        InputError: it is no tar or zip file, is damaged, or a member is a link, a device or lies outside of the folder.
+        InputError: it is no tar or zip file, or damaged, or a member is a link, a device or lies outside of the folder.
         RunError: a file can't be written.
     """
     with members_of(archive) as members:
@@ -56,7 +57,7 @@ def unpack_members(
     """Unpacks files of an open archive below a folder; see `unpack`.
 
     Raises:
-        InputError: a member is a link, a device or lies outside of the folder, or behind a link that is there.
+        InputError: a member is a link or a device, lies outside of the folder, or a link in the folder leads outside.
         RunError: a file can't be written.
     """
     for member in members:
@@ -82,10 +83,10 @@ def unpack_members(
 
 @contextmanager
 def members_of(archive: Path) -> Iterator[list[Member]]:
-    """Files and what else is no folder in a tar or zip file; of several with one name the last, which tar leaves.
+    """All members of a tar or zip file but its folders; of several with one name the last, as tar does.
 
     Raises:
-        InputError: it is neither, or damaged.
+        InputError: it is neither, or it is damaged.
     """
     if not archive.is_file():
         raise InputError(f"archive={archive}: there is no such file")
@@ -102,7 +103,7 @@ def members_of(archive: Path) -> Iterator[list[Member]]:
 
 @contextmanager
 def members_inside(member: Member, archive: Path) -> Iterator[list[Member]]:
-    """As `members_of`, of a tar file that is itself a member of an archive.
+    """As `members_of`, for a tar file that is a member of an archive.
 
     Raises:
         InputError: it is damaged.
@@ -122,13 +123,13 @@ def _last(members: Iterable[Member]) -> list[Member]:
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
-    kind = info.external_attr >> 28  # of a file made on Unix: 8 a regular file, 10 a link
-    problem = "is encrypted" if info.flag_bits & 1 else None if kind in (0, 8) else "is no file"
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+    problem = "is encrypted" if info.flag_bits & 1 else None if kind in (0, stat.S_IFREG) else "is no file"
     return Member(info.filename, info.file_size, lambda: packed.open(info), problem)
 
 
 def _ends_well(packed: tarfile.TarFile) -> None:
-    """Python takes a damaged header for the end, and never reads as far as a compressor's checksum."""
+    """Checks the end. tarfile takes a damaged header for it, and does not read the compressor's checksum behind it."""
     stream = packed.fileobj
     assert stream is not None
     stream.seek(packed.offset)
@@ -141,7 +142,7 @@ def _ends_well(packed: tarfile.TarFile) -> None:
 def _tarred(packed: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
     def content() -> IO[bytes]:
         stream = packed.extractfile(info)
-        assert stream is not None  # of what is a file
+        assert stream is not None  # it is a regular file
         return stream
 
     return Member(info.name, info.size, content, None if info.isreg() else "is no file")

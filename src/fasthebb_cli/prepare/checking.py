@@ -1,4 +1,4 @@
-"""Every image of a data set read and decoded once: which are damaged, which are unusual, and what is to be packed."""
+"""Reads and decodes every image of a data set once: which are damaged, which are unusual, and what to pack."""
 
 import io
 import os
@@ -17,18 +17,18 @@ ORIENTATION = 0x0112  # EXIF tag
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 
 
-Traits = dict[str, tuple[int, str]]  # what is unusual about images -> of how many that is so, and the path of the first
+Traits = dict[str, tuple[int, str]]  # an unusual trait -> how many images have it, and the path of the first
 
 
 class Checked(NamedTuple):
-    """A stretch of images.
+    """The result for a stretch of images, n of which can be decoded.
 
     Args:
-        content: uint8 (n, C, S, S), or (bytes,) of the files one after the other, of those n that can be decoded.
-        lengths: bytes of each of them.
-        damaged: number and error of each that can't be.
-        traits: see `Traits`.
-        images: how many were looked at.
+        content: uint8, the pixels (n, C, S, S), or the files' bytes one after the other (bytes,).
+        lengths: the number of bytes of each of the n images.
+        damaged: the number and the error of each image that can't be decoded.
+        traits: the unusual traits of the n images.
+        images: how many images were read, damaged ones included.
     """
 
     content: Tensor
@@ -39,10 +39,10 @@ class Checked(NamedTuple):
 
 
 class Checker:
-    """Checks stretches of a source; see `data.loading.Readable`.
+    """Checks stretches of a source; a `data.loading.Readable`.
 
     Args:
-        encoded: content is that of the files.
+        encoded: `Checked.content` holds the files' bytes, not pixels.
     """
 
     def __init__(self, source: ImageSource, *, encoded: bool) -> None:
@@ -81,7 +81,7 @@ def add_traits(traits: Traits, more: Traits) -> None:
 
 
 def unusual(path: str, content: bytes) -> list[str]:
-    """What about an image that can be decoded is worth to be counted."""
+    """The unusual traits of an image that can be decoded."""
     found = []
     with Image.open(io.BytesIO(content)) as image:
         if image.mode in GREY_MODES:
@@ -97,7 +97,7 @@ def unusual(path: str, content: bytes) -> list[str]:
 
 
 def misnamed(top: Path) -> Iterator[str]:
-    """Paths of images below a folder that no data set would find, since their names don't end as an image's do."""
+    """Paths of images below a folder that no data set finds, since their names have no ending of an image file."""
     for folder, folders, names in os.walk(top, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

@@ -1,4 +1,4 @@
-"""`fasthebb data info`: what is in a data set, in numbers and as a picture of its images."""
+"""`fasthebb data info`: the content of a data set, in numbers and as a picture of sample images."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ from PIL import Image, ImageDraw
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from fasthebb_cli.console.formats import counted, printable
+from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import Dataset, mean_and_std, statistics_of
 from fasthebb_cli.errors import InputError
@@ -16,15 +18,15 @@ from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.run.directory import write_atomically
 from fasthebb_cli.settings.tools import DataConfig
 
-ROWS, COLUMNS = 20, 10  # of the picture: a class or a part a row
-TILE, MARGIN, CAPTION = 96, 4, 14  # pixels: most of an image's side, between images, of a line of text
+ROWS, COLUMNS = 20, 10  # of the picture; a row shows a class
+TILE, MARGIN, CAPTION = 96, 4, 14  # pixels: largest side of an image, space between images, height of a line of text
 
 
 def tell(config: DataConfig, view: View) -> None:
-    """Prints images per class and split, mean and deviation, and writes the picture.
+    """Prints the images per class and split, mean and deviation, and writes the picture.
 
     Raises:
-        InputError: out names no picture; and as `open_dataset`.
+        InputError: `out` names no .png file; and as `open_dataset`.
     """
     path = Path(config.out or f"{config.dataset.name.replace(':', '.')}.png").expanduser()
     if path.suffix.lower() != ".png" or path.is_dir():
@@ -43,18 +45,12 @@ def tell(config: DataConfig, view: View) -> None:
 
 
 def counts_table(dataset: Dataset) -> Table:
-    """Images of each class in each split, and their sums."""
+    """The number of images of each class in each split, and the sums."""
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     if len(dataset.unlabelled):
         parts["unlabelled"] = dataset.unlabelled
-    table = Table(
-        title=f"{dataset.name}, {dataset.source.size} x {dataset.source.size}",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title_justify="left",
-        title_style="bold",
-    )
+    title = f"{dataset.name}, {dataset.source.size} x {dataset.source.size}"
+    table = plain_table(title=title, title_justify="left", title_style="bold")
     table.add_column("class")
     for part in parts:
         table.add_column(part, justify="right")
@@ -70,7 +66,7 @@ def counts_table(dataset: Dataset) -> Table:
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
-    """The first training images of up to 20 classes, a row each below the class's name; without labels, row by row."""
+    """The first training images of up to 20 classes, a row per class below its name; without classes, just rows."""
     labels = dataset.labels[dataset.train]
     rows: list[tuple[str, Tensor]] = []
     for k, name in enumerate(dataset.classes[:ROWS]):
@@ -86,8 +82,7 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
         if not len(chosen):
             continue
         for column, pixels in enumerate(dataset.source.read(chosen).cpu()):
-            grey_or_rgb = pixels if len(pixels) == 3 else pixels[:1].expand(3, -1, -1)
-            tile = Image.fromarray(grey_or_rgb.permute(1, 2, 0).contiguous().numpy()).resize((side, side))
+            tile = to_pil_image(pixels if len(pixels) == 3 else pixels[:1]).resize((side, side))
             sheet.paste(tile, (MARGIN + column * step, row * height + CAPTION))
     return sheet
 

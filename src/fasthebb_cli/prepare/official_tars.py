@@ -1,8 +1,8 @@
 """Unpacks the official tar files of ImageNet 2012 into train/<wnid>/ and val/<wnid>/ beside them.
 
-Each part grows as train.partial or val.partial, which is renamed when it is whole: what a kill leaves is never taken
-for a data set, and the next start goes on. A tar file is compared with its published md5 sum before that folder is
-made, and so not again.
+Each part is unpacked into train.partial or val.partial, which is renamed when it is whole. So nothing takes what a kill
+leaves for a data set, and the next start resumes it. Before that folder is made, the tar file is compared with its
+published md5 sum; a resumed start does not compare it again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ MEGABYTE = 10**6
 
 
 def unpack_official(config: DatasetConfig, view: View) -> None:
-    """Unpacks what of dataset.root is still packed.
+    """Unpacks the official tar files in `dataset.root`, if the folder of a part is missing.
 
     Raises:
         InputError: a file is missing or damaged, the folder can't be written, or scipy is absent.
@@ -31,7 +31,7 @@ def unpack_official(config: DatasetConfig, view: View) -> None:
     top = still_packed(config)
     if top is None:
         return
-    from torchvision.datasets.imagenet import ARCHIVE_META  # here, since it takes seconds to import
+    from torchvision.datasets.imagenet import ARCHIVE_META  # imported here, since that takes seconds
 
     if not os.access(top, os.W_OK):
         raise InputError(f"{top}: can't be written; link its tar files into a folder of your own to unpack them there")
@@ -44,7 +44,7 @@ def unpack_official(config: DatasetConfig, view: View) -> None:
             if not path.is_file():
                 raise InputError(f"dataset imagenet: there is no {path}, needed to unpack {' and '.join(parts)}")
         wnids = []
-        if "val" in parts:  # first, so that what is wrong with it shows at once
+        if "val" in parts:  # first, so that its errors show at once
             name, md5 = ARCHIVE_META["devkit"]
             _compare(top / name, md5, view)
             wnids = _validation_wnids(top / name)
@@ -63,7 +63,7 @@ def unpack_official(config: DatasetConfig, view: View) -> None:
 
 
 def _unpack_train(archive: Path, folder: Path, view: View) -> None:
-    """Images of each class's tar file inside the archive, into a folder of its name."""
+    """Unpacks the tar file of each class inside the archive into a folder of its name."""
     with members_of(archive) as classes:
         total = sum(member.length for member in classes)
         with FolderProgress(view, f"unpacking {archive.name}", total // MEGABYTE, "MB") as progress:
@@ -78,7 +78,7 @@ def _unpack_train(archive: Path, folder: Path, view: View) -> None:
 
 
 def _unpack_val(archive: Path, wnids: list[str], folder: Path, view: View) -> None:
-    """Images of the archive, of which those in the order of their names are of these classes."""
+    """Unpacks the images into folders of their classes; `wnids` has a class per image, in the order of their names."""
     with members_of(archive) as images:
         images.sort(key=lambda image: image.name)
         named = [image._replace(name=f"{wnid}/{image.name}") for image, wnid in zip(images, wnids, strict=True)]
@@ -104,8 +104,10 @@ def _validation_wnids(devkit: Path) -> list[str]:
 
 
 def _compare(archive: Path, published: str, view: View) -> None:
-    """Raises:
-    InputError: the file's md5 sum is not the published one.
+    """Compares a file with its published md5 sum, and shows how far it is.
+
+    Raises:
+        InputError: the sums differ.
     """
     hashed, done = hashlib.md5(usedforsecurity=False), 0
     with (

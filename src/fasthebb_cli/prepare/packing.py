@@ -1,12 +1,12 @@
-"""Writes a packed data set block by block, so that it can be killed at any moment and goes on.
+"""Writes a packed data set block by block. A kill at any moment loses one block at most.
 
-Images are appended to images.bin; after each block of some 256 MiB the file is synced and a line goes to the journal.
-What lies behind the last block of the journal is cut off on the next start. packed.json comes last.
+Images are appended to images.bin. After each block of about 256 MiB the file is synced, and the journal gets a line.
+The next start cuts off what follows the last block of the journal. packed.json is written last.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from hashlib import blake2b
@@ -28,28 +28,28 @@ from fasthebb_cli.data.packed import (
     Packed,
     Plan,
     digest_of_file,
-    read_packed,
 )
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.checking import Checked, Traits, add_traits
+from fasthebb_cli.prepare.packed_before import damaged_block
 from fasthebb_cli.run.directory import write_atomically, write_json
 
-BLOCK_BYTES = 256 * 2**20  # at most so much is done again after a kill
+BLOCK_BYTES = 256 * 2**20  # at most so much is written again after a kill
 
 
 class Packing:
-    """A folder that is being packed, to be used with `with`.
+    """A folder that is being packed; use it with `with`.
 
     Raises:
-        InputError: it holds other packed images, or the beginning of them, or other things.
-        RunError: it can't be written.
+        InputError: the folder holds other images, a damaged journal, or other files.
+        RunError: the folder can't be written.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.blocks: list[dict[str, Any]] = []
         path = folder / JOURNAL_FILE
-        with ExitStack() as files:  # closed if an error ends this, else by __exit__
+        with ExitStack() as files:  # an error here closes the files; else __exit__ does
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not path.exists() and any(folder.iterdir()):
@@ -63,7 +63,7 @@ class Packing:
                 self.data.truncate(self.done)
             except OSError as error:
                 raise RunError(f"can't write {folder}: {error.strerror}") from error
-            except (ValueError, KeyError, TypeError) as error:  # a line that is no JSON, or not of ours
+            except (ValueError, KeyError, TypeError) as error:  # a line that is no JSON, or has other keys
                 raise InputError(f"{path}: is damaged ({error}); delete {folder} to start over") from error
             self._files = files.pop_all()
         self._begin_block()
@@ -72,21 +72,21 @@ class Packing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of what a full disk did not take: the journal says what counts
+        with suppress(OSError):  # a full disk may refuse the rest; only what the journal lists counts
             self._files.close()
 
     @property
     def images(self) -> int:
-        """Of the plan's that are done."""
+        """How many of the plan's images are in finished blocks."""
         return self.blocks[-1]["images"] if self.blocks else 0
 
     @property
     def done(self) -> int:
-        """Bytes written."""
+        """How many bytes are in finished blocks."""
         return self.blocks[-1]["end"] if self.blocks else 0
 
     def _read_journal(self) -> None:
-        """Finds what is done and cuts off the line that a kill has torn."""
+        """Reads the finished blocks, and cuts off a last line that a kill left incomplete."""
         self.journal.seek(0)
         lines = [line for line in self.journal.read().splitlines(keepends=True) if line.endswith(b"\n")]
         if lines and json.loads(lines[0]) != asdict(self.plan):
@@ -104,10 +104,10 @@ class Packing:
         self.start = self.end = self.done
 
     def add(self, checked: Checked) -> None:
-        """Appends a stretch of images that follows the last one.
+        """Appends the next stretch of images.
 
         Raises:
-            RunError: the disk is full or can't be written; what the journal has stays.
+            RunError: the disk is full or can't be written. The finished blocks stay.
         """
         content = checked.content.contiguous().numpy().data
         self.hashed.update(content)
@@ -130,7 +130,7 @@ class Packing:
             raise RunError(f"can't write {self.folder}: {error.strerror}; the same command goes on") from error
 
     def damaged(self) -> dict[int, str]:
-        """Number and error of each image that can't be decoded."""
+        """The number and the error of each image that can't be decoded."""
         return {int(i): problem for block in self.blocks for i, problem in block["damaged"].items()}
 
     def traits(self) -> Traits:
@@ -140,13 +140,13 @@ class Packing:
         return found
 
     def finish(self, collection: Collection) -> Packed:
-        """Writes what is still missing, without the images that can't be decoded.
+        """Writes the index, the listing and packed.json, without the images that can't be decoded.
 
         Args:
-            collection: with all images.
+            collection: all images, the damaged ones included.
 
         Raises:
-            InputError: a class has lost all of its training images.
+            InputError: no training image of a class can be decoded.
         """
         damaged = self.damaged()
         parts = {part: chosen for part in PARTS if (chosen := getattr(collection, part)) is not None}
@@ -174,47 +174,14 @@ class Packing:
         )  # fmt: skip
         write_json(self.folder / PACKED_FILE, packed.to_json())
         for name in (INDEX_FILE, LISTING_FILE, PACKED_FILE):
-            for begun in self.folder.glob(f".{name}.*"):  # what a kill left half-written
+            for begun in self.folder.glob(f".{name}.*"):  # left incomplete by a kill
                 begun.unlink()
         (self.folder / JOURNAL_FILE).unlink()
         return packed
 
 
-def finished(folder: Path, plan: Plan) -> Packed | None:
-    """What the folder holds, if it is packed already.
-
-    Raises:
-        InputError: from other images or settings.
-    """
-    if not (folder / PACKED_FILE).is_file():
-        return None
-    packed = read_packed(folder)
-    if packed.plan != plan:
-        raise InputError(f"out={folder} holds another packed data set ({_told(packed.plan)}); choose another folder")
-    return packed
-
-
-def damaged_block(folder: Path, blocks: Sequence[tuple[int, str]]) -> int | None:
-    """Number of the first block (end, digest) of images.bin that is not what was written, None if all are."""
-    start = 0
-    with (folder / IMAGES_FILE).open("rb") as file:
-        for number, (end, digest) in enumerate(blocks):
-            hashed, left = blake2b(digest_size=16), end - start
-            while left and (piece := file.read(min(left, 1 << 20))):
-                hashed.update(piece)
-                left -= len(piece)
-            if hashed.hexdigest() != digest:
-                return number
-            start = end
-    return None
-
-
-def _told(plan: Plan) -> str:
-    return f"{plan.images:,} images of {plan.name} at {plan.size}, {plan.format}"
-
-
 def _renumbered(parts: Mapping[str, Tensor], readable: Tensor) -> dict[str, Tensor]:
-    """Numbers of the readable images of each part among the readable ones."""
+    """Each part's readable images, numbered among all readable images."""
     number = readable.cumsum(0) - 1
     return {part: number[chosen[readable[chosen]]] for part, chosen in parts.items()}
 

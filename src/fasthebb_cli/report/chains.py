@@ -1,31 +1,31 @@
-"""From an accuracy back to all that led to it: the stages before it, their settings in one mapping, and a name.
+"""What led to an accuracy: the chain of its stages, their settings in one mapping, and the name of the method.
 
-A *method* is everything that differs between runs besides seed and label fraction. It is named by its rule, then by
-the fewest keys that tell it from the other methods of that rule.
+A *method* is everything that differs between runs except seed and label fraction. Its name is its rule, then the
+fewest keys that tell it from the other methods of that rule.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.run.directory import MODEL_FILE
+from fasthebb_cli.run.directory import MODEL_FILE, digest_of_file
 
 Settings = dict[str, Any]
-SCRATCH = "none"  # the rule that learns nothing: what pre-training is measured against
-# What a method is not: the cell that it was run in, which split was measured, and what only says where a stage stands
+METRICS = {"top1": "top-1", "top5": "top-5"}
+SCRATCH = "none"  # the rule that learns nothing: methods with pre-training are compared with it
+# Keys that are no part of a method: the cell, the split that was measured, and the place of the stage in its chain
 NOT_METHOD = ("seed", "label_fraction", "stage", "kind", "previous", "evaluate.split", "dataset.test",
               "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip
 
-# Keys that say most to a reader are named before others that tell as many methods apart
+# Of keys that tell equally many methods apart, TELLING ones go into a name first, and UNTELLING ones last
 TELLING = ("after", "dataset.size", "model.name", "model.width", "rule.whitening", "finetune.layer")
 UNTELLING = ("version", "dataset.statistics", "dataset.mirror")
 
 
 class Index:
-    """Finished directories by their fingerprint, to walk from a stage to those before it."""
+    """Finished directories by their fingerprint, to walk from a stage to the stages before it."""
 
     def __init__(self, directories: Iterable[StageDirectory]) -> None:
         self._finished = [item for item in directories if item.state == "finished"]
@@ -33,7 +33,7 @@ class Index:
         self._by_model: dict[str, StageDirectory] | None = None
 
     def chain(self, directory: StageDirectory) -> list[StageDirectory]:
-        """The stages that led to this one, in order; it comes last. Those that are not there are left out."""
+        """The stages that led to this one, in order, and this one last. Stages that are not there are left out."""
         stages = [directory]
         while (previous := stages[0].previous) is not None:
             before = self._by_fingerprint.get(previous) or self._models().get(previous)
@@ -43,20 +43,21 @@ class Index:
         return stages
 
     def _models(self) -> dict[str, StageDirectory]:
-        """By the digest of their weights, which `init_from` leaves behind instead of a fingerprint."""
+        """Directories by the digest of their weights: with `init_from`, `previous` is such a digest."""
         if self._by_model is None:
-            files = [(item.path / MODEL_FILE, item) for item in self._finished]
             self._by_model = {
-                blake2b(path.read_bytes(), digest_size=16).hexdigest(): item for path, item in files if path.exists()
+                digest_of_file(item.path / MODEL_FILE): item
+                for item in self._finished
+                if (item.path / MODEL_FILE).exists()
             }
         return self._by_model
 
 
 def settings_of(chain: Sequence[StageDirectory]) -> Settings:
-    """All settings of a chain of stages as flat keys, without what a stage is only made of.
+    """All settings of a chain of stages as flat keys; a later stage's value of a key counts.
 
-    A key that an earlier stage has with another value is kept under that stage's name too; the number of images
-    stays of "3000 images 7b31d929dc21d607", whose digest differs with the seed.
+    An earlier stage's other value is kept under `stage: key`. Of "3000 images 7b31d929dc21d607" only the count is
+    kept, since the digest differs with the seed.
     """
     settings: Settings = {}
     for directory in reversed(chain):
@@ -68,7 +69,7 @@ def settings_of(chain: Sequence[StageDirectory]) -> Settings:
             plain = re.sub(r"^(\d+ images) [0-9a-f]+$", r"\1", value) if isinstance(value, str) else value
             if settings.setdefault(name, plain) != plain:
                 settings[f"{stage}: {name}"] = plain
-    if len(chain) > 1 and chain[-1].kind == "probe":  # of what was it taken?
+    if len(chain) > 1 and chain[-1].kind == "probe":  # which stage's features it measured
         settings["after"] = chain[-2].stage
     if chain[0].previous is not None:
         settings["init_from"] = str(chain[0].previous)[:8]
@@ -76,12 +77,12 @@ def settings_of(chain: Sequence[StageDirectory]) -> Settings:
 
 
 def method_of(settings: Mapping[str, Any]) -> Settings:
-    """What of the settings belongs to the method."""
+    """The settings that belong to the method."""
     return {key: value for key, value in settings.items() if key not in NOT_METHOD}
 
 
 def name_methods(methods: Sequence[Settings]) -> list[str]:
-    """A short name for each: its rule, and where several share one the keys that tell them apart."""
+    """A short name for each: its rule, and the keys that tell methods of the same rule apart."""
     names = []
     for method in methods:
         rule = str(method.get("rule.name", "?")).split(":")[-1]
@@ -92,7 +93,7 @@ def name_methods(methods: Sequence[Settings]) -> list[str]:
 
 
 def distinguishing(methods: Sequence[Settings]) -> list[str]:
-    """Keys that tell all the methods apart, few, and those first that separate most."""
+    """Few keys that tell all the methods apart. The key that separates most methods comes first."""
     keys = [key for key in dict.fromkeys(key for method in methods for key in method)
             if len({repr(method.get(key)) for method in methods}) > 1]  # fmt: skip
     keys.sort(key=lambda key: (key not in TELLING, key in UNTELLING, ":" in key))
@@ -109,7 +110,7 @@ def distinguishing(methods: Sequence[Settings]) -> list[str]:
 
 
 def setting_text(settings: Mapping[str, Any], key: str) -> str:
-    """A value as the command line takes it; "–" for a key that is not there."""
+    """A value as the command line takes it; "–" for a key that the settings don't have."""
     if key not in settings:
         return "–"
     value = settings[key]
@@ -117,6 +118,7 @@ def setting_text(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _split(groups: Sequence[list[Settings]], key: str) -> list[list[Settings]]:
+    """Each group split into those with the same value of the key."""
     parts: list[list[Settings]] = []
     for group in groups:
         values: dict[str, list[Settings]] = {}

@@ -1,4 +1,4 @@
-"""`fasthebb compare A B`: how two stages differ, in the settings of all that led to them and in their results."""
+"""`fasthebb compare A B`: how two stages differ in their results and in the settings of all stages behind them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,31 +9,31 @@ from rich.markup import escape
 from rich.table import Table
 
 from fasthebb_cli.console.formats import clock, labels, pace, percent
+from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.report.chains import Index, setting_text, settings_of
-from fasthebb_cli.report.directories import StageDirectory, read_directory
+from fasthebb_cli.report.chains import METRICS, Index, setting_text, settings_of
+from fasthebb_cli.report.directories import StageDirectory, is_stage, read_directory, siblings
 from fasthebb_cli.run.directory import FINGERPRINT_FILE
 
 UNKNOWN = "–"
-HEADS = {"top1": "top-1", "top5": "top-5"}  # a probe's scores as people write them
 
 
 def compare(places: list[Path], settings: dict[str, str], console: Console) -> None:
-    """Prints the settings that differ, then the results side by side; B minus A.
+    """Prints the settings that differ, then the results side by side; differences are B minus A.
 
     Raises:
-        InputError: a place is no stage's directory.
+        InputError: a place is not the directory of a stage.
     """
     first, second = (_open(place) for place in places)
-    console.print(f"A  {escape(str(first.path))} ({first.state})", highlight=False, soft_wrap=True)
-    console.print(f"B  {escape(str(second.path))} ({second.state})", highlight=False, soft_wrap=True)
+    for name, item in (("A", first), ("B", second)):
+        console.print(f"{name}  {escape(str(item.path))} ({item.state})", highlight=False, soft_wrap=True)
     console.print()
     ours, theirs = _settings(first), _settings(second)
     keys = sorted(key for key in {*ours, *theirs} if setting_text(ours, key) != setting_text(theirs, key))
     if keys:
         console.print(_table("setting", [(key, setting_text(ours, key), setting_text(theirs, key)) for key in keys]))
     else:
-        console.print("The settings are the same, and so is everything that led here.", highlight=False)
+        console.print("The settings are the same, also those of the stages before.", highlight=False)
     console.print()
     rows = _results(first.results, second.results)
     if rows:
@@ -45,22 +45,19 @@ def compare(places: list[Path], settings: dict[str, str], console: Console) -> N
 
 
 def _open(place: Path) -> StageDirectory:
-    directory = place if place.is_dir() else place.parent  # a model's file stands for its directory
-    if not (directory / FINGERPRINT_FILE).exists():
+    directory = place if place.is_dir() else place.parent  # a model file stands for its directory
+    if not is_stage(directory):
         raise InputError(f"{place} is no stage's directory: it has no {FINGERPRINT_FILE}; fasthebb runs lists them")
     return read_directory(directory)
 
 
 def _settings(directory: StageDirectory) -> dict[str, Any]:
-    """Of the directory and of the stages before it, which lie beside it."""
-    parent = directory.path.resolve().parent
-    beside = [read_directory(path.parent) for path in sorted(parent.glob(f"*/{FINGERPRINT_FILE}"))]
-    settings = settings_of(Index(beside).chain(directory))
-    return {"stage": directory.stage} | settings
+    """The settings of the stage and of the stages before it."""
+    return {"stage": directory.stage} | settings_of(Index(siblings([directory.path])).chain(directory))
 
 
 def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of name, A, B and difference."""
+    """Rows of (name, A, B, difference)."""
     if not ours and not theirs:
         return []
     rows: list[tuple[str, ...]] = []
@@ -87,10 +84,10 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
 
 
 def _by_layer(results: Mapping[str, Any]) -> dict[str, float]:
-    """Of a probe: each head's score on each layer."""
+    """Each head's score on each layer of a probe; empty for other stages."""
     layers = results.get("layers")
     return {
-        f"{layer}, {HEADS.get(head, head)} %": score
+        f"{layer}, {METRICS.get(head, head)} %": score
         for layer, scores in (layers.items() if isinstance(layers, dict) else ()) for head, score in scores.items()
     }  # fmt: skip
 
@@ -100,7 +97,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(title: str, rows: list[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in (title, "A", "B", "B against A")[: len(rows[0])]:
         table.add_column(name, justify="left" if name == title else "right", overflow="fold")
     for row in rows:

@@ -1,10 +1,11 @@
-"""Stage directories as they lie on the disk: which there are, in what state, and what stands in them.
+"""Stage directories on the disk: where they are, their states, and their contents.
 
-A directory is finished (results.json), running (its lock is held), failed (error.txt) or stale: begun and left, as by
-a kill. Nothing here needs torch, so that the commands which only read start at once.
+A directory is finished (results.json), running (its lock is held), failed (error.txt) or stale (begun and left, for
+example killed). Nothing here needs torch, so the commands that only read start at once.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +22,10 @@ from fasthebb_cli.run.directory import (
     holder_of,
     read_json,
 )
+from fasthebb_cli.settings.fingerprint import with_later_keys
 
 STATES = ("finished", "running", "failed", "stale")
-DAMAGED = "damaged"  # begins the note of a directory whose files can't be read
+DAMAGED = "damaged"  # the first word of the note of a directory whose files can't be read
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class StageDirectory:
     """One stage's directory.
 
     Args:
-        content: what its fingerprint covers, as flat keys.
-        results: of results.json; empty unless it is finished.
-        note: who works on it, why it failed, or how it can go on.
+        content: the settings and images that its fingerprint covers, as flat keys.
+        results: the content of results.json; empty unless the stage is finished.
+        note: who works on it, why it failed, or how it can be resumed.
     """
 
     path: Path
@@ -56,12 +58,12 @@ class StageDirectory:
 
     @property
     def previous(self) -> str | None:
-        """The fingerprint of the stage that its weights come from."""
+        """The fingerprint of the stage that its weights come from; None: from scratch."""
         return self.content.get("previous")
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; a line that is cut short ends them."""
+        """The records of metrics.jsonl, up to the first line that a kill has cut short."""
         records = []
         try:
             for line in (self.path / METRICS_FILE).read_text().splitlines():
@@ -72,26 +74,39 @@ class StageDirectory:
 
 
 def find_directories(places: Sequence[Path]) -> list[StageDirectory]:
-    """All stage directories that are, or lie anywhere below, the given places; each once, sorted by path.
+    """All stage directories at or below the given places, each once, sorted by path.
 
     Raises:
-        InputError: a place is missing or no directory, or there is none in any of them.
+        InputError: a place is not a directory, or no place holds a stage directory.
     """
     found: dict[Path, StageDirectory] = {}
     for place in places:
         if not place.is_dir():
             raise InputError(f"{place}: no such directory; name one that out= made, or one stage's directory in it")
-        paths = [place] if (place / FINGERPRINT_FILE).exists() else _below(place)
+        paths = [place] if is_stage(place) else _stages_in(place, "**")
         found |= {path.resolve(): read_directory(path) for path in paths}
     if not found:
-        raise InputError(f"{_named(places)}: no stage directories there; fasthebb train out=DIR makes some")
+        raise InputError(
+            f"{', '.join(map(str, places))}: no stage directories there; fasthebb train out=DIR makes some"
+        )
     return [found[path] for path in sorted(found)]
 
 
+def is_stage(place: Path) -> bool:
+    """Whether a place is the directory of one stage."""
+    return (place / FINGERPRINT_FILE).exists()
+
+
+def siblings(places: Sequence[Path]) -> list[StageDirectory]:
+    """The places that are a stage's directory, and all beside them, where the stages before usually are."""
+    parents = dict.fromkeys(place.resolve().parent for place in places if is_stage(place))
+    return [read_directory(path) for parent in parents for path in _stages_in(parent, "*")]
+
+
 def read_directory(path: Path) -> StageDirectory:
-    """One stage's directory. One that is damaged counts as failed and says so."""
+    """One stage's directory. A damaged one counts as failed, and its note says so."""
     try:
-        content = read_json(path / FINGERPRINT_FILE)
+        content = with_later_keys(read_json(path / FINGERPRINT_FILE))
     except InputError:
         return StageDirectory(path, "failed", {}, note=f"{DAMAGED}: {FINGERPRINT_FILE} can't be read")
     if (path / RESULTS_FILE).exists():
@@ -109,17 +124,13 @@ def read_directory(path: Path) -> StageDirectory:
 
 
 def count_states(directories: Sequence[StageDirectory]) -> str:
-    """How many there are of each state, in words: 12 finished, 1 running."""
-    states = [directory.state for directory in directories]
-    return ", ".join(f"{states.count(state):,} {state}" for state in STATES if state in states)
+    """How many there are of each state: 12 finished, 1 running."""
+    states = Counter(directory.state for directory in directories)
+    return ", ".join(f"{states[state]:,} {state}" for state in STATES if states[state])
 
 
-def _below(place: Path) -> list[Path]:
-    return [path.parent for path in sorted(place.glob(f"**/{FINGERPRINT_FILE}"))]
-
-
-def _named(places: Sequence[Path]) -> str:
-    return ", ".join(map(str, places))
+def _stages_in(place: Path, pattern: str) -> list[Path]:
+    return [path.parent for path in sorted(place.glob(f"{pattern}/{FINGERPRINT_FILE}"))]
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Means over seeds with what they are worth: Student's t for 95 % intervals, and the paired t test between methods.
+"""Means over seeds and what they are worth: 95 % confidence intervals and the paired t test, by scipy.
 
 mean ± t(0.975, n - 1) s / √n            t = d̄ / (s_d / √n), two-sided, over the seeds that both methods have
 """
@@ -8,15 +8,22 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import sem, ttest_rel
 from scipy.stats import t as student
 
 LEVEL = 0.95
 SIGNIFICANT = 0.05
+ROUNDING = 1e-12  # differences of accuracies whose standard error is smaller differ by rounding alone
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n seeds; `half_width` of its 95 % interval and `deviation` are None for one seed."""
+    """A mean over n seeds.
+
+    Args:
+        half_width: half of the 95 % confidence interval; None for one seed.
+        deviation: the standard deviation, with n - 1; None for one seed.
+    """
 
     mean: float
     half_width: float | None
@@ -26,9 +33,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's mean difference to another over the n seeds that both have.
+    """The mean difference between two methods over the n seeds that both have.
 
-    `p` is of the paired t test, two-sided; None where it can't be had: one seed, or differences that are all equal.
+    Args:
+        p: of the paired t test, two-sided; None for one seed, or if all differences are equal.
     """
 
     mean: float
@@ -41,21 +49,22 @@ class Difference:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Of at least one value."""
+    """The estimate from at least one value."""
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return Estimate(mean, None, None, 1)
-    deviation = statistics.stdev(values)
+    deviation = statistics.stdev(values)  # exact, so that equal values have a deviation of 0
     return Estimate(mean, float(student.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n), deviation, n)
 
 
 def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
     """Values minus others, both by seed; None if they have no seed in common."""
-    differences = [values[seed] - others[seed] for seed in values if seed in others]
-    if not differences:
+    seeds = [seed for seed in values if seed in others]
+    if not seeds:
         return None
-    n, mean = len(differences), statistics.fmean(differences)
-    error = statistics.stdev(differences) / math.sqrt(n) if n > 1 else 0.0
-    if error < 1e-12:  # rounding alone: no spread to compare with
+    ours, theirs = [values[seed] for seed in seeds], [others[seed] for seed in seeds]
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean, n = statistics.fmean(differences), len(seeds)
+    if n == 1 or sem(differences) < ROUNDING:
         return Difference(mean, None, n)
-    return Difference(mean, 2 * float(student.sf(abs(mean / error), n - 1)), n)
+    return Difference(mean, float(ttest_rel(ours, theirs).pvalue), n)

@@ -1,7 +1,7 @@
-"""Finished runs as grids: one per data set and split, with a cell per method and label fraction, values by seed.
+"""Finished runs as grids: one grid per data set and split, a cell per method and label fraction, values by seed.
 
-Accuracy comes from evaluate stages, accuracy by layer from probes, which alone make a grid as well. Numbers of
-different images are never put side by side.
+Accuracy comes from evaluate stages, accuracy by layer from probes. Probes alone make a grid, too. One grid never mixes
+measurements on different images.
 """
 
 import statistics
@@ -9,17 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fasthebb_cli.report.chains import SCRATCH, Index, Settings, method_of, name_methods, settings_of
+from fasthebb_cli.report.chains import METRICS, SCRATCH, Index, Settings, method_of, name_methods, settings_of
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.estimates import Difference, Estimate, estimate, paired_difference
 
-METRICS = {"top1": "top-1", "top5": "top-5"}
 SPLITS = ("test", "validation")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One accuracy and the stages that led to it, the evaluation or probe last."""
+    """One accuracy and the chain of stages that led to it. The evaluation or probe is the last of the chain."""
 
     chain: list[StageDirectory]
     settings: Settings
@@ -43,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Method:
-    """What was done, and every run of it: runs[fraction][seed]."""
+    """One method, and every run of it: runs[fraction][seed]."""
 
     name: str
     settings: Settings
@@ -54,7 +53,7 @@ class Method:
         return str(self.settings.get("rule.name"))
 
     def values(self, fraction: float, metric: str) -> dict[int, float]:
-        """By seed, in [0, 1]; those that don't have the metric are left out."""
+        """The metric by seed, in [0, 1]. Runs without the metric are left out."""
         runs = self.runs.get(fraction, {})
         return {seed: run.results[metric] for seed, run in runs.items() if run.results.get(metric) is not None}
 
@@ -72,9 +71,9 @@ class Grid:
     """All methods on one data set and split.
 
     Args:
-        images: how many were measured on; None: not written down.
-        probes: what was measured layer by layer, on the same images.
-        superseded: runs left out because a later one has the same method, fraction and seed.
+        images: how many images were measured; None: the results don't say.
+        probes: the methods that were measured layer by layer, on the same images.
+        superseded: how many runs are left out because a later run has the same method, fraction and seed.
     """
 
     dataset: str
@@ -91,7 +90,7 @@ class Grid:
 
     @property
     def main(self) -> list[Method]:
-        """The methods; where nothing was evaluated, what was probed."""
+        """The evaluated methods; if there are none, the probed ones."""
         return self.methods or self.probes
 
     @property
@@ -104,24 +103,24 @@ class Grid:
 
     @property
     def metrics(self) -> list[str]:
-        """Those that any run has; none if only layers were measured."""
+        """The metrics that any run has; empty if only layers were measured."""
         return [metric for metric in METRICS if any(m.values(f, metric) for m in self.methods for f in self.fractions)]
 
     def labels(self, fraction: float) -> int | None:
-        """Labels that are trained on at a fraction: the commonest count."""
+        """How many labels are trained on at a fraction: the most common count."""
         return labels_of([run for method in self.methods for run in method.runs.get(fraction, {}).values()])
 
     def best(self, fraction: float, metric: str, accept: Callable[[Method], bool] = lambda _: True) -> Method | None:
-        """The method of the highest mean at a fraction, of its rivals."""
+        """The method with the highest mean at a fraction, among its `rivals`."""
         rivals = self.rivals(fraction, metric, accept)
         return max(rivals, key=lambda item: item[0])[1] if rivals else None
 
     def rivals(
         self, fraction: float, metric: str, accept: Callable[[Method], bool] = lambda _: True
     ) -> list[tuple[float, Method]]:
-        """The methods accepted and their means at a fraction; only those with the most seeds count.
+        """The accepted methods that have the most seeds at a fraction, and their means.
 
-        One try at other settings on a lucky seed would win over the mean of five.
+        Fewer seeds don't count: one lucky seed of other settings could beat the mean of five.
         """
         found = [(estimate, method) for method in self.methods
                  if accept(method) and (estimate := method.estimate(fraction, metric))]  # fmt: skip
@@ -129,7 +128,7 @@ class Grid:
         return [(estimate.mean, method) for estimate, method in found if estimate.n == most]
 
     def baseline(self, method: Method, fraction: float, metric: str) -> Method | None:
-        """What a method is compared with: the best without pre-training, or where there is none the best other one."""
+        """The method to compare with: the best without pre-training, or if there is none, the best other method."""
         if any(other.rule == SCRATCH for other in self.methods):
             found = self.best(fraction, metric, lambda other: other.rule == SCRATCH)
         else:
@@ -137,14 +136,14 @@ class Grid:
         return found if found is not method else None
 
     def difference(self, method: Method, fraction: float, metric: str) -> Difference | None:
-        """To the baseline; None if there is none or no common seed."""
+        """The difference to the baseline; None if there is no baseline or no common seed."""
         baseline = self.baseline(method, fraction, metric)
         if baseline is None:
             return None
         return paired_difference(method.values(fraction, metric), baseline.values(fraction, metric))
 
     def missing(self) -> dict[str, dict[float, list[int]]]:
-        """By method and fraction the seeds that any cell of the grid has, and this one hasn't."""
+        """The missing seeds, by method and fraction: those that some cell of the grid has and this cell has not."""
         missing: dict[str, dict[float, list[int]]] = {}
         for method in self.methods:
             for fraction in self.fractions:
@@ -155,7 +154,7 @@ class Grid:
 
 
 def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Grid]:
-    """The grids of all finished evaluations and probes; test before validation."""
+    """The grids of all finished evaluations and probes. The test split comes before the validation split."""
     finished = [item for item in directories if item.state == "finished"]
     evaluations = [item for item in finished if item.kind == "evaluate" and item.results.get("top1") is not None]
     probes = [item for item in finished if isinstance(item.results.get("layers"), dict)]
@@ -169,13 +168,13 @@ def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Gri
 
 
 def labels_of(runs: Sequence[Run]) -> int | None:
-    """Labels that were trained on: the commonest count."""
+    """How many labels were trained on: the most common count; None: without labels."""
     counts = [run.results["labels_train"] for run in runs if run.results.get("labels_train")]
     return statistics.mode(counts) if counts else None
 
 
 def _place(directory: StageDirectory) -> tuple[Any, ...]:
-    """Data set, split, its files, and how many images of it."""
+    """Data set, split, digest of its files, and how many images were measured."""
     results = directory.results
     split = str(results.get("split") or "test")
     return str(results["dataset"]), split, directory.content.get("dataset.images"), results.get("samples")
@@ -189,7 +188,7 @@ def _grid(place: tuple[Any, ...], evaluations: Sequence[Run], probes: Sequence[R
 
 
 def _methods(runs: Sequence[Run]) -> tuple[list[Method], int]:
-    """Runs by method, fraction and seed, the latest of each, and how many others there are."""
+    """The methods with the latest run of each fraction and seed, and how many earlier runs were left out."""
     gathered: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: str(run.results.get("finished", ""))):
         gathered.setdefault(repr(sorted(method_of(run.settings).items())), []).append(run)

@@ -1,4 +1,4 @@
-"""Accuracy by layer: from stages that measured a classifier on each, and from a sweep of finetune.layer."""
+"""Accuracy by layer: from probes, and from sweeps of `finetune.layer`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from fasthebb_cli.report.grid import Grid, Method, Run, labels_of
 
 LAYER = "finetune.layer"
 RETRIEVAL = ", retrieval (mAP)"
-# A probe's scores, and what they add to the method's name; the linear classifier's accuracy is the usual one
+# A probe's scores -> what each adds to the method's name. The linear classifier is the usual one and adds nothing
 HEADS = {"top1": "", "hebbian": ", Hebbian classifier", "knn": ", k-NN", "svm": ", SVM", "retrieval": RETRIEVAL}
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What classifiers on each layer reach at one label fraction: values[method][layer][seed], in [0, 1]."""
+    """Accuracies of classifiers on each layer at one label fraction: values[method][layer][seed], in [0, 1]."""
 
     fraction: float
     labels: int | None
@@ -28,7 +28,7 @@ class Layers:
 
 
 def accuracies_by_layer(grid: Grid) -> Layers | None:
-    """At the largest label fraction at which layers were measured by themselves; None where they were not."""
+    """The accuracies at the largest label fraction at which single layers were measured; None: at no fraction."""
     swept = _swept(grid.methods)
     measured = [method for _, group in swept for method in group] + grid.probes
     most = max((fraction for method in measured for fraction in method.runs), default=None)
@@ -51,7 +51,7 @@ def accuracies_by_layer(grid: Grid) -> Layers | None:
 
 
 def _scores(run: Run) -> list[tuple[str, str, float]]:
-    """Layer, head and accuracy of a results.json that has `layers: {name: {top1: ...}}`."""
+    """(layer, head, accuracy) from a results.json with `layers: {name: {top1: ...}}`."""
     layers: dict[str, Any] = run.results["layers"]
     return [
         (str(layer), head, float(scores[head]))
@@ -61,7 +61,7 @@ def _scores(run: Run) -> list[tuple[str, str, float]]:
 
 
 def _swept(methods: Sequence[Method]) -> list[tuple[str, list[Method]]]:
-    """Methods that differ in the layer alone, by layer, with a name for each group."""
+    """Groups of methods that differ in `finetune.layer` only, sorted by it; each group with a name."""
     groups: dict[str, list[Method]] = {}
     for method in methods:
         if method.settings.get(LAYER) is not None:

@@ -1,4 +1,4 @@
-"""`fasthebb runs [RUNS ...] [state=failed]`: every stage's directory with its state and what came out of it."""
+"""`fasthebb runs [RUNS ...] [state=failed]`: every stage's directory with its state and its key numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +9,23 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fasthebb_cli.console.formats import clock, labels, pace, percent
+from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
 KINDS = ("pretrain", "finetune", "probe", "evaluate")
-WIDE = 140  # characters that all columns need
+WIDE = 140  # a console of so many characters has room for all columns
 NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "images/s")
 UNKNOWN = "–"
 UNBOUNDED = 10_000
 
 
 def list_runs(places: list[Path], settings: dict[str, str], console: Console) -> None:
-    """Prints one row per stage, and how many there are of each state.
+    """Prints one row per stage, and how many stages are in each state.
 
     Raises:
-        InputError: a place is missing or holds no runs, or there is no such state.
+        InputError: a place is missing or holds no runs, or no state has this name.
     """
     wanted = settings["state"]
     if wanted and wanted not in STATES:
@@ -33,7 +34,7 @@ def list_runs(places: list[Path], settings: dict[str, str], console: Console) ->
     shown = sorted((item for item in directories if not wanted or item.state == wanted), key=_order)
     if shown:
         table = _table(shown, is_wide=console.width >= WIDE)
-        if not console.is_terminal:  # a file's lines may be long
+        if not console.is_terminal:  # a file may have long lines
             unbounded = console.options.update(width=UNBOUNDED)
             console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
         console.print(table)
@@ -45,9 +46,9 @@ def list_runs(places: list[Path], settings: dict[str, str], console: Console) ->
 
 
 def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
-    """All columns, or those that fit into 80 characters, where a run is known by the end of its directory's name.
+    """All columns, or those that fit into 80 characters. There the end of a directory's name stands for its path.
 
-    Data set and model stand above the table when all share them.
+    If all stages share the data set or the model, it stands above the table.
     """
     columns = {
         "state": [item.state for item in directories],
@@ -66,8 +67,8 @@ def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
         columns["finished (UTC)"] = [_when(item) for item in directories]
     columns["where"] = [str(item.path) if is_wide else f"…{item.path.name[-8:]}" for item in directories]
     shared = [columns.pop(name)[0] for name in ("data", "model") if len(set(columns[name])) == 1]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if is_wide else 1, 0, 0),
-                  title=", ".join(shared) or None, title_justify="left", title_style="bold")  # fmt: skip
+    table = plain_table(padding=(0, 2 if is_wide else 1, 0, 0), title=", ".join(shared) or None, title_justify="left",
+                        title_style="bold")  # fmt: skip
     for name in columns:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "where", overflow="fold")
     for state, *rest in zip(*columns.values(), strict=True):
@@ -76,7 +77,7 @@ def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
 
 
 def _order(item: StageDirectory) -> tuple[object, ...]:
-    """By data set, model, rule, fraction and seed, then in the order in which stages run."""
+    """Sorts by data set, model, rule, fraction and seed, then in the order in which the stages run."""
     kind = KINDS.index(item.kind) if item.kind in KINDS else len(KINDS)
     fraction = _fraction_value(item)
     return (_dataset(item), _model(item), _rule(item), -1.0 if fraction is None else fraction,
@@ -98,7 +99,7 @@ def _rule(item: StageDirectory) -> str:
 
 
 def _fraction_value(item: StageDirectory) -> float | None:
-    """Of a pre-training there is none: it is shared by all fractions."""
+    """None for a pre-training, which all fractions share."""
     if item.kind == "pretrain":
         return None
     found = item.content.get("label_fraction", item.results.get("label_fraction"))
@@ -111,7 +112,7 @@ def _fraction(item: StageDirectory) -> str:
 
 
 def _top1(item: StageDirectory) -> str:
-    """Of a probe the best layer's, with its name."""
+    """Of a probe, the name and accuracy of the best layer."""
     layers = item.results.get("layers")
     scores = {layer: found["top1"] for layer, found in layers.items() if "top1" in found} if layers else {}
     if scores:
@@ -121,7 +122,7 @@ def _top1(item: StageDirectory) -> str:
 
 
 def _labels(item: StageDirectory, *, is_wide: bool) -> str:
-    """Labels trained on, and those looked at for choosing."""
+    """How many labels were trained on, and how many validation labels were used to choose."""
     if not item.results:
         return UNKNOWN
     text = labels(item.results)

@@ -1,25 +1,21 @@
-"""The report's files: one Markdown page, one CSV table and one HTML page that needs nothing beside itself."""
+"""The files of a report: one Markdown page, one CSV table, and one HTML page that needs no other file."""
 
-import csv
-import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fasthebb_cli import __version__
 from fasthebb_cli.report import tables
+from fasthebb_cli.report.csv_table import Row, csv_text
 from fasthebb_cli.report.sections import Section
 from fasthebb_cli.run.directory import write_text
 
 
-def write_report(
-    out: Path, title: str, rows: Sequence[Mapping[str, Any]], sections: Sequence[Section], notes: Sequence[str]
-) -> None:
-    """Writes report.md, report.csv, which has the rows, and report.html.
+def write_report(out: Path, title: str, rows: Sequence[Row], sections: Sequence[Section], notes: Sequence[str]) -> None:
+    """Writes report.md, report.csv (the rows) and report.html.
 
     Raises:
         RunError: `out` can't be written.
@@ -29,19 +25,19 @@ def write_report(
         "version": __version__,
     }  # fmt: skip
     write_text(out / "report.md", _environment(html=False).get_template("report.md.j2").render(context))
-    write_text(out / "report.csv", _csv(rows))
+    write_text(out / "report.csv", csv_text(rows))
     write_text(out / "report.html", _environment(html=True).get_template("report.html.j2").render(context))
 
 
 class _Inline:
-    """Puts an SVG on the page with its identifiers made unique by a running number."""
+    """A filter that puts an SVG on the page. A running number makes its identifiers unique there."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, svg: str) -> Markup:
         self.count += 1
-        return Markup(re.sub(r'(id="|url\(#|href="#)', rf"\g<1>f{self.count}-", svg))  # our own, from plots.py
+        return Markup(re.sub(r'(id="|url\(#|href="#)', rf"\g<1>f{self.count}-", svg))  # safe: plots.py made it
 
 
 def _environment(*, html: bool) -> Environment:
@@ -53,11 +49,3 @@ def _environment(*, html: bool) -> Environment:
     environment.filters["unbroken"] = lambda text: re.sub(r" (?=[%±=<])|(?<=[±=<]) ", "\u00a0", str(text))
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     return environment
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, tables.CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""Figures as inline SVG: small enough for a telephone, and in the page's own colour for text and lines.
+"""Figures as inline SVG. They are small enough for a telephone, and text and lines take the colour of the page.
 
-Each is a whole `<svg>`; `page.py` makes their identifiers unique when it puts several on one page.
+Each figure is a whole `<svg>`; `page.py` makes the identifiers unique when it puts several on one page.
 """
 
 import io
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -18,10 +19,10 @@ from fasthebb_cli.report.chains import SCRATCH
 from fasthebb_cli.report.estimates import Estimate
 from fasthebb_cli.report.grid import Grid, Method
 
-INK = "#010203"  # stands for the page's text colour, and is replaced by it
-# Okabe and Ito's colours, told apart by colour-blind readers too; then again with dashes
+INK = "#010203"  # a placeholder: `_svg` replaces it by the text colour of the page
+# Okabe and Ito's colours, which colour-blind readers can tell apart; further methods get them with dashes
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1")
-SCRATCH_COLOURS = ("#888888", "#a6761d", "#7f9f3f", "#b07d8a")  # muted: what pre-training is measured against
+SCRATCH_COLOURS = ("#888888", "#a6761d", "#7f9f3f", "#b07d8a")  # muted, for training from scratch
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
 STYLE: Any = {
@@ -35,7 +36,7 @@ Look = dict[str, Any]
 
 
 def looks_of(methods: Sequence[Method]) -> dict[str, Look]:
-    """Colour, dashes and marker of each method, the same in every figure and no other's; muted without pre-training."""
+    """Colour, dashes and marker of each method: unique, and the same in every figure; muted without pre-training."""
     looks: dict[str, Look] = {}
     colours: tuple[str, ...]
     learnt = scratch = 0
@@ -53,7 +54,7 @@ def looks_of(methods: Sequence[Method]) -> dict[str, Look]:
 
 
 def accuracy_figure(grid: Grid, metric: str, looks: Mapping[str, Look]) -> str:
-    """Accuracy in % against the label fraction, with 95 % intervals where there is more than one seed."""
+    """Accuracy in % against the label fraction, with 95 % intervals where a method has several seeds."""
     with _figure(width=5.6, height=4.0) as (figure, axes):
         lows, highs = [], []
         for method in grid.methods:
@@ -73,7 +74,9 @@ def accuracy_figure(grid: Grid, metric: str, looks: Mapping[str, Look]) -> str:
         ticks = _apart([100 * fraction for fraction in grid.fractions])
         axes.set_xticks(ticks, [_tick(grid, value) for value in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        margin = max(0.12 * (max(highs) - min(lows)), 1.0)  # a band over two seeds would flatten all else
+        margin = max(
+            0.12 * (max(highs) - min(lows)), 1.0
+        )  # from the means: the wide band of two seeds would flatten the curves
         axes.set_ylim(max(min(lows) - 2 * margin, 0), min(max(highs) + margin, 100.5))
         axes.set_xlabel("labels")
         axes.set_ylabel("accuracy in %")
@@ -113,21 +116,21 @@ def layers_figure(accuracies: Mapping[str, Mapping[str, Estimate]], looks: Mappi
 
 
 def _look_by_rule(name: str, number: int) -> Look:
-    """For what is no method by itself: several of them, or another classifier on a method's features."""
+    """The look of a name that is no method: a group of methods, or another classifier on a method's features."""
     is_scratch = name.replace(",", " ").split()[0] == SCRATCH
     colours = SCRATCH_COLOURS if is_scratch else COLOURS
     return {"color": colours[number % len(colours)], "linestyle": "--", "marker": MARKERS[number % len(MARKERS)]}
 
 
 def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Each row's counts as % of the images of that class; numbers only where they can be read."""
-    rates = [[100 * count / max(sum(row), 1) for count in row] for row in counts]
+    """The counts (row: class, column: prediction) as % of the images of the class; numbers in them for few classes."""
+    counts_CC = np.asarray(counts)
+    rates_CC = 100 * counts_CC / counts_CC.sum(1, keepdims=True).clip(1)
     with _figure(width=4.6, height=4.6) as (figure, axes):
         axes.grid(visible=False)
-        axes.imshow(rates, cmap="Blues", vmin=0, vmax=100)
+        axes.imshow(rates_CC, cmap="Blues", vmin=0, vmax=100)
         if len(classes) <= 12:
-            for row, column in ((row, column) for row in range(len(rates)) for column in range(len(rates))):
-                value = rates[row][column]
+            for (row, column), value in np.ndenumerate(rates_CC):
                 if value >= 0.5:
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
                               color="white" if value > 55 else "#12385f")  # fmt: skip
@@ -142,14 +145,14 @@ def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of one plot, width and height in inches of 72 pixels."""
+    """A figure of one plot; width and height in inches of 72 pixels."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.add_subplot()
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Inside the plot while it is short; below it otherwise."""
+    """A short legend goes into the plot, a long one below it."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=0)
     if len(labels) < 2:
@@ -164,7 +167,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure's <svg> alone, as wide as its place, without what only a file of its own needs."""
+    """The figure's <svg> element, as wide as its place, without what only a separate file needs."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "fasthebb"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -178,7 +181,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _apart(values: Sequence[float]) -> list[float]:
-    """Those of rising values that leave their labels room on a logarithmic axis, the last one always."""
+    """The values, of rising ones, whose labels have room on a logarithmic axis; always with the last one."""
     kept: list[float] = []
     for value in reversed(values):
         if not kept or kept[-1] / value >= 1.45 or (len(values) <= 4):

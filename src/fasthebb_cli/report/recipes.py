@@ -1,7 +1,7 @@
-"""The command that makes a method's runs: its choices, then every key that isn't as these choices set it.
+"""The command that makes a method's runs: its choices, then every key that these choices set to another value.
 
-It comes from config.yaml, the composed configuration that each stage's directory keeps, less what `fasthebb train`
-would compose by itself. Paths and devices are left out: they are another machine's.
+The keys come from config.yaml, the composed configuration in each stage's directory. Paths and devices are left out,
+since they belong to the machine.
 """
 
 import shlex
@@ -26,10 +26,10 @@ LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "seed"
 
 
 def command_of(method: Method, conf: Path) -> str:
-    """`fasthebb train ...` for all of a method's fractions and seeds; empty if its configuration can't be read.
+    """`fasthebb train ...` for all of a method's fractions and seeds; empty if the configuration can't be read.
 
     Args:
-        conf: the directory of the configuration groups.
+        conf: the directory with the configuration groups.
     """
     runs = method.all_runs()
     try:
@@ -55,12 +55,12 @@ def command_of(method: Method, conf: Path) -> str:
 
 
 def _name(weights: Path) -> str:
-    """Of a stage's directory, or of a file of weights in it."""
+    """The name of a stage's directory, or of the directory and the file of weights in it."""
     return str(Path(weights.parent.name) / weights.name) if weights.suffix else weights.name
 
 
 def _overrides(key: str, value: Any, usual: Mapping[str, Any]) -> list[str]:
-    """The words that set a key. A mapping given to one that is there adds to it: to lose entries it is made anew."""
+    """The words that set a key. An override of a mapping only adds entries; to drop some, it is deleted first."""
     if key not in usual:
         return [f"+{key}={_written(value)}"]
     if _lacks(value, usual[key]):
@@ -69,14 +69,14 @@ def _overrides(key: str, value: Any, usual: Mapping[str, Any]) -> list[str]:
 
 
 def _lacks(value: Any, usual: Any) -> bool:
-    """The second mapping has a key, at any depth, that the first one hasn't."""
+    """Whether the second mapping has a key, at any depth, that the first one lacks."""
     if not (isinstance(value, dict) and isinstance(usual, dict)):
         return False
     return any(key not in value or _lacks(value[key], usual[key]) for key in usual)
 
 
 def _composed(conf: Path, choices: list[str]) -> dict[str, Any]:
-    """What the choices alone compose to."""
+    """The configuration that Hydra composes from the choices alone."""
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", overrides=choices), resolve=True)
     assert isinstance(config, dict)
@@ -84,7 +84,7 @@ def _composed(conf: Path, choices: list[str]) -> dict[str, Any]:
 
 
 def _keys(config: Mapping[Any, Any]) -> dict[str, Any]:
-    """Flat to the second level: deeper mappings are values, since the names in them may hold patterns."""
+    """Flat keys of the first two levels. Deeper mappings stay values, since their names may be patterns."""
     keys: dict[str, Any] = {}
     for group, values in config.items():
         if isinstance(values, dict):
@@ -95,7 +95,7 @@ def _keys(config: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _written(value: Any) -> str:
-    """As Hydra's command line reads it."""
+    """A value as Hydra's command line reads it."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

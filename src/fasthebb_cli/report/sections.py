@@ -1,23 +1,28 @@
-"""What a report shows of one grid, as plain values that the templates lay out: text, tables, SVG and PNG."""
+"""The content of a report on one grid, as plain values for the templates: text, tables, SVG and PNG."""
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fasthebb_cli.report import tables
-from fasthebb_cli.report.chains import setting_text
+from fasthebb_cli.report.answers import Answer, answers, verdict
+from fasthebb_cli.report.chains import METRICS, setting_text
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.report.grid import METRICS, Grid, Method, Run
+from fasthebb_cli.report.grid import Grid, Method, Run
 from fasthebb_cli.report.layers import RETRIEVAL, Layers
 from fasthebb_cli.report.plots import Look, accuracy_figure, confusion_figure, curves_figure, layers_figure, looks_of
 from fasthebb_cli.report.recipes import command_of
+from fasthebb_cli.report.texts import budget_text, percent_label
 from fasthebb_cli.run.directory import FILTERS_FILE
 from fasthebb_cli.settings.conf import conf_directory
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An image: `svg`, or `png` in base64."""
+    """An image: `svg` (an element), or `png` (in base64)."""
 
     caption: str
     svg: str = ""
@@ -26,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """The papers' table of one metric: `columns` are (fraction, labels) as text, rows are a method with its cells."""
+    """The table of one metric: columns are (fraction, labels) as text, rows are a method's name with its cells."""
 
     metric: str
     columns: list[tuple[str, str]]
@@ -35,7 +40,7 @@ class AccuracyTable:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Accuracy of classifiers on each layer, as a figure and in numbers."""
+    """Accuracy of classifiers on each layer, as a figure and as a table."""
 
     budget: str
     figure: Figure
@@ -45,11 +50,11 @@ class LayerTable:
 
 @dataclass(frozen=True)
 class Section:
-    """All about one grid."""
+    """All that the report says about one grid."""
 
     title: str
     verdict: str
-    answers: list[tables.Answer]
+    answers: list[Answer]
     tables: list[AccuracyTable]
     figures: list[Figure]
     layers: LayerTable | None
@@ -70,20 +75,20 @@ def build_section(grid: Grid, layers: Layers | None, unfinished: Sequence[str]) 
     """The section of a grid.
 
     Args:
-        unfinished: what was begun on its data set and isn't there, a line each.
+        unfinished: a line for each stage on its data set that was begun and is not finished.
     """
     looks = looks_of(grid.main)
-    found = tables.answers(grid)
+    found = answers(grid)
     differing, shared = _settings(grid.main)
     superseded = [f"{grid.superseded} earlier runs of the same cells are left out; the latest count."]
     return Section(
         title=grid.title,
-        verdict=tables.verdict(found),
+        verdict=verdict(found),
         answers=found,
         tables=[
             AccuracyTable(
                 METRICS[metric],
-                [(tables.percent_label(fraction), f"{grid.labels(fraction) or 0:,}") for fraction in grid.fractions],
+                [(percent_label(fraction), f"{grid.labels(fraction) or 0:,}") for fraction in grid.fractions],
                 tables.accuracy_rows(grid, metric),
             )
             for metric in grid.metrics
@@ -110,7 +115,7 @@ def _layers(layers: Layers, looks: Mapping[str, Look]) -> LayerTable:
     drawn = {name: values for name, values in by_layer.items() if not name.endswith(RETRIEVAL)}
     svg = layers_figure(drawn, looks) if drawn else ""
     figure = Figure("Accuracy of a classifier on each layer, mean over seeds.", svg)
-    return LayerTable(tables.budget_text(layers.fraction, layers.labels), figure, columns, rows)
+    return LayerTable(budget_text(layers.fraction, layers.labels), figure, columns, rows)
 
 
 def _commands(grid: Grid) -> list[tuple[str, str]]:
@@ -136,7 +141,9 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
                       for name, stage in stages.items()}  # fmt: skip
             curves = {name: points for name, points in curves.items() if points}
             if curves:
-                caption = f"Fine-tuning on {tables.budget(grid, fraction)}, seed {_seeds(stages)}: {label}."
+                caption = (
+                    f"Fine-tuning on {budget_text(fraction, grid.labels(fraction))}, seed {_seeds(stages)}: {label}."
+                )
                 figures.append(Figure(caption, curves_figure(curves, "epoch", label, looks)))
     for method in grid.main:
         run = next(iter(method.all_runs()), None)
@@ -153,10 +160,11 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
 
 
 def _filters(grid: Grid) -> list[Figure]:
-    """Of the lowest seed: as pre-training left them, for methods without any as fine-tuning on most labels did."""
+    """The filters of the lowest seed after pre-training, or if there was none, after fine-tuning on the most labels."""
     figures = []
     for method in grid.main:
-        run = _first(method, max(method.runs))
+        most = max(method.runs)
+        run = _first(method, most)
         stage = (run.stage("pretrain") or run.stage("finetune")) if run else None
         if stage is None:
             continue
@@ -164,23 +172,21 @@ def _filters(grid: Grid) -> list[Figure]:
             png = base64.b64encode((stage.path / FILTERS_FILE).read_bytes()).decode()
         except OSError:
             continue
-        how = "pre-training" if stage.kind == "pretrain" else f"fine-tuning on {tables.budget(grid, max(method.runs))}"
+        how = "pre-training" if stage.kind == "pretrain" else f"fine-tuning on {budget_text(most, grid.labels(most))}"
         figures.append(Figure(f"{method.name}, after {how}, seed {stage.results['seed']}.", png=png))
     return figures
 
 
 def _confusions(grid: Grid) -> list[Figure]:
-    """Counts over all seeds at the largest fraction that has them."""
+    """Each method's confusion matrix, summed over seeds, at its largest label fraction that has one."""
     figures = []
     for method in grid.methods:
         for fraction in sorted(method.runs, reverse=True):
             found = [run.results for run in method.runs[fraction].values() if run.results.get("confusion")]
             if found:
-                tables_of_seeds = [results["confusion"] for results in found]
-                counts = [[sum(values) for values in zip(*rows, strict=True)]
-                          for rows in zip(*tables_of_seeds, strict=True)]  # fmt: skip
+                counts = np.sum([results["confusion"] for results in found], axis=0).tolist()
                 classes = [str(name) for name in found[0].get("classes") or range(len(counts))]
-                where = f"{method.name}, {tables.budget(grid, fraction)}, n = {len(found)}"
+                where = f"{method.name}, {budget_text(fraction, grid.labels(fraction))}, n = {len(found)}"
                 caption = f"{where}: of the images of a class (row), how many % are recognised as which."
                 figures.append(Figure(caption, confusion_figure(counts, classes)))
                 break
@@ -188,7 +194,7 @@ def _confusions(grid: Grid) -> list[Figure]:
 
 
 def _settings(methods: list[Method]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str]]]:
-    """Per method the keys in which not all agree, and the keys in which all do."""
+    """Each method's settings of the keys in which methods differ, and the settings that all methods share."""
     keys = list(dict.fromkeys(key for method in methods for key in sorted(method.settings)))
     common = [key for key in keys if len({repr(method.settings.get(key, "absent")) for method in methods}) == 1]
     differing = [
@@ -200,13 +206,12 @@ def _settings(methods: list[Method]) -> tuple[list[tuple[str, list[str]]], list[
 
 
 def _made_with(grid: Grid) -> list[str]:
-    """Versions and devices behind the numbers, each set once."""
-    lines: dict[str, int] = {}
+    """A line for each combination of versions and device, with how many runs it made."""
+    lines = Counter[str]()
     for method in [*grid.methods, *grid.probes]:
         for run in method.all_runs():
             versions = ", ".join(f"{name} {version}" for name, version in run.results.get("versions", {}).items())
-            line = f"{versions}; {run.results.get('device', '')}"
-            lines[line] = lines.get(line, 0) + 1
+            lines[f"{versions}; {run.results.get('device', '')}"] += 1
     return [f"{line} ({count:,} runs)" for line, count in lines.items()]
 
 

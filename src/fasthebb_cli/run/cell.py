@@ -46,14 +46,14 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     outcomes = []
     with ExitStack() as locks:
         for stage in stages:
-            if stage.wanted and stage.kind != "pretrain" and processes.is_first():
+            if stage.wanted and not stage.settings.pretrains and processes.is_first():
                 locks.enter_context(locked(stage.directory))  # a shared pre-training is waited for, a cell is not
         for stage in stages:
             if not stage.wanted:
                 _require(stage, config)
                 continue
             with ExitStack() as lock:
-                if stage.kind == "pretrain" and processes.is_first():
+                if stage.settings.pretrains and processes.is_first():
                     lock.enter_context(locked(stage.directory, partial(_say_waiting, view, stage)))
                 outcomes.append(run_stage(cell, stage))
     return outcomes

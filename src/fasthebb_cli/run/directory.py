@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,6 +103,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """As `stage_files.read_json`; raises InputError."""
     with bad_input():
         return stage_files.read_json(path)
+
+
+def digest_of_file(path: Path) -> str:
+    """32 hexadecimal digits: the blake2b hash of a file."""
+    with path.open("rb") as file:
+        return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
 
 
 @contextmanager

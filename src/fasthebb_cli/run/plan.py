@@ -3,7 +3,7 @@
 A stage's directory carries a fingerprint of everything that changes its numbers: images and split, network, rule,
 settings, seed, precision, the source of the user's own code and the fingerprint of the stage before. It leaves out what
 doesn't: device, threads, workers, paths. So cells that share a stage share its directory, and other settings are
-another directory.
+another directory. Settings at their default are covered too: settings/fingerprint.py says how.
 """
 
 import json
@@ -19,18 +19,13 @@ from torch import Tensor
 from fasthebb.patterns import order_counts
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE
+from fasthebb_cli.run.directory import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, digest_of_file
 from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
-from fasthebb_cli.settings.stages import MEASURING, VERBS, StageConfig
+from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of, with_later_keys
+from fasthebb_cli.settings.kind import Readout, StageSettings
 
-# Settings that are younger than some directories: at these values the fingerprint is as it was without them
-YOUNGER = {"finetune.hidden": 0, "finetune.classifier": "backprop", "finetune.by_rule": [], "finetune.patience": None}
-NUMBERS_VERSION = 5  # raise it when a change of the code changes results, so that old directories are not taken for new
+COVERED_RULE_KEYS = ("name", "whitening", "activation")  # stand in every fingerprint; activation as the network's
 BY_PATTERN = ("layer_lr", "layer_options", "teacher_units")  # mappings of which the last match counts
 
 
@@ -47,7 +42,7 @@ class PlannedStage:
 
     name: str
     kind: str
-    settings: StageConfig
+    settings: StageSettings
     directory: Path
     fingerprint: str
     content: dict[str, Any]
@@ -55,16 +50,10 @@ class PlannedStage:
     previous: "PlannedStage | None"
 
     @property
-    def layer(self) -> str | None:
-        """The layer that the network is cut after, as far as the cell itself says."""
-        own = self.settings.layer if isinstance(self.settings, FinetuneConfig) else None
-        return own or (self.previous.layer if self.previous else None)
-
-    @property
-    def hidden(self) -> int:
-        """Units of the classifier's hidden layer, as far as the cell itself says; 0: it has none."""
-        own = self.settings.hidden if isinstance(self.settings, FinetuneConfig) else 0
-        return own or (self.previous.hidden if self.previous else 0)
+    def readout(self) -> Readout:
+        """The network's classifier, as far as the stages of the cell say; `init_from` may have another."""
+        own, before = self.settings.readout, self.previous.readout if self.previous else Readout()
+        return Readout(own.layer or before.layer, own.hidden or before.hidden)
 
     @property
     def finished(self) -> bool:
@@ -78,16 +67,16 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
         InputError: nothing is left to do, or `init_from` can't be read.
     """
     stages: list[PlannedStage] = []
-    origin = _file_digest(Path(config.init_from)) if config.init_from else None
+    origin = _weights_digest(Path(config.init_from)) if config.init_from else None
     previous: PlannedStage | None = None
     for name, wanted in _names(config):
-        settings = config.settings(name)
+        settings = config.settings[name]
         content = {"stage": name} | _content(config, dataset, settings, previous.fingerprint if previous else origin)
-        fingerprint = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-        directory = Path(config.out) / f"{_readable(config, name, settings.kind)}-{fingerprint[:8]}"
+        fingerprint = fingerprint_of(content)
+        directory = Path(config.out) / f"{_readable(config, name, settings)}-{fingerprint[:8]}"
         stage = PlannedStage(name, settings.kind, settings, directory, fingerprint, content, wanted, previous)
         stages.append(stage)
-        if settings.kind not in MEASURING:
+        if not settings.measures:
             previous = stage
     return stages
 
@@ -102,6 +91,7 @@ def nearest_difference(stage: PlannedStage) -> tuple[Path, dict[str, tuple[Any, 
             continue
         if path.parent == stage.directory or not isinstance(other, dict):
             continue
+        other = with_later_keys(other)
         if any(other.get(key) != stage.content.get(key) for key in ("kind", "dataset.name")):
             continue
         keys = [key for key in (*stage.content, *other) if key != "previous"]
@@ -116,19 +106,17 @@ def nearest_difference(stage: PlannedStage) -> tuple[Path, dict[str, tuple[Any, 
 def _names(config: Config) -> list[tuple[str, bool]]:
     """Stage names with whether they are asked for: those that the first one needs are put before it."""
     names = [(name, True) for name in config.stages]
-    first = config.settings(config.stages[0]).kind
     if config.init_from is None:
-        before = first if first in VERBS["train"] else "finetune"  # a probe needs features only
-        needed = VERBS["train"][: VERBS["train"].index(before)]
+        needed = config.settings[config.stages[0]].after
         names = [(name, False) for name in needed] + names
     if config.rule.name == "none":  # nothing to pre-train: the network starts from scratch
-        names = [(name, wanted) for name, wanted in names if config.settings(name).kind != "pretrain"]
+        names = [(name, wanted) for name, wanted in names if not config.settings[name].pretrains]
         if not any(wanted for _, wanted in names):
             raise InputError("rule=none learns nothing without labels, so there is nothing to pre-train; choose a rule")
     return names
 
 
-def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: str | None) -> dict[str, Any]:
+def _content(config: Config, dataset: Dataset, settings: StageSettings, previous: str | None) -> dict[str, Any]:
     content: dict[str, Any] = {
         "version": NUMBERS_VERSION,
         "kind": settings.kind,
@@ -144,31 +132,17 @@ def _content(config: Config, dataset: Dataset, settings: StageConfig, previous: 
     }
     content |= {key.replace("name", "source"): digest or token() for key, digest in own_sources(config).items()}
     content |= _flat("model", config.model.arguments())
-    content |= _flat(settings.kind, asdict(settings))
-    content = {key: value for key, value in content.items() if key not in YOUNGER or value != YOUNGER[key]}
-    if isinstance(settings, PretrainConfig | FinetuneConfig) and settings.augment != "none":
+    own = {key: value for key, value in asdict(settings).items() if key not in settings.numberless}
+    content |= _flat(settings.kind, own)
+    if settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
-    if isinstance(settings, PretrainConfig):
-        left_out = ("name", "whitening", "lr", "optimizer", "layer_lr", "activation")  # are elsewhere
-        content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left_out})
-        content |= _samples("train", dataset.train) | _samples("unlabelled", dataset.unlabelled)
-        if settings.teacher:
-            content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-    elif isinstance(settings, FinetuneConfig):
-        content |= _samples("train", dataset.train)
+    if settings.learns_by_rule:
+        covered = (*COVERED_RULE_KEYS, *settings.own_rule_keys)
+        content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in covered})
+    for split in settings.splits:
+        content |= _samples(split, getattr(dataset, split))
+    if settings.reads_labels:
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-        if settings.by_rule:
-            left = ("name", "whitening", "activation")
-            content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in left})
-        if settings.select == "best":
-            content |= _samples("validation", dataset.validation)
-    else:
-        assert isinstance(settings, ProbeConfig | EvaluateConfig)
-        if isinstance(settings, ProbeConfig):
-            content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-            content |= _samples("train", dataset.train)
-        content |= _samples(settings.split, dataset.test if settings.split == "test" else dataset.validation)
-        content.pop(f"{settings.kind}.batch_size")
     if previous is None:  # else the images are normalised as those before were
         content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
     return content
@@ -188,22 +162,19 @@ def _samples(name: str, indices: Tensor) -> dict[str, Any]:
     return {f"dataset.{name}": f"{len(indices)} images {digest}"}
 
 
-def _readable(config: Config, name: str, kind: str) -> str:
+def _readable(config: Config, name: str, settings: StageSettings) -> str:
     """The part of a directory's name that is for people."""
     width = f"w{config.model.width:g}" if config.model.width not in (None, 1) else ""
-    fraction = "" if kind == "pretrain" else f"{config.label_fraction:g}"
+    fraction = "" if settings.pretrains else f"{config.label_fraction:g}"
     parts = [config.dataset.name, config.model.name, width, config.rule.name, fraction, f"seed{config.seed}", name]
     return "-".join(re.sub(r"[^\w.]+", "_", part.split(":")[-1]) for part in parts if part)
 
 
-def _file_digest(path: Path) -> str:
+def _weights_digest(path: Path) -> str:
+    """The digest of the weights that `init_from` names, in place of the fingerprint of a stage before."""
     path = path / MODEL_FILE if path.is_dir() else path
     try:
-        with path.open("rb") as file:
-            digest = blake2b(digest_size=16)
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return digest_of_file(path)
     except OSError as error:
         wanted = f"give a {MODEL_FILE} or the stage's directory"
         raise InputError(f"init_from: can't read {path} ({error.strerror}); {wanted}") from error
-    return digest.hexdigest()

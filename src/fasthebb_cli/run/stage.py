@@ -39,9 +39,6 @@ from fasthebb_cli.run.plan import PlannedStage, nearest_difference
 from fasthebb_cli.run.record import Record, open_log, save_filters, save_model
 from fasthebb_cli.run.start import Start, start_of
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.stages import MEASURING
 from fasthebb_cli.stages import STAGES, Context, Task
 
 
@@ -116,9 +113,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     state = load_checkpoint(found, stage.fingerprint) if found is not None else None
     start = start_of(config, cell.dataset, stage, cell.view)
     network = share_batch_norm(compute.place(start.network))
-    settings = stage.settings
-    in_hooks = isinstance(settings, PretrainConfig) or (isinstance(settings, FinetuneConfig) and settings.in_hooks)
-    if compute.compile and not in_hooks:  # there the learner compiles what its hooks do
+    if compute.compile and not stage.settings.in_hooks:  # there the learner compiles what its hooks do
         network.compile()
     others = (processes.rank(),) if processes.rank() else ()  # each draws dropout of its own
     torch.manual_seed(derived_seed(config.seed, stage.name, *others))
@@ -140,7 +135,7 @@ def _do_stage(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     finally:
         record.close()
     measured = task.finish(position.records[-1] if position.records else {})
-    if stage.kind in MEASURING:  # it reports the labels that the network has seen in all stages
+    if stage.settings.measures:  # it reports the labels that the network has seen in all stages
         for name, seen in (("labels_train", start.labels_train), ("labels_validation", start.labels_validation)):
             measured[name] = max(measured[name], seen)
     results = processes.from_first(lambda: _finish(cell, stage, task, position, start, measured))
@@ -187,14 +182,15 @@ def _finish(
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    if stage.kind not in MEASURING:
+    if not stage.settings.measures:
         mean, std = start.statistics
         card = ModelCard(
             config.model.name, config.model.arguments(), cell.dataset.source.channels, cell.dataset.source.size,
-            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None, start.layer,
+            list(cell.dataset.classes), mean.tolist(), std.tolist(), config.rule.whitening is not None,
+            start.readout.layer,
             max(start.labels_train, measured["labels_train"]),
-            max(start.labels_validation, measured["labels_validation"]), taught=stage.kind == "finetune",
-            hidden=start.hidden,
+            max(start.labels_validation, measured["labels_validation"]), taught=not stage.settings.pretrains,
+            hidden=start.readout.hidden,
         )  # fmt: skip
         save_filters(directory / FILTERS_FILE, start.network)
         save_model(directory / MODEL_FILE, start.network, card)

@@ -1,6 +1,5 @@
 """Finds before anything runs what would stop a later stage, hours into a run or in one of a sweep's jobs."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -12,11 +11,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
-from fasthebb_cli.settings.stages import StageConfig
+from fasthebb_cli.settings.kind import Readout, StageSettings
 from fasthebb_cli.stages.autoencoder import autoencoder_of
 from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
 from fasthebb_cli.stages.images import images_of_split, labelled_images
@@ -29,12 +24,9 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
         InputError: one of them is not there, or the network can't take such images or be mirrored.
     """
     for stage in stages:
-        settings = stage.settings
-        if isinstance(settings, EvaluateConfig | ProbeConfig):
-            images_of_split(dataset, settings)
-        if isinstance(settings, FinetuneConfig | ProbeConfig) or (
-            isinstance(settings, PretrainConfig) and settings.teacher
-        ):
+        if stage.settings.split is not None:
+            images_of_split(dataset, stage.settings)
+        if stage.settings.reads_labels:
             labelled_images(dataset, config)
     network = _tried(config, dataset)
     for stage in stages:
@@ -42,11 +34,11 @@ def check(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
     with torch.device("meta"):
         if config.rule.name == "vae":
             autoencoder_of(config, dataset, network)
-        for layer, hidden in {(stage.layer, stage.hidden) for stage in stages} - {(None, 0)}:
-            new_network(config, dataset, layer, hidden)
+        for readout in {stage.readout for stage in stages} - {Readout()}:
+            new_network(config, dataset, readout)
         for stage in stages:
-            if isinstance(stage.settings, FinetuneConfig) and stage.settings.by_rule:
-                check_by_rule(config, stage.settings, new_network(config, dataset, stage.layer, stage.hidden))
+            if stage.settings.by_rule:
+                check_by_rule(config, stage.settings, new_network(config, dataset, stage.readout))
 
 
 def _tried(config: Config, dataset: Dataset) -> nn.Module:
@@ -79,16 +71,10 @@ def _tried(config: Config, dataset: Dataset) -> nn.Module:
     return network
 
 
-def _check_patterns(settings: StageConfig, network: nn.Module) -> None:
-    """Whether patterns that a user must have given mean any layer of the whole network."""
-    given: dict[str, Iterable[str]] = {}
-    if isinstance(settings, PretrainConfig):
-        excluded = [pattern for pattern in settings.exclude if pattern != "classifier*"]  # the usual one
-        given = {"include": settings.include, "exclude": excluded, "teacher_units": settings.teacher_units}
-    elif isinstance(settings, FinetuneConfig):
-        given = {"layer_lr": settings.layer_lr}
+def _check_patterns(settings: StageSettings, network: nn.Module) -> None:
+    """Every pattern that a user gave matches a layer of the whole network."""
     names = [name for name, _ in network.named_modules() if name]
-    for key, patterns in given.items():
+    for key, patterns in settings.patterns.items():
         if wrong := unmatched(patterns, names):
             choices = ", ".join(name for name, _ in network.named_children())
             raise InputError(f"{settings.kind}.{key}: no layer is called {wrong[0]!r}; the network has: {choices}")

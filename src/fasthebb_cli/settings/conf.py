@@ -1,6 +1,15 @@
-"""Where the configuration files are, and what choices a group of them has."""
+"""Where the configuration files are, which choices a group has, and the defaults of its keys.
 
+YAML is the only home of a default; the dataclasses of this package have none.
+"""
+
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+DEFAULTS_FILES = {"dataset": "base/dataset", "rule": "base/rule", "model": "base/model", "gpu": "gpu/auto"}
 
 
 def conf_directory() -> Path:
@@ -17,3 +26,22 @@ def group_choices(conf: Path, group: str) -> dict[str, str]:
         first = comments[0]
         choices[str(path.relative_to(conf / group).with_suffix(""))] = first.removeprefix("#").strip()
     return choices
+
+
+@cache
+def _defaults(group: str) -> dict[str, Any]:
+    path = conf_directory() / f"{DEFAULTS_FILES.get(group, f'{group}/default')}.yaml"
+    defaults = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert isinstance(defaults, dict)
+    return {str(key): value for key, value in defaults.items()}
+
+
+def defaults_of(group: str) -> dict[str, Any]:
+    """The default of every key of a group, as the packaged file has it.
+
+    `???` stands for a key without a default, `${...}` for one that is the value of another key.
+
+    Args:
+        group: a kind of stage, or dataset, rule, model or gpu.
+    """
+    return dict(_defaults(group))

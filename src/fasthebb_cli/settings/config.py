@@ -1,39 +1,34 @@
-"""The experiment as typed dataclasses. The defaults that a user sees are in conf/; here stands what is accepted.
+"""The experiment as typed dataclasses. Defaults are in conf/ alone; here stands which keys and values are accepted.
 
 Ranges are checked when a dataclass is made. `options` alone are open mappings: they go to the function that a name
 stands for and are checked against its arguments.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from fasthebb_cli.settings.checks import above, at_least, in_range, not_empty, one_of
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.probe import ProbeConfig
-from fasthebb_cli.settings.stages import KINDS, VERBS, StageConfig
+from fasthebb_cli.settings.kind import StageSettings
+from fasthebb_cli.settings.stages import KINDS, VERBS
 
 
 @dataclass
 class DatasetConfig:
     """Which images, and how they are split into training, validation and test."""
 
-    name: str = MISSING
-    root: str | None = None
-    size: int = MISSING
-    train_samples: int | None = None
-    validation_samples: int | None = None
-    test_samples: int | None = None
-    labels: str | None = None
-    unlabelled: str | None = None
-    download: bool = False
-    mirror: bool = True
-    in_memory: bool | None = None
-    on_bad_image: str = "error"
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str
+    root: str | None
+    size: int
+    train_samples: int | None
+    validation_samples: int | None
+    test_samples: int | None
+    labels: str | None
+    unlabelled: str | None
+    download: bool
+    mirror: bool
+    in_memory: bool | None
+    on_bad_image: str
+    options: dict[str, Any]
 
     def __post_init__(self) -> None:
         at_least("size", self.size, 1, 4096)
@@ -50,19 +45,19 @@ class DatasetConfig:
 class RuleConfig:
     """How features are learnt without labels; `none`: they are not. `whitening`: smoothing of ZCA on the images."""
 
-    name: str = MISSING
-    response: str | None = None
-    projection: bool | None = None
-    activation: str = "relu"
-    whitening: float | None = None
-    lr: float | None = None
-    optimizer: str = "SGD"
-    layer_lr: dict[str, float] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    layer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    normalise: bool = False
-    per_input: bool = False
-    norm_power: float | None = None
+    name: str
+    response: str | None
+    projection: bool | None
+    activation: str
+    whitening: float | None
+    lr: float | None
+    optimizer: str
+    layer_lr: dict[str, float]
+    options: dict[str, Any]
+    layer_options: dict[str, dict[str, Any]]
+    normalise: bool
+    per_input: bool
+    norm_power: float | None
 
     def __post_init__(self) -> None:
         if self.norm_power is not None:
@@ -73,12 +68,12 @@ class RuleConfig:
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING
-    width: float | None = None
-    norm: str | None = None
-    dropout: float | None = None
-    activation: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str
+    width: float | None
+    norm: str | None
+    dropout: float | None
+    activation: str | None
+    options: dict[str, Any]
 
     def __post_init__(self) -> None:
         if self.width is not None:
@@ -101,15 +96,15 @@ class ModelConfig:
 class GpuConfig:
     """Where and how numbers are computed. Only `precision` changes what a run means."""
 
-    device: str = "auto"
-    precision: str = "fp32"
-    channels_last: bool = True
-    graph: bool | None = None
-    compile: bool = False
-    deterministic: bool = False
-    threads: int | None = None
-    workers: int = 0
-    micro_batch: int | None = None
+    device: str
+    precision: str
+    channels_last: bool
+    graph: bool | None
+    compile: bool
+    deterministic: bool
+    threads: int | None
+    workers: int
+    micro_batch: int | None
 
     def __post_init__(self) -> None:
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
@@ -126,17 +121,18 @@ class GpuConfig:
 
 @dataclass
 class Config:
-    """One cell: everything that `fasthebb VERB key=value ...` says."""
+    """One cell: everything that `fasthebb VERB key=value ...` says.
+
+    Args:
+        settings: of every stage by its name: that of a kind, or one below `extra`.
+        stages: names of the stages that are asked for, in order.
+    """
 
     dataset: DatasetConfig
     rule: RuleConfig
     model: ModelConfig
     gpu: GpuConfig
-    pretrain: PretrainConfig
-    finetune: FinetuneConfig
-    probe: ProbeConfig
-    evaluate: EvaluateConfig
-    extra: dict[str, StageConfig]
+    settings: dict[str, StageSettings]
     verb: str
     stages: list[str]
     label_fraction: float
@@ -148,25 +144,21 @@ class Config:
     objective: str | None
     init_from: str | None
 
-    def settings(self, stage: str) -> StageConfig:
-        """Settings of a stage by the name it has in `stages`."""
-        return self.extra[stage] if stage in self.extra else getattr(self, stage)
-
 
 @dataclass
 class TopLevel:
     """The plain keys of config.yaml."""
 
-    verb: str = MISSING
-    label_fraction: float = MISSING
-    label_subset: str = MISSING
-    seed: int = MISSING
-    stages: list[str] | None = None
-    out: str = MISSING
-    force: bool = False
-    dry_run: bool = False
-    objective: str | None = None
-    init_from: str | None = None
+    verb: str
+    label_fraction: float
+    label_subset: str
+    seed: int
+    stages: list[str] | None
+    out: str
+    force: bool
+    dry_run: bool
+    objective: str | None
+    init_from: str | None
 
     def __post_init__(self) -> None:
         one_of("verb", self.verb, tuple(VERBS))

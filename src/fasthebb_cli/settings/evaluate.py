@@ -1,19 +1,43 @@
-"""What a stage of the kind `evaluate` accepts."""
+"""What a stage of the kind `evaluate` accepts, and what it says of itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from omegaconf import MISSING
+from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import at_least, one_of
+from fasthebb_cli.settings.kind import Readout
 
 
 @dataclass
 class EvaluateConfig:
-    kind: str = "evaluate"
-    split: str = "test"
-    batch_size: int = MISSING
+    """Accuracy and loss on images that no stage before has seen."""
+
+    kind: str
+    split: str
+    batch_size: int
+
+    after: ClassVar[Sequence[str]] = ("pretrain", "finetune")
+    measures: ClassVar = True
+    pretrains: ClassVar = False
+    augment: ClassVar = "none"
+    readout: ClassVar = Readout()
+    reads_labels: ClassVar = False
+    learns_by_rule: ClassVar = False
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ("batch_size",)
+    in_hooks: ClassVar = False
+    by_rule: ClassVar[Sequence[str]] = ()
+    layer_lr: ClassVar[dict[str, float]] = {}
+    patterns: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("evaluate",))
         one_of("split", self.split, ("test", "validation"))
         at_least("batch_size", self.batch_size, 1)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (self.split,)
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"

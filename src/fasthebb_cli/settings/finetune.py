@@ -1,11 +1,11 @@
-"""What a stage of the kind `finetune` accepts."""
+"""What a stage of the kind `finetune` accepts, and what it says of itself."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-from omegaconf import MISSING
-
 from fasthebb_cli.settings.checks import above, are_factors, at_least, in_range, one_of
+from fasthebb_cli.settings.kind import Readout
 from fasthebb_cli.settings.pretrain import AUGMENTATIONS
 
 
@@ -13,26 +13,33 @@ from fasthebb_cli.settings.pretrain import AUGMENTATIONS
 class FinetuneConfig:
     """Supervised training on the labelled subset: the classifier alone, or the features with it."""
 
-    kind: str = "finetune"
-    epochs: int | None = None
-    batch_size: int = MISSING
-    lr: float = MISSING
-    schedule: str = MISSING
-    weight_decay: float = MISSING
-    momentum: float = MISSING
-    features_lr: float = 1.0
-    layer_lr: dict[str, float] = field(default_factory=dict)
-    classifier_epochs: int = 0
-    layer: str | None = None
-    hidden: int = 0
-    classifier: str = "backprop"
-    by_rule: list[str] = field(default_factory=list)
-    optimizer: str = "SGD"
-    select: str = "last"
-    patience: int | None = None
-    augment: str = "none"
+    kind: str
+    epochs: int | None
+    batch_size: int
+    lr: float
+    schedule: str
+    weight_decay: float
+    momentum: float
+    features_lr: float
+    layer_lr: dict[str, float]
+    classifier_epochs: int
+    layer: str | None
+    hidden: int
+    classifier: str
+    by_rule: list[str]
+    optimizer: str
+    select: str
+    patience: int | None
+    augment: str
 
     SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
+    after: ClassVar[Sequence[str]] = ("pretrain",)
+    measures: ClassVar = False
+    pretrains: ClassVar = False
+    reads_labels: ClassVar = True
+    split: ClassVar = None
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("finetune",))
@@ -56,8 +63,28 @@ class FinetuneConfig:
         self._go_together()
 
     @property
+    def readout(self) -> Readout:
+        return Readout(self.layer, self.hidden)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "validation") if self.select == "best" else ("train",)
+
+    @property
+    def learns_by_rule(self) -> bool:
+        return bool(self.by_rule)
+
+    @property
+    def patterns(self) -> dict[str, Iterable[str]]:
+        return {"layer_lr": self.layer_lr}
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        if metric != "top1" or self.select == "best":
+            return None
+        return f"has a value with {stage}.select=best only; or objective=evaluate.top1 evaluate.split=validation"
+
+    @property
     def in_hooks(self) -> bool:
-        """Some of the learning is done by hooks, while the network runs forward."""
         return bool(self.by_rule) or self.classifier == "hebbian"
 
     def _go_together(self) -> None:

@@ -1,17 +1,48 @@
-"""From the composed configuration to checked dataclasses: the only file that sees a DictConfig."""
+"""From the composed configuration to checked dataclasses: the only file of the settings that sees a DictConfig."""
 
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
+from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.settings.stages import KINDS, VERBS
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 T = TypeVar("T")
+
+
+def completed(cfg: DictConfig) -> DictConfig:
+    """The composed configuration with the default of every key that a group or an extra stage lacks.
+
+    `+extra.head.kind=finetune` says no more than the kind, and a choice in FASTHEBB_CONF may leave keys out.
+    """
+    plain: dict[Any, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    for group in GROUPS:
+        if isinstance(plain.get(group), dict):
+            plain[group] = _filled(plain[group], group)
+    extra = plain.get("extra")
+    if isinstance(extra, dict):
+        plain["extra"] = {
+            name: _filled(node, node["kind"]) if isinstance(node, dict) and node.get("kind") in KINDS else node
+            for name, node in extra.items()
+        }
+    return OmegaConf.create(plain)
+
+
+def with_defaults(cls: type[T], **values: Any) -> T:
+    """The settings of one group: the values that are given, and the defaults of all other keys.
+
+    Raises:
+        InputError: as `load`.
+    """
+    group = next(group for group, accepted in GROUPS.items() if accepted is cls)
+    cfg = OmegaConf.create({"rule": defaults_of("rule"), group: _filled(values, group)})
+    return _typed(cls, _resolved(cfg)[group], group)
 
 
 def load_bench(cfg: DictConfig) -> BenchConfig:
@@ -20,7 +51,7 @@ def load_bench(cfg: DictConfig) -> BenchConfig:
     Raises:
         InputError: as `load`.
     """
-    cfg = _resolved(cfg)
+    cfg = _resolved(completed(cfg))
     for group, cls in SHARED.items():  # by themselves first, so that their errors name the whole key
         _typed(cls, cfg[group], group)
     return _typed(BenchConfig, cfg, "")
@@ -32,7 +63,7 @@ def load_data(cfg: DictConfig) -> DataConfig:
     Raises:
         InputError: as `load`.
     """
-    cfg = _resolved(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"]))
+    cfg = _resolved(completed(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"])))
     _typed(DatasetConfig, cfg.dataset, "dataset")  # by itself first, as in load_bench
     return _typed(DataConfig, cfg, "")
 
@@ -46,13 +77,27 @@ def load(cfg: DictConfig) -> Config:
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
-    cfg = _resolved(cfg)
+    cfg = _resolved(completed(cfg))
     plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
     top = _typed(TopLevel, OmegaConf.create(plain), "")
-    extra = {}
-    if not isinstance(cfg.get("extra") or {}, DictConfig | dict):
-        raise InputError(f"extra holds stages by name, as in +finetune@extra.probe=frozen; it can't be {cfg.extra}")
-    for name, node in (cfg.get("extra") or {}).items():
+    shared: dict[str, Any] = {group: _typed(cls, cfg[group], group) for group, cls in SHARED.items()}
+    settings = {kind: _typed(cls, cfg[kind], kind) for kind, cls in KINDS.items()} | _extra(cfg.get("extra") or {})
+    names = top.stages if top.stages is not None else VERBS[top.verb]
+    if not names:
+        raise InputError("stages is empty; name at least one of: " + ", ".join(settings))
+    for name in names:
+        if not isinstance(name, str) or name not in settings:  # a list in the list is no string
+            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join(settings)}")
+    return Config(**shared, settings=settings, **(vars(top) | {"stages": list(names)}))
+
+
+def _extra(extra: Any) -> dict[str, StageSettings]:
+    """The stages below `extra` by name."""
+    if not isinstance(extra, DictConfig | dict):
+        raise InputError(f"extra holds stages by name, as in +finetune@extra.probe=frozen; it can't be {extra}")
+    settings: dict[str, StageSettings] = {}
+    for key, node in extra.items():
+        name = str(key)
         kind = node.get("kind") if isinstance(node, DictConfig) else None
         if kind not in KINDS:
             raise InputError(
@@ -61,17 +106,13 @@ def load(cfg: DictConfig) -> Config:
             )
         if name in KINDS:
             raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
-        extra[str(name)] = _typed(KINDS[kind], node, f"extra.{name}")
-    names = top.stages if top.stages is not None else VERBS[top.verb]
-    if not names:
-        raise InputError("stages is empty; name at least one of: " + ", ".join([*KINDS, *extra]))
-    for name in names:
-        if not isinstance(name, str) or (name not in KINDS and name not in extra):
-            raise InputError(f"stages: unknown stage {name!r}; choose from: {', '.join([*KINDS, *extra])}")
-    return Config(
-        **{group: _typed(cls, cfg[group], group) for group, cls in GROUPS.items()},
-        **(vars(top) | {"stages": list(names), "extra": extra}),
-    )
+        settings[name] = _typed(KINDS[kind], node, f"extra.{name}")
+    return settings
+
+
+def _filled(node: dict[Any, Any], group: str) -> dict[Any, Any]:
+    """A mapping that the node has counts as it is: it is not merged with the default's."""
+    return node | {key: value for key, value in defaults_of(group).items() if key not in node}
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:

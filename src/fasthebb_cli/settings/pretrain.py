@@ -1,11 +1,11 @@
-"""What a stage of the kind `pretrain` accepts."""
+"""What a stage of the kind `pretrain` accepts, and what it says of itself."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from omegaconf import MISSING
-
 from fasthebb_cli.settings.checks import above, are_factors, at_least, one_of
+from fasthebb_cli.settings.kind import Readout
 
 AUGMENTATIONS = ("none", "shift", "light", "hard")
 
@@ -14,22 +14,33 @@ AUGMENTATIONS = ("none", "shift", "light", "hard")
 class PretrainConfig:
     """Hebbian learning on all training images without their labels."""
 
-    kind: str = "pretrain"
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    lr: float | None = None
-    schedule: str = MISSING
-    layer_lr: dict[str, float] = field(default_factory=dict)
-    include: list[str] = field(default_factory=lambda: ["*"])
-    exclude: list[str] = field(default_factory=list)
-    augment: str = "none"
-    layer_by_layer: bool = False
-    teacher: bool = False
-    teacher_units: dict[str, int] = field(default_factory=dict)
-    optimizer: str = "SGD"
-    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    kind: str
+    epochs: int
+    batch_size: int
+    lr: float | None
+    schedule: str
+    layer_lr: dict[str, float]
+    include: list[str]
+    exclude: list[str]
+    augment: str
+    layer_by_layer: bool
+    teacher: bool
+    teacher_units: dict[str, int]
+    optimizer: str
+    optimizer_options: dict[str, Any]
 
     SCHEDULES: ClassVar = ("constant", "linear")
+    after: ClassVar[Sequence[str]] = ()
+    measures: ClassVar = False
+    pretrains: ClassVar = True
+    readout: ClassVar = Readout()
+    split: ClassVar = None
+    splits: ClassVar = ("train", "unlabelled")
+    learns_by_rule: ClassVar = True
+    own_rule_keys: ClassVar[Sequence[str]] = ("lr", "optimizer", "layer_lr")
+    numberless: ClassVar[Sequence[str]] = ()
+    in_hooks: ClassVar = True
+    by_rule: ClassVar[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("pretrain",))
@@ -40,3 +51,15 @@ class PretrainConfig:
         one_of("schedule", self.schedule, self.SCHEDULES)
         are_factors("layer_lr", self.layer_lr)
         one_of("augment", self.augment, AUGMENTATIONS)
+
+    @property
+    def reads_labels(self) -> bool:
+        return self.teacher
+
+    @property
+    def patterns(self) -> dict[str, Iterable[str]]:
+        excluded = [pattern for pattern in self.exclude if pattern != "classifier*"]  # the default
+        return {"include": self.include, "exclude": excluded, "teacher_units": self.teacher_units}
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        return None

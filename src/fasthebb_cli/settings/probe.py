@@ -1,35 +1,48 @@
-"""What a stage of the kind `probe` accepts."""
+"""What a stage of the kind `probe` accepts, and what it says of itself."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
-
-from omegaconf import MISSING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.kind import Readout
 
 
 @dataclass
 class ProbeConfig:
     """Classifiers on the frozen features of every layer."""
 
-    kind: str = "probe"
-    split: str = "test"
-    layers: list[str] | None = None
-    methods: list[str] = field(default_factory=lambda: ["linear"])
-    pool: int = MISSING
-    batch_size: int = MISSING
-    epochs: int = MISSING
-    lr: float = MISSING
-    schedule: str = MISSING
-    weight_decay: float = MISSING
-    dropout: float = 0.0
-    hidden: int = 0
-    neighbours: int = MISSING
-    components: int = MISSING
-    queries: int = MISSING
+    kind: str
+    split: str
+    layers: list[str] | None
+    methods: list[str]
+    pool: int
+    batch_size: int
+    epochs: int
+    lr: float
+    schedule: str
+    weight_decay: float
+    dropout: float
+    hidden: int
+    neighbours: int
+    components: int
+    queries: int
 
     METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
+    after: ClassVar[Sequence[str]] = ("pretrain",)
+    measures: ClassVar = True
+    pretrains: ClassVar = False
+    augment: ClassVar = "none"
+    readout: ClassVar = Readout()
+    reads_labels: ClassVar = True
+    learns_by_rule: ClassVar = False
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ("batch_size",)
+    in_hooks: ClassVar = False
+    by_rule: ClassVar[Sequence[str]] = ()
+    layer_lr: ClassVar[dict[str, float]] = {}
+    patterns: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("probe",))
@@ -48,3 +61,10 @@ class ProbeConfig:
         above("lr", self.lr, 0)
         in_range("weight_decay", self.weight_decay, 0, float("inf"))
         in_range("dropout", self.dropout, 0, 0.999)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", self.split)
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"

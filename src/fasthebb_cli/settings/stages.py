@@ -1,22 +1,16 @@
-"""The kinds of stage, each with its settings, and the verbs, which are rows of them."""
+"""The kinds of stage, each with its settings, and the verbs, each with the stages that it runs."""
 
 from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.settings.pretrain import PretrainConfig
 from fasthebb_cli.settings.probe import ProbeConfig
 
-StageConfig = PretrainConfig | FinetuneConfig | ProbeConfig | EvaluateConfig
-KINDS: dict[str, type[StageConfig]] = {
+KINDS: dict[str, type[StageSettings]] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "probe": ProbeConfig,
     "evaluate": EvaluateConfig,
 }
-MEASURING = ("probe", "evaluate")  # kinds that leave the weights as they are
-VERBS: dict[str, list[str]] = {  # a verb is only a default for `stages`
-    "train": ["pretrain", "finetune", "evaluate"],
-    "pretrain": ["pretrain"],
-    "finetune": ["finetune"],
-    "probe": ["probe"],
-    "evaluate": ["evaluate"],
-}
+# A verb is the default of `stages`; every kind is one
+VERBS: dict[str, list[str]] = {"train": ["pretrain", "finetune", "evaluate"]} | {kind: [kind] for kind in KINDS}

@@ -6,8 +6,7 @@ from torch import Tensor
 from fasthebb_cli.data.dataset import Dataset, label_subset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.evaluate import EvaluateConfig
-from fasthebb_cli.settings.probe import ProbeConfig
+from fasthebb_cli.settings.kind import StageSettings
 
 
 def all_training_images(dataset: Dataset) -> Tensor:
@@ -29,7 +28,7 @@ def labelled_images(dataset: Dataset, config: Config) -> Tensor:
     return dataset.train[positions]
 
 
-def images_of_split(dataset: Dataset, settings: EvaluateConfig | ProbeConfig) -> Tensor:
+def images_of_split(dataset: Dataset, settings: StageSettings) -> Tensor:
     """The test or validation images, as `settings.split` says.
 
     Raises:

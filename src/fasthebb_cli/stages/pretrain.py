@@ -14,6 +14,7 @@ from torch import nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.patterns import unmatched
+from fasthebb.teacher import Teacher
 from fasthebb_cli.compute.gradients import micro_batched
 from fasthebb_cli.compute.graphs import graph_errors
 from fasthebb_cli.data.loading import step_count
@@ -78,6 +79,7 @@ def _unused(network: nn.Module, settings: PretrainConfig) -> list[str]:
 
 
 def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
+    teacher = Teacher(len(context.dataset.classes), settings.teacher_units) if settings.teacher else None
     return learner_of(
         context,
         "pretrain",
@@ -85,8 +87,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         include=settings.include,
         exclude=settings.exclude,
         layer_lr=settings.layer_lr,
-        classes=len(context.dataset.classes) if settings.teacher else None,
-        assigned=settings.teacher_units,
+        teacher=teacher,
         optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
         micro_batch=context.config.gpu.micro_batch,
         replay=context.replays,

@@ -10,41 +10,38 @@ from torch import nn
 from fasthebb.learner import HebbianLearner
 from fasthebb.own import imported
 from fasthebb.responses import RESPONSES
-from fasthebb.settings import RULES, RuleSetting, StepSetting
+from fasthebb.settings import RULES, Execution, RuleSetting, StepSetting
 from fasthebb_cli.compute import processes
 from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.settings.config import RuleConfig
 from fasthebb_cli.stages.task import Context
 
 
-def learner_of(context: Context, key: str, **arguments: Any) -> HebbianLearner:
-    """A learner of the cell's rule on the stage's network.
+def learner_of(
+    context: Context, key: str, *, micro_batch: int | None = None, replay: bool = False, **arguments: Any
+) -> HebbianLearner:
+    """The rule, as the configuration has it, attached to the network.
 
     Args:
-        key: for messages: the settings beside the rule's that `arguments` come from.
-        arguments: of HebbianLearner, besides those that the rule's settings give.
+        key: the settings that an error may come from besides the rule's.
+        micro_batch, replay: see `Execution`.
+        arguments: of HebbianLearner, besides the rule's own.
 
     Raises:
         InputError: an unknown rule or option, or no layer that could learn.
     """
-    return attached(
-        context.config.rule,
-        context.network,
-        key,
-        compile=context.compute.compile,
-        processes=processes.group(),
-        **arguments,
+    execution = Execution(
+        micro_batch=micro_batch, processes=processes.group(), compile=context.compute.compile, replay=replay
     )
+    return attached(context.config.rule, context.network, key, execution=execution, **arguments)
 
 
 def attached(rule: RuleConfig, network: nn.Module, key: str, **arguments: Any) -> HebbianLearner:
     """As `learner_of`, for any network, outside of a stage."""
     setting = rule_setting(rule)
-    step = StepSetting(rule.normalise, rule.per_input, rule.norm_power)
+    step = StepSetting(normalise=rule.normalise, per_input=rule.per_input, norm_power=rule.norm_power)
     try:
-        return HebbianLearner(
-            network, setting, options=rule.options, layer_options=rule.layer_options, step=step, **arguments
-        )
+        return HebbianLearner(network, setting, step=step, **arguments)
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or {key}: {error}") from error
 
@@ -68,7 +65,13 @@ def rule_setting(rule: RuleConfig) -> RuleSetting:
     if rule.response is not None and rule.response not in RESPONSES:
         raise InputError(f"rule.response must be one of {', '.join(RESPONSES)}, not {rule.response!r}")
     projection = setting.projection if rule.projection is None else rule.projection
-    return replace(setting, response=rule.response or setting.response, projection=projection)
+    return replace(
+        setting,
+        response=rule.response or setting.response,
+        projection=projection,
+        options=rule.options,
+        layer_options=rule.layer_options,
+    )
 
 
 def layer_metrics(learner: HebbianLearner, keys: str) -> dict[str, dict[str, Any]]:
@@ -105,7 +108,10 @@ def layer_warnings(layers: Mapping[str, Mapping[str, Any]], rate: str) -> list[s
 
 
 def unserved_notes(learner: HebbianLearner) -> list[str]:
-    """One line for each layer that the rule can't train, or that is too small for the teacher, though it was chosen."""
-    notes = [f"layer {name or '(the network itself)'} does not learn: {why}" for name, why in learner.unserved.items()]
-    fewer = f"it has, or pretrain.teacher_units gives it, fewer units than the {learner.classes} classes"
-    return notes + [f"layer {name} learns without the teacher: {fewer}" for name in learner.untaught]
+    """Layers that were asked to learn and can't by this rule, or to be taught and can't, one line each."""
+    none = "(the network itself)"
+    notes = [f"layer {name or none} does not learn: {reason}" for name, reason in learner.untrainable.items()]
+    if learner.teacher is None:
+        return notes
+    fewer = f"it has, or pretrain.teacher_units gives it, fewer units than the {learner.teacher.classes} classes"
+    return notes + [f"layer {name} learns without the teacher: {fewer}" for name in learner.without_teacher]

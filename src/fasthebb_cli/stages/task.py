@@ -19,9 +19,7 @@ from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths, batches, step_count
 from fasthebb_cli.data.transforms import augment, to_float
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.pretrain import PretrainConfig
-from fasthebb_cli.settings.stages import StageConfig
+from fasthebb_cli.settings.kind import StageSettings
 
 
 class Stateful(Protocol):
@@ -60,7 +58,7 @@ class Context:
 
     config: Config
     stage: str
-    settings: StageConfig
+    settings: StageSettings
     dataset: Dataset
     network: nn.Module
     compute: Compute
@@ -123,7 +121,6 @@ class Context:
     def shuffled(self, indices: Tensor) -> Callable[[int, int], Iterator[Batch]]:
         """The `Task.batches` of a stage that trains: shuffled, augmented, of `settings.batch_size` images."""
         settings = self.settings
-        assert isinstance(settings, PretrainConfig | FinetuneConfig)
         return lambda epoch, start: self.batches(
             indices, settings.batch_size, epoch=epoch, start=start, augmentation=settings.augment
         )

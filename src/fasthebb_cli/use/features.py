@@ -1,6 +1,6 @@
 """`fasthebb features MODEL FOLDER layer=conv3`: a layer's output for every image as an array of float32, N x F.
 
-The array is written row by row and never held in memory; numpy.load(path, mmap_mode="r") reads it the same way.
+The array is written row by row, so it needs no memory; numpy.load(path, mmap_mode="r") reads it in the same way.
 """
 
 import os
@@ -17,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import features as features_of_child
+from fasthebb_cli.console.formats import size
 from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.run.directory import replacing
@@ -25,10 +26,10 @@ from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable, wh
 
 
 def features(paths: list[Path], settings: dict[str, str], console: Console) -> None:
-    """Writes OUT.npy and OUT.txt, the paths of its rows one a line; both whole or not at all.
+    """Writes OUT.npy and OUT.txt, which has the path of each row in a line; both whole or not at all.
 
     Raises:
-        InputError: no model, no such layer, or no readable image.
+        InputError: the model or the layer is missing, or no image can be read.
         RunError: a file can't be written.
     """
     model, place = paths
@@ -57,10 +58,10 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
 
 
 def last_layer(network: nn.Module) -> str:
-    """The child before the classifier.
+    """The child before the child `classifier`.
 
     Raises:
-        InputError: the network has no child of that name after another.
+        InputError: the network has no child `classifier`, or nothing before it.
     """
     children = [name for name, _ in network.named_children()]
     if "classifier" not in children[1:]:
@@ -69,7 +70,7 @@ def last_layer(network: nn.Module) -> str:
 
 
 def layer_names(network: nn.Module) -> list[str]:
-    """Names to choose from: the children, and the parts of one that is nearly all of the network."""
+    """Names to choose from: the children; if there is only one besides whitening and classifier, its children too."""
     children = dict(network.named_children())
     own = [name for name in children if name not in ("whitening", "classifier")]
     if len(own) == 1:
@@ -78,10 +79,10 @@ def layer_names(network: nn.Module) -> list[str]:
 
 
 def layer_reader(network: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
-    """A function from images (B, C, S, S) to the layer's output (B, ...); a child of a sequence is where it stops.
+    """A function from images (B, C, S, S) to the layer's output (B, ...). In a sequence, it computes no later child.
 
     Raises:
-        InputError: no such layer; and, from the function, a layer that gives anything else.
+        InputError: the layer is missing. The function raises it if the layer does not give one tensor.
     """
     if isinstance(network, nn.Sequential) and layer in dict(network.named_children()):
         return partial(features_of_child, network, layer=layer)
@@ -92,7 +93,7 @@ def layer_reader(network: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
 
     def keep(_: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            caught.append(output.clone())  # the next module may work in place
+            caught.append(output.clone())  # the next module may change it in place
 
     network.get_submodule(layer).register_forward_hook(keep)
 
@@ -107,10 +108,10 @@ def layer_reader(network: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
 
 
 def flattened(output: Tensor, pool: int, layer: str, images: int) -> Tensor:
-    """(B, F) float32; maps (B, K, H, W) averaged to at most `pool` x `pool` before, unless that is 0.
+    """The output as float32 (B, F). Maps (B, K, H, W) are averaged to at most `pool` x `pool` first, unless it is 0.
 
     Raises:
-        InputError: the output is not one row or map for each image.
+        InputError: the output has not one row or map per image.
     """
     if output.dim() < 2 or len(output) != images:
         raise InputError(f"layer={layer}: its output of shape {list(output.shape)} is not one row an image")
@@ -120,10 +121,10 @@ def flattened(output: Tensor, pool: int, layer: str, images: int) -> Tensor:
 
 
 class _Rows:
-    """A .npy file that grows by rows. A memory map would do too, but a full disk kills the process that holds one.
+    """A .npy file that grows by rows. A full disk would kill a process that writes to a memory map.
 
     Args:
-        most: rows that there may be.
+        most: the largest number of rows.
     """
 
     def __init__(self, file: IO[bytes], most: int, path: Path) -> None:
@@ -139,7 +140,7 @@ class _Rows:
         self.count += len(rows)
 
     def finish(self) -> None:
-        """Corrects the number of rows, for which the header has room."""
+        """Corrects the number of rows in the header, which is padded and so has room for it."""
         self.file.seek(0)
         self._header(self.count)
 
@@ -151,6 +152,6 @@ class _Rows:
         needed, free = 4 * self.most * self.length, shutil.disk_usage(self.path.absolute().parent).free
         if needed > free:
             raise RunError(
-                f"{self.path} needs {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; lower pool, choose a "
-                "smaller layer or another out="
+                f"{self.path} needs {size(needed)} and {size(free)} are free; lower pool, choose a smaller layer or "
+                "another out="
             )

@@ -1,6 +1,6 @@
-"""Any folder of photographs as batches for a trained network, prepared as its training images were.
+"""A folder of photographs as batches for a trained network, prepared like its training images.
 
-Files that can't be read are left out and named. Knows nothing of labels: a photograph is a path and its pixels.
+Files that can't be read are named and left out. There are no labels here: a photograph is a path and its pixels.
 """
 
 import os
@@ -19,11 +19,11 @@ from fasthebb_cli.data.source import decode_all
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError
 
-CHANNELS = 3  # of a decoded file
+CHANNELS = 3  # of a decoded image file
 
 
 class Decoded(NamedTuple):
-    """Images uint8 (n, 3, S, S) of those `files` of a batch that can be read, and one line for each of the rest."""
+    """Images uint8 (n, 3, S, S) of the `files` of a batch that can be read, and an error for each other file."""
 
     images: Tensor
     files: list[int]
@@ -31,37 +31,28 @@ class Decoded(NamedTuple):
 
 
 class Photographs:
-    """Image files of which some may be damaged; see `data.loading.Readable`."""
+    """Image files, some of which may be damaged; a `data.loading.Readable`."""
 
     def __init__(self, paths: Sequence[str], size: int) -> None:
         self.paths, self.size = paths, size
 
     def read(self, indices: Tensor) -> Decoded:
-        files = indices.tolist()
-        try:
-            return Decoded(decode_all([self.paths[k] for k in files], self.size), files, [])
-        except InputError:
-            pass  # at least one is damaged: find out which
-        images, kept, problems = [torch.empty(0, CHANNELS, self.size, self.size, dtype=torch.uint8)], [], []
-        for k in files:
-            try:
-                images.append(decode_all([self.paths[k]], self.size))
-                kept.append(k)
-            except InputError as error:
-                problems.append(str(error))
-        return Decoded(torch.cat(images), kept, problems)
+        files, damaged = indices.tolist(), dict[int, str]()
+        images = decode_all([self.paths[k] for k in files], self.size, damaged=damaged)
+        kept = [place for place in range(len(files)) if place not in damaged]
+        return Decoded(images[kept], [files[place] for place in kept], [damaged[place] for place in sorted(damaged)])
 
 
 def find_images(place: Path) -> FileList:
     """All images below a folder in sorted order, or the one file.
 
     Raises:
-        InputError: there is no such place, it can't be read, or it holds no images.
+        InputError: the place is missing or can't be read, or it holds no images.
     """
     place = place.expanduser()
     if os.path.isfile(place):
         return FileList([ImageFile(place.name, str(place), place.stat().st_size)])
-    if not os.path.isdir(place):  # unlike Path.is_dir, no error for a name that is too long
+    if not os.path.isdir(place):  # Path.is_dir would raise for a name that is too long
         raise InputError(f"{place}: there is no such folder or image file")
     files = FileList(list_images(place))
     if not files:
@@ -70,7 +61,7 @@ def find_images(place: Path) -> FileList:
 
 
 def decoded(files: Sequence[ImageFile], size: int, batch_size: int, workers: int, *, pin: bool) -> Iterator[Decoded]:
-    """All files in batches, decoded ahead by worker processes if there are any.
+    """All files in batches. Worker processes, if there are any, decode ahead.
 
     Raises:
         RunError: a worker process died.
@@ -83,18 +74,19 @@ def decoded(files: Sequence[ImageFile], size: int, batch_size: int, workers: int
 
 
 def load_images(paths: Sequence[str | Path], card: ModelCard) -> Tensor:
-    """Image files as the network of the card takes them: float32 (B, 3, S, S), decoded, turned, resized, cropped and
-    normalised as its training images were.
+    """Image files as input for the network of the card: float32 (B, 3, S, S).
+
+    They are decoded, turned, resized, cropped and normalised like its training images.
 
     Raises:
-        InputError: a file can't be read as an image, or the network takes no colour images.
+        InputError: a file can't be read as an image, or the network takes other images than colour images.
     """
     check_channels(card)
     return to_float(decode_all([str(path) for path in paths], card.size), *statistics(card))
 
 
 def statistics(card: ModelCard) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,) that images are normalised with."""
+    """Mean and standard deviation (3,), which normalise the images."""
     return torch.tensor(card.mean), torch.tensor(card.std)
 
 

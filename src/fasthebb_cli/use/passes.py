@@ -1,7 +1,7 @@
-"""One pass of a trained network over a folder: what the commands that use a model have in common.
+"""One pass of a trained network over a folder, which all commands that use a model share.
 
-Settings are read here, images are prepared as the model's card says, damaged files are named and left out, and a
-signal ends the pass without leaving half a file behind.
+This file reads the settings, prepares the images as the model's card says, and names damaged files, which are left out.
+A signal ends the pass and leaves no unfinished file behind.
 """
 
 import os
@@ -26,17 +26,18 @@ from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.checks import at_least
 from fasthebb_cli.settings.config import GpuConfig
+from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.use.images import check_channels, decoded, statistics
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What to read and how.
+    """What to read, and how.
 
     Args:
         files: in the order of the result.
-        batch_size: images that the network sees at once; the result does not depend on it but for rounding.
-        workers: processes that decode ahead; 0: this one does.
+        batch_size: images that the network sees at once; it changes the result by rounding only.
+        workers: processes that decode ahead; 0: this process decodes.
     """
 
     files: Sequence[ImageFile]
@@ -47,17 +48,17 @@ class Pass:
 
 
 def open_pass(files: Sequence[ImageFile], card: ModelCard, settings: Mapping[str, str]) -> Pass:
-    """The settings batch_size, device and workers, checked.
+    """A pass with the settings batch_size, device and workers.
 
     Raises:
-        InputError: one is out of range, or the model takes no colour images.
+        InputError: a setting is out of range, or the model takes other images than colour images.
     """
     check_channels(card)
     batch_size, workers = whole_number("batch_size", settings, 1, 65536), whole_number("workers", settings, 0, 4096)
     try:
-        compute = prepare_compute(GpuConfig(device=settings["device"]))
+        compute = prepare_compute(with_defaults(GpuConfig, device=settings["device"]))
     except InputError as error:
-        raise InputError(str(error).removeprefix("gpu.")) from error  # the key's name elsewhere
+        raise InputError(str(error).removeprefix("gpu.")) from error  # there is no group gpu here
     return Pass(files, card, compute, batch_size, workers)
 
 
@@ -77,7 +78,7 @@ def out_path(text: str, suffix: str) -> Path:
     """The file that `out` names; the suffix is added where it is missing.
 
     Raises:
-        InputError: it names nothing, a folder is in its place, or a file in its folder's.
+        InputError: it is empty, it is a folder, or its folder is a file.
     """
     if not text:
         raise InputError("out is empty; give the path of a file, or leave it out")
@@ -91,13 +92,13 @@ def out_path(text: str, suffix: str) -> Path:
 
 @torch.inference_mode()
 def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, title: str) -> int:
-    """Calls `use` with each batch: the numbers of its readable files and their images (n, 3, S, S) for the network.
+    """Calls `use(numbers, images)` for each batch: the numbers of its readable files, and their images (n, 3, S, S).
 
     Returns:
-        How many images were read; the time they took is said.
+        How many images were read. The view says how long it took.
 
     Raises:
-        InputError: not one file can be read.
+        InputError: no file can be read.
         RunError: out of memory, or a worker process died.
     """
     device = work.compute.device
@@ -131,7 +132,7 @@ def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, t
 
 @contextmanager
 def stoppable(view: View) -> Iterator[None]:
-    """A signal raises KeyboardInterrupt here, so that temporary files go; elsewhere it ends the process at once."""
+    """Within, a signal raises KeyboardInterrupt, so that temporary files are deleted; elsewhere it ends the process."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:

@@ -1,4 +1,4 @@
-"""`fasthebb predict MODEL FOLDER`: the most probable class of every image as a csv file of path,class,probability."""
+"""`fasthebb predict MODEL FOLDER`: the most probable class of every image, as a CSV file of path,class,probability."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from fasthebb_cli.run.directory import replacing
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable
 
-SHOWN = 10  # classes that the summary counts by name
+SHOWN = 10  # classes that the summary names
 
 
 def predict(paths: list[Path], settings: dict[str, str], console: Console) -> None:
-    """Writes the file whole or not at all, its rows in the order of the paths.
+    """Writes the file, whole or not at all. Its rows have the order of the paths.
 
     Raises:
-        InputError: no model, one whose classifier was never taught, or no readable image.
+        InputError: the model is missing, its classifier was never trained, or no image can be read.
         RunError: the file can't be written, or scores are not finite.
     """
     model, place = paths
@@ -32,7 +32,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
         network, card = load_model_and_card(model)
     if not card.taught or not card.classes:
         raise InputError(
-            f"{model} has only been pre-trained, its classifier knows no labels; teach it with fasthebb finetune "
+            f"{model} has only been pre-trained, its classifier knows no labels; train it with fasthebb finetune "
             "init_from=MODEL, or read its features with fasthebb features"
         )
     files = find_images(place)
@@ -59,7 +59,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
 
 
 def _csv(rows: list[tuple[str, str, str]]) -> bytes:
-    """In UTF-8; bytes of a file's name that are not are kept as they are."""
+    """The rows in UTF-8. Bytes of a file name that are no UTF-8 are kept as they are."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode(errors="surrogateescape")

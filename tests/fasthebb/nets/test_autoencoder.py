@@ -1,4 +1,4 @@
-"""The autoencoder mirrors any plain network, and its loss is the evidence bound."""
+"""The autoencoder mirrors any plain network, and its loss is the evidence lower bound."""
 
 import math
 
@@ -12,7 +12,7 @@ from fasthebb.nets.networks import conv6, conv10
 
 @pytest.mark.parametrize(("make", "size"), [(conv6, 32), (conv6, 29), (conv10, 210)])
 def test_a_network_is_mirrored_to_the_pixel(make: type, size: int) -> None:
-    """Pooling that leaves a rest (29 pixels) is undone too; nothing of the encoder is copied or changed by building."""
+    """Also if pooling leaves out a row (29 pixels). Building copies and changes nothing of the encoder."""
     network = make(channels=3, size=size, classes=10, width=0.02).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     autoencoder = VariationalAutoencoder(network, channels=3, size=size, latents=5)

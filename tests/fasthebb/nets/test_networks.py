@@ -1,4 +1,4 @@
-"""The networks of the papers: their shapes, what they leave out, and the batch norm that keeps relative variances."""
+"""The networks of the papers: shapes, order of modules, no biases, and batch norm that keeps relative variances."""
 
 import pytest
 import torch

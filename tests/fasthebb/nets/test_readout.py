@@ -1,4 +1,4 @@
-"""Cutting a network after a layer: what stays is shared, and the classifier reads a small grid of its output."""
+"""Cutting a network after a layer: the kept layers are shared, and the classifier reads a small grid of the output."""
 
 from collections import OrderedDict
 from typing import Any

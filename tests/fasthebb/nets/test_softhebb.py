@@ -1,4 +1,4 @@
-"""SoftHebb's network: its sizes, its activation, and that it learns layer by layer through the command."""
+"""The SoftHebb network: its sizes, its activation, and that the command trains it layer by layer."""
 
 from collections.abc import Callable
 
@@ -35,8 +35,8 @@ def test_the_rate_is_halved_seven_times() -> None:
 
 
 @pytest.mark.slow
-def test_softhebb_takes_its_filters_towards_length_1_and_a_classifier_reads_them(command: Callable[..., Ran]) -> None:
-    """From 25, the first layer soonest, as it sees most patches; how much the filters help is no matter on digits."""
+def test_softhebb_moves_its_filters_towards_length_1_and_a_classifier_reads_them(command: Callable[..., Ran]) -> None:
+    """Lengths start at 25 and fall fastest in the first layer, which sees the most patches."""
     words = ("experiment=softhebb_cifar10", "dataset.train_samples=1000", "model.width=0.1", "probe.epochs=10")
     ran = command("train", *words, "pretrain.epochs=1", "rule=softhebb")
     assert ran.code == 0, ran.err

@@ -1,4 +1,4 @@
-"""Whitening: uncorrelated pixels of equal variance, whatever the block, and stored with the weights."""
+"""Whitening makes pixels uncorrelated and of equal variance, for any image size; it is stored with the weights."""
 
 import pytest
 import torch
@@ -34,6 +34,6 @@ def test_it_travels_with_the_weights() -> None:
 
 
 def test_it_runs_on_the_meta_device_where_networks_are_tried() -> None:
-    """Autocast does not know that device."""
+    """torch has no autocast for that device."""
     with torch.device("meta"):
         assert Whitening(3, 40)(torch.empty(2, 3, 40, 40)).shape == (2, 3, 40, 40)

@@ -19,6 +19,7 @@ from fasthebb_cli.compute.gradients import Backprop
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.finetune import FinetuneConfig
+from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups, phases_of
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import labelled_images
@@ -126,7 +127,7 @@ def _learner(context: Context, settings: FinetuneConfig, features_lr: float) -> 
     return learner
 
 
-def check_by_rule(config: Config, settings: FinetuneConfig, network: nn.Module) -> dict[str, float]:
+def check_by_rule(config: Config, settings: StageSettings, network: nn.Module) -> dict[str, float]:
     """Each layer's factor on the learning rate, from finetune.layer_lr.
 
     Raises:

@@ -1,0 +1,203 @@
+"""The words after a verb: flags and overrides are separated and checked before Hydra sees them.
+
+Hydra's own parser reads each override, and the dataclasses of settings/ tell which keys exist. Hydra finds choices that
+do not exist, since its plugins add choices too; see messages.py.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import get_origin
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.config import GROUPS, SHARED, TopLevel
+from fasthebb_cli.settings.tools import BenchConfig, DataConfig
+
+SITE_VARIABLE = "FASTHEBB_CONF"  # a folder with choices of the site's own, laid out as conf/
+TOP_KEYS: dict[str, type] = {"config": TopLevel, "bench": BenchConfig, "data": DataConfig}  # by file of conf/
+TOP_GROUPS = {"config": (*GROUPS, "experiment"), "bench": tuple(SHARED), "data": ("dataset", "model")}
+SET_BY_VERB = ("verb", "what", "dry_run")
+OWN_CODE = r"(model|rule|dataset)=([\w.]+:[\w.]+)"  # rule=my_package.module:function
+SHOWN = {  # Hydra's flags that print instead of running, and the values that each accepts
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+SHORT = {"-m": "--multirun", "-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the words after a verb ask for.
+
+    Args:
+        config: the file of conf/ that is composed: config, bench or data.
+        overrides: in the order of the words; `override.input_line` is what Hydra reads.
+        is_sweep: -m was given, so that a key may have several values.
+        show: --cfg or --info, with what belongs to it; empty: run.
+        folders: folders with further choices of the groups.
+    """
+
+    config: str
+    overrides: Sequence[Override]
+    is_sweep: bool
+    show: Sequence[str]
+    folders: Sequence[Path]
+
+    @property
+    def lines(self) -> list[str]:
+        return [str(override.input_line) for override in self.overrides]
+
+    @property
+    def is_dry_run(self) -> bool:
+        return any(override.key_or_group == "dry_run" and override.value() is True for override in self.overrides)
+
+    def names(self, group: str) -> bool:
+        """Whether the user chose from this group."""
+        return any(override.key_or_group == group for override in self.overrides)
+
+
+def read_words(config: str, first: str, words: Sequence[str]) -> Request:
+    """Separates flags from overrides and checks both.
+
+    Args:
+        config: as in Request.
+        first: the override that the verb stands for, as verb=train.
+
+    Raises:
+        InputError: an unknown flag or key, a flag without its value, a word that is no override, or several values
+            of a key that can't have them.
+    """
+    overrides, show, folders, is_sweep = [first], list[str](), list[Path](), False
+    rest = iter(words)
+    for word in rest:
+        flag = SHORT.get(word, word)
+        if flag == "--dry-run":
+            overrides.append("dry_run=true")
+        elif flag == "--multirun":
+            is_sweep = True
+        elif flag == "--resolve":
+            show.append(flag)
+        elif flag in (*SHOWN, "--package"):
+            show += [flag, _value(word, rest, SHOWN.get(flag, ()))]
+        elif flag == "--config-dir":
+            folders.append(Path(_value(word, rest)))
+        elif flag.startswith("-"):
+            raise InputError(f"unknown flag {word}; settings are key=value (see fasthebb --help)")
+        elif match := re.fullmatch(OWN_CODE, word):  # a choice with a colon would be no file's name
+            overrides += [f"{match[1]}=own", f"{match[1]}.name={match[2]}"]
+        else:
+            overrides.append(word)
+    _check_flags(show, folders, is_sweep=is_sweep)
+    site = os.environ.get(SITE_VARIABLE)
+    if site and Path(site).is_dir():
+        folders.append(Path(site))
+    read = [_read(word, config, folders, is_sweep=is_sweep) for word in overrides]
+    return Request(config, read, is_sweep, show, folders)
+
+
+def choices(folders: Sequence[Path], group: str) -> list[str]:
+    """The choices of a group in conf/ and in these folders."""
+    places = [folder / group for folder in (conf_directory(), *folders)]
+    return sorted({str(path.relative_to(place).with_suffix("")) for place in places for path in place.rglob("*.yaml")})
+
+
+def _value(flag: str, rest: Iterator[str], accepted: Sequence[str] = ()) -> str:
+    value = next(rest, "")
+    if not value or (accepted and value not in accepted):
+        raise InputError(f"{flag} needs a value" + (f", one of {', '.join(accepted)}" if accepted else ""))
+    return value
+
+
+def _check_flags(show: Sequence[str], folders: Sequence[Path], *, is_sweep: bool) -> None:
+    if show and not set(SHOWN) & set(show):
+        raise InputError(f"{show[0]} is for --cfg; add --cfg job")
+    if show and is_sweep:
+        raise InputError("--cfg and --info show one configuration; leave -m out")
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"--config-dir: there is no folder {folder}")
+
+
+def _read(word: str, config: str, folders: Sequence[Path], *, is_sweep: bool) -> Override:
+    """One override, parsed and checked."""
+    override = _parsed(word)
+    key, is_added = override.key_or_group, override.is_add() or override.is_force_add()
+    if override.is_sweep_override():
+        _check_sweep(override, is_sweep=is_sweep)
+    if override.is_hydra_override():
+        return override  # Hydra knows its own keys
+    if key in TOP_GROUPS[config]:
+        if is_added and override.package is None:
+            raise InputError(f"{word}: the group {key} is there already; leave the + out")
+        _check_choice(override, folders)
+        return override
+    keys = _keys(config)
+    if any(f"{key}.".startswith(f"{name}.") for name, is_mapping in keys.items() if is_mapping):
+        # Hydra adds no key to a mapping that is there, unless ++ says so
+        return _parsed(f"++{word}") if override.type == OverrideType.CHANGE else override
+    if key not in keys and not is_added:  # `load` checks keys that are added
+        raise InputError(_unknown_key(key, config, keys))
+    return override
+
+
+def _check_sweep(override: Override, *, is_sweep: bool) -> None:
+    key = override.key_or_group
+    if not is_sweep:
+        raise InputError(f"{key}: several values need -m (a sweep); a list needs brackets and quotes: '{key}=[a,b]'")
+    if key == "out":
+        raise InputError("out can't be swept: its cells report below one folder")
+    if override.is_hydra_override():
+        raise InputError(f"{key} can't be swept: all cells of a sweep share it")
+
+
+def _parsed(word: str) -> Override:
+    try:
+        if word.strip():
+            return OverridesParser.create().parse_override(word)
+    except HydraException:
+        pass
+    raise InputError(f"can't read {word!r}; an override is key=value, lists and ranges quoted: 'seed=range(0,5)'")
+
+
+def _check_choice(override: Override, folders: Sequence[Path]) -> None:
+    """A group needs the name of a choice; a mapping changes keys of the group, and `~group` takes it away."""
+    group = override.key_or_group
+    if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
+        return
+    values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    for value in values:
+        named = isinstance(value, str | QuotedString | list | dict)
+        if not named and not (value is None and override.is_delete()):
+            text = "null" if value is None else value
+            raise InputError(
+                f"{group}={text}: a group needs a choice; {group} can be: {', '.join(choices(folders, group))}"
+            )
+
+
+def _keys(config: str) -> dict[str, bool]:
+    """Every key outside of hydra's -> whether it is a mapping, to which the user may add keys."""
+    keys = {field.name: False for field in fields(TOP_KEYS[config]) if field.name not in TOP_GROUPS[config]}
+    if config == "config":
+        keys["extra"] = True
+    for group in TOP_GROUPS[config]:
+        if group in GROUPS:
+            keys |= {f"{group}.{field.name}": get_origin(field.type) is dict for field in fields(GROUPS[group])}
+    return keys
+
+
+def _unknown_key(key: str, config: str, keys: Collection[str]) -> str:
+    group, dot, _ = key.partition(".")
+    here = [name for name in keys if name.startswith(f"{group}.")]
+    if not dot or not here:
+        here = [name for name in keys if "." not in name and name not in SET_BY_VERB] + list(TOP_GROUPS[config])
+    near = difflib.get_close_matches(key, [*here, *keys], 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key {key}; {hint}accepted here: {', '.join(here)}"

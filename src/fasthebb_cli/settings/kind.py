@@ -1,0 +1,87 @@
+"""What every kind of stage says of itself, so that no code outside of its own stage asks which kind it is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+
+class Readout(NamedTuple):
+    """Where the classifier reads, and how large it is.
+
+    Args:
+        layer: the network is cut after it; None: it is as long as the weights that the stage starts from.
+        hidden: units of the classifier's hidden layer; 0: as many as the weights that the stage starts from have.
+    """
+
+    layer: str | None = None
+    hidden: int = 0
+
+
+class StageSettings(Protocol):
+    """The settings of one stage. `settings/stages.py` lists the dataclasses that are such settings.
+
+    Args, the same for all stages of a kind:
+        after: kinds that come before this one. A cell that does not name them takes their finished weights.
+        measures: the stage leaves the weights as they are.
+        pretrains: the rule alone teaches the network. Without a rule there is nothing to do. Cells of a sweep share it.
+        own_rule_keys: settings of the rule that the stage does not read, since it has its own of the same name.
+        numberless: settings of the stage that change no number, so the fingerprint does not cover them.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    after: ClassVar[Sequence[str]]
+    measures: ClassVar[bool]
+    pretrains: ClassVar[bool]
+    own_rule_keys: ClassVar[Sequence[str]]
+    numberless: ClassVar[Sequence[str]]
+
+    @property
+    def kind(self) -> str:
+        """The kind's name, as in the group of `conf/`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step."""
+
+    @property
+    def augment(self) -> str:
+        """How the images of a step are augmented; none: they are not."""
+
+    @property
+    def readout(self) -> Readout:
+        """The classifier that the stage asks for."""
+
+    @property
+    def reads_labels(self) -> bool:
+        """The stage learns from the labels of the labelled training images."""
+
+    @property
+    def split(self) -> str | None:
+        """The split that the stage measures on, `test` or `validation`; None: it measures on none."""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """All splits whose images the stage reads: fields of a Dataset."""
+
+    @property
+    def learns_by_rule(self) -> bool:
+        """The rule changes weights, so its settings enter the fingerprint."""
+
+    @property
+    def in_hooks(self) -> bool:
+        """Forward hooks do some of the learning; then it is not the whole network that is compiled."""
+
+    @property
+    def by_rule(self) -> Sequence[str]:
+        """Patterns of the layers that learn by the rule while backprop trains the others."""
+
+    @property
+    def layer_lr(self) -> Mapping[str, float]:
+        """Pattern of layer names -> factor on the rate."""
+
+    @property
+    def patterns(self) -> Mapping[str, Iterable[str]]:
+        """Setting -> patterns that a user gave, each of which must match a layer of the network."""
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        """Why a search can't look at this metric of the stage of this name; None: it can."""
