@@ -1,6 +1,8 @@
 """Batches: their order, resuming in the middle of an epoch, and worker processes."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,27 @@ def test_workers_read_the_same_and_errors_reach_the_caller(tmp_path: Path) -> No
 class Dying(ImageFiles):
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         os._exit(1)
+
+
+BAD_IMAGE = """
+import torch
+from fasthebb_cli.data.loading import batches
+from fasthebb_cli.data.source import ImageFiles
+from fasthebb_cli.errors import InputError
+
+source = ImageFiles(["gone.png"] * 8, 8)
+try:
+    list(batches(source, torch.arange(8), batch_size=2, device=torch.device("cpu"), order_seed=None, workers=2))
+except InputError as error:
+    kept = error
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_after_an_error_in_a_worker() -> None:
+    ended = subprocess.run([sys.executable, "-c", BAD_IMAGE], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout.count("gone.png: can't be read")) == (0, 1), ended.stderr
 
 
 @pytest.mark.slow  # torch checks for dead workers every five seconds

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -134,7 +134,7 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
     with stops_held():  # SLURM sends signals to every process of a job
         resource_tracker.ensure_running()  # it lets some signals through again, so hold them once more
     with stops_held():
-        stream = iter(loader)
+        stream: Any = iter(loader)
     try:
         for content in stream:
             if isinstance(content, (InputError, RunError)):
@@ -143,3 +143,5 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
     except RuntimeError as error:  # such as a worker that was killed as memory ran out
         reason = " ".join(str(error).split())
         raise RunError(f"a decoding process failed; lower workers or batch_size ({reason})") from error
+    finally:  # an error's traceback keeps the stream alive, and Python would wait for its workers when it exits
+        stream._shutdown_workers()
