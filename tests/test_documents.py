@@ -374,6 +374,7 @@ def _title(section: Section) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("default")  # Optuna, and what it imports, warn
 @pytest.mark.parametrize("section", WITH_COMMANDS, ids=_title)
 def test_the_commands_of_a_section_run(
     place: Place, section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
