@@ -113,13 +113,13 @@ def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callab
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["finetune.classifier=hebbian"], "finetune.classifier=hebbian hands nothing back to the features"),
+        (["finetune.classifier=hebbian"], "finetune.classifier=hebbian gives the features no gradient"),
         (["finetune=hebbian", "finetune.hidden=5"], "leave out hidden and classifier_epochs"),
         (["finetune.classifier=knn"], "finetune.classifier must be one of backprop, hebbian"),
         (["finetune.hidden=-1"], "finetune.hidden must be at least 0"),
-        (["finetune.patience=3"], "set select=best beside it"),
+        (["finetune.patience=3"], "set select=best too"),
         (["finetune.patience=0", "finetune.select=best"], "finetune.patience must be at least 1"),
-        (["finetune=frozen", "finetune.by_rule=[conv1]"], "features_lr=0 keeps all still"),
+        (["finetune=frozen", "finetune.by_rule=[conv1]"], "features_lr=0 freezes all of them"),
         (["rule=none", "finetune.by_rule=[conv1]"], "rule=none is no Hebbian rule"),
         (["rule.lr=null", "pretrain.lr=0.1", "finetune.by_rule=[conv1]"], "rule.lr has no value"),
         (["finetune.by_rule=[conv1,conv9]"], "is called 'conv9'; there are: conv1.0, conv2.0"),

@@ -1,8 +1,8 @@
-"""Checks of one setting each: a ValueError names it and what is accepted."""
+"""Each function checks one setting. It raises a ValueError that names the setting and what is accepted."""
 
 import math
 
-LARGEST = 10**9  # of whole numbers: beyond it is a slip of the finger
+LARGEST = 10**9  # a larger whole number is a typing mistake
 
 
 def at_least(name: str, value: int, low: int, high: int = LARGEST) -> None:

@@ -1,7 +1,7 @@
-"""The experiment as typed dataclasses. Defaults are in conf/ alone; here stands which keys and values are accepted.
+"""The experiment as typed dataclasses: which keys there are and which values they accept. conf/ has all defaults.
 
-Ranges are checked when a dataclass is made. `options` alone are open mappings: they go to the function that a name
-stands for and are checked against its arguments.
+`__post_init__` checks ranges. `options` accepts any key: its keys are arguments of the function that `name` names, and
+are checked when that function is called.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class DatasetConfig:
 
 @dataclass
 class RuleConfig:
-    """How features are learnt without labels; `none`: they are not. `whitening`: smoothing of ZCA on the images."""
+    """How features are learnt without labels; name none: they are not learnt."""
 
     name: str
     response: str | None
@@ -68,6 +68,8 @@ class RuleConfig:
 
 @dataclass
 class ModelConfig:
+    """The network."""
+
     name: str
     width: float | None
     norm: str | None
@@ -94,7 +96,7 @@ class ModelConfig:
 
 @dataclass
 class GpuConfig:
-    """Where and how numbers are computed. Only `precision` changes what a run means."""
+    """Where and how numbers are computed. Only `precision` enters the fingerprint."""
 
     device: str
     precision: str
@@ -112,11 +114,11 @@ class GpuConfig:
         if self.threads is not None:
             at_least("threads", self.threads, 1, 4096)
         if self.graph and self.compile:
-            raise ValueError("graph: what compile makes is not recorded; leave one out")
+            raise ValueError("graph and compile exclude each other; leave one out")
         if self.micro_batch is not None:
             at_least("micro_batch", self.micro_batch, 1)
             if self.compile:
-                raise ValueError("micro_batch runs layer by layer, so that compile has nothing to do; leave one out")
+                raise ValueError("micro_batch runs layer by layer, so compile has no effect; leave one out")
 
 
 @dataclass
@@ -171,4 +173,4 @@ class TopLevel:
 
 
 SHARED: dict[str, type] = {"dataset": DatasetConfig, "rule": RuleConfig, "model": ModelConfig, "gpu": GpuConfig}
-GROUPS: dict[str, type] = SHARED | KINDS  # what `conf/` has folders of, and what is accepted there
+GROUPS: dict[str, type] = SHARED | KINDS  # folder of conf/ -> what its files accept

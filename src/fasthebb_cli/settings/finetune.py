@@ -11,7 +11,7 @@ from fasthebb_cli.settings.pretrain import AUGMENTATIONS
 
 @dataclass
 class FinetuneConfig:
-    """Supervised training on the labelled subset: the classifier alone, or the features with it."""
+    """Supervised training on the labelled subset, of the classifier alone or of all layers."""
 
     kind: str
     epochs: int | None
@@ -89,10 +89,10 @@ class FinetuneConfig:
 
     def _go_together(self) -> None:
         if self.classifier == "hebbian" and self.features_lr != 0:
-            raise ValueError("classifier=hebbian hands nothing back to the features; set features_lr=0 beside it")
+            raise ValueError("classifier=hebbian gives the features no gradient; set features_lr=0 too")
         if self.classifier == "hebbian" and (self.hidden or self.classifier_epochs):
-            raise ValueError("classifier=hebbian is one layer and one phase; leave out hidden and classifier_epochs")
+            raise ValueError("classifier=hebbian has one layer and one phase; leave out hidden and classifier_epochs")
         if self.by_rule and self.features_lr == 0:
-            raise ValueError("by_rule names layers that learn, and features_lr=0 keeps all still; leave one out")
+            raise ValueError("by_rule trains layers, but features_lr=0 freezes all of them; leave one out")
         if self.patience is not None and self.select != "best":
-            raise ValueError("patience counts epochs of validation accuracy; set select=best beside it")
+            raise ValueError("patience needs the validation accuracy of each epoch; set select=best too")

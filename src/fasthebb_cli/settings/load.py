@@ -52,7 +52,7 @@ def load_bench(cfg: DictConfig) -> BenchConfig:
         InputError: as `load`.
     """
     cfg = _resolved(completed(cfg))
-    for group, cls in SHARED.items():  # by themselves first, so that their errors name the whole key
+    for group, cls in SHARED.items():  # one by one, so that errors name the whole key
         _typed(cls, cfg[group], group)
     return _typed(BenchConfig, cfg, "")
 
@@ -64,7 +64,7 @@ def load_data(cfg: DictConfig) -> DataConfig:
         InputError: as `load`.
     """
     cfg = _resolved(completed(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "model"])))
-    _typed(DatasetConfig, cfg.dataset, "dataset")  # by itself first, as in load_bench
+    _typed(DatasetConfig, cfg.dataset, "dataset")  # as in load_bench
     return _typed(DataConfig, cfg, "")
 
 
@@ -123,7 +123,7 @@ def _resolved(cfg: DictConfig) -> DictConfig:
 
 
 def _typed(cls: type[T], node: DictConfig, key: str) -> T:
-    """One group as its dataclass; errors name the whole key and what is accepted."""
+    """One group as its dataclass. Errors name the whole key and what is accepted."""
     dot = f"{key}." if key else ""
     accepted = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for name in map(str, node):

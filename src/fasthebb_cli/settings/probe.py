@@ -48,7 +48,7 @@ class ProbeConfig:
         one_of("kind", self.kind, ("probe",))
         one_of("split", self.split, ("test", "validation"))
         if self.layers == []:
-            raise ValueError("layers is empty; name some, as in [conv*], or leave it out for all")
+            raise ValueError("layers is empty; name some, as in [conv*], or leave it out to probe all")
         if not self.methods:
             raise ValueError(f"methods is empty; use some of {', '.join(self.METHODS)}")
         for method in self.methods:

@@ -7,7 +7,7 @@ from fasthebb_cli.settings.checks import at_least, in_range, not_empty, one_of
 from fasthebb_cli.settings.config import DatasetConfig, GpuConfig, ModelConfig, RuleConfig
 
 BENCHES = ("step", "layer", "scale", "data")
-LARGE = {"conv10": (210, 32)}  # size and batch of networks that are not for 32 x 32 images in batches of 64
+LARGE = {"conv10": (210, 32)}  # network -> (size, batch); any other: (32, 64)
 
 
 @dataclass
@@ -36,12 +36,12 @@ class BenchConfig:
 
     @property
     def images(self) -> int:
-        """Their size."""
+        """Height and width of the images, in pixels."""
         return self.size if self.size is not None else LARGE.get(self.model.name, (32, 64))[0]
 
     @property
     def batch(self) -> int:
-        """Images in a batch."""
+        """Images in a batch; null: the network's usual number."""
         return self.batch_size if self.batch_size is not None else LARGE.get(self.model.name, (32, 64))[1]
 
 
