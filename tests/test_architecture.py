@@ -12,7 +12,7 @@ import fasthebb_cli
 
 LIBRARY, RUNNER = Path(fasthebb.__file__).parent, Path(fasthebb_cli.__file__).parent
 ABOVE_STAGES = {"fasthebb", "settings", "compute", "data", "stages", "console"}
-# room -> the rooms that it may import besides itself and fasthebb_cli.errors; a room with a dot is that one module
+# package -> what it may import besides itself and fasthebb_cli.errors; a name with a dot is that one module
 ALLOWED: dict[str, set[str]] = {
     "fasthebb": set(),
     "settings": set(),
@@ -48,20 +48,20 @@ def within(module: str, place: str) -> bool:
 
 def test_every_arrow_is_an_allowed_one() -> None:
     wrong = []
-    for room, targets in ALLOWED.items():
-        root, package = (LIBRARY, room) if room == "fasthebb" else (RUNNER / room, f"fasthebb_cli.{room}")
-        own = {package} | {name if within(name, "fasthebb") else f"fasthebb_cli.{name}" for name in targets}
-        if room != "fasthebb":
+    for name, targets in ALLOWED.items():
+        root, package = (LIBRARY, name) if name == "fasthebb" else (RUNNER / name, f"fasthebb_cli.{name}")
+        own = {package} | {other if within(other, "fasthebb") else f"fasthebb_cli.{other}" for other in targets}
+        if name != "fasthebb":
             own |= {"fasthebb_cli.errors", "fasthebb_cli.__version__"}
         for path in root.rglob("*.py"):
             for module in imported(path):
                 ours = within(module, "fasthebb") or within(module, "fasthebb_cli")
-                if ours and not any(within(module, name) for name in own):
+                if ours and not any(within(module, place) for place in own):
                     wrong.append(f"{path.relative_to(root.parent)} imports {module}")
-                if room == "fasthebb" and not ours and module.split(".")[0] not in LIBRARY_NEEDS:
+                if name == "fasthebb" and not ours and module.split(".")[0] not in LIBRARY_NEEDS:
                     wrong.append(f"{path.relative_to(root.parent)} imports {module}")
-    rooms = {path.name for path in RUNNER.iterdir() if any(path.glob("*.py"))}
-    assert rooms == set(ALLOWED) - {"fasthebb"}
+    packages = {path.name for path in RUNNER.iterdir() if any(path.glob("*.py"))}
+    assert packages == set(ALLOWED) - {"fasthebb"}
     assert {path.name for path in RUNNER.glob("*.py")} == LOOSE
     assert not wrong, "\n".join(wrong)
 
