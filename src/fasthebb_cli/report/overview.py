@@ -12,9 +12,9 @@ from fasthebb_cli.console.formats import clock, labels, pace, percent
 from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
+from fasthebb_cli.settings.stages import KINDS
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
-KINDS = ("pretrain", "finetune", "probe", "evaluate")
 WIDE = 140  # a console of so many characters has room for all columns
 NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "images/s")
 UNKNOWN = "–"
@@ -78,7 +78,7 @@ def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
 
 def _order(item: StageDirectory) -> tuple[object, ...]:
     """Sorts by data set, model, rule, fraction and seed, then in the order in which the stages run."""
-    kind = KINDS.index(item.kind) if item.kind in KINDS else len(KINDS)
+    kind = list(KINDS).index(item.kind) if item.kind in KINDS else len(KINDS)
     fraction = _fraction_value(item)
     return (_dataset(item), _model(item), _rule(item), -1.0 if fraction is None else fraction,
             item.content.get("seed", -1), kind, str(item.path))  # fmt: skip
