@@ -23,7 +23,7 @@ from fasthebb_cli.stages.autoencoder import vae
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
-from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, unserved_notes
+from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, untrainable_notes
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
@@ -68,7 +68,7 @@ def pretrain(context: Context) -> Task:
         finish=finish,
         state={"learner": learner},
         warnings=lambda metrics: layer_warnings(metrics["layers"], "pretrain.lr"),
-        notes=unserved_notes(learner) + _unused(context.network, settings),
+        notes=untrainable_notes(learner) + _unused(context.network, settings),
     )
 
 

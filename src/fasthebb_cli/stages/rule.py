@@ -107,7 +107,7 @@ def layer_warnings(layers: Mapping[str, Mapping[str, Any]], rate: str) -> list[s
     return lines
 
 
-def unserved_notes(learner: HebbianLearner) -> list[str]:
+def untrainable_notes(learner: HebbianLearner) -> list[str]:
     """Layers that were asked to learn and can't by this rule, or to be taught and can't, one line each."""
     none = "(the network itself)"
     notes = [f"layer {name or none} does not learn: {reason}" for name, reason in learner.untrainable.items()]

@@ -24,7 +24,7 @@ from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups, pha
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import labelled_images
 from fasthebb_cli.stages.optimizers import backprop_optimizer, optimizer_of
-from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, rule_setting, unserved_notes
+from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, rule_setting, untrainable_notes
 from fasthebb_cli.stages.scores import loss_and_hits
 from fasthebb_cli.stages.selection import Selection
 from fasthebb_cli.stages.task import Batch, Context, Task, results
@@ -91,7 +91,7 @@ def by_rule_beside_backprop(context: Context) -> Task:
         state={"optimizer": optimizer, "learner": learner, "totals": totals, "selection": selection},
         warnings=lambda metrics: layer_warnings(metrics.get("by_rule", {}), RATES),
         ended=selection.ended,
-        notes=unserved_notes(learner),
+        notes=untrainable_notes(learner),
     )
 
 
