@@ -229,7 +229,7 @@ def scaled(words: list[str], *, last: bool = False) -> list[str] | None:
     given = words[1:]
     named = [f"{first}={verb}"] if first == "verb" else [f"what={given[0]}"]
     if verb == "cells":
-        named, given, rest = [f"verb={given[0]}"], given[1:], rest
+        named, given = [f"verb={given[0]}", "-m"], given[1:]
     if first == "what":
         given = given[1:]
     composed = composed_from(kind, [*named, *given], config)
