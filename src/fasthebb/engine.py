@@ -3,10 +3,11 @@
 While W stays the same, the sums of micro-batches and of processes add up. One division at the end gives the update of
 the whole batch.
 For a convolution, G^T X is its weight gradient with G in place of the output's gradient, so patches are not unfolded.
-The exception is a convolution with fewer patches than units: it unfolds them, where the blocked form of products.py
-then costs less.
+The exception is a convolution with fewer patches than units: it unfolds them, where products.py then costs less by
+going through the units block by block.
 
-Shapes: N patches (samples x positions), D inputs of a unit, K units, G groups; B batch. Knows no rule by name.
+Shapes: N patches (samples x positions), D inputs of a unit, K units, B batch; G in a shape is the number of groups.
+Knows no rule by name.
 """
 
 import math

@@ -80,12 +80,13 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 def _model_file(path: Path) -> Path:
     """The model file of a stage directory; a path that is a file stays as it is.
 
-    A stage that trains nothing has no model file. Then it is that of the stage before, if both are in one folder.
+    A finished stage that trained nothing has no model file. Then it is that of the stage before, if both directories
+    are in one folder.
     """
     if not path.is_dir() or (path / MODEL_FILE).exists() or not (path / FINGERPRINT_FILE).exists():
         return path / MODEL_FILE if path.is_dir() else path
     content = read_json(path / FINGERPRINT_FILE)
-    previous = content.get("previous") if content.get("kind") in ("evaluate", "probe") else None
+    previous = content.get("previous") if (path / RESULTS_FILE).exists() else None
     for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}"):
         if previous is not None and read_json(results).get("fingerprint") == previous:
             return results.parent / MODEL_FILE
@@ -151,9 +152,15 @@ def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) 
             left.append(name)
             continue
         found = f"has shape {list(weights[name].shape)}" if name in weights else "is missing"
-        raise ValueError(f"weights of {origin}: {name} {found}, the network's is {list(value.shape)}; see model")
+        wanted = list(value.shape)
+        raise ValueError(f"weights of {origin}: {name} {found}, the network's is {wanted}; see {_setting(name)}")
     unknown = [name for name in weights if name not in own]
     if unknown:
-        raise ValueError(f"weights of {origin}: the network has no {unknown[0]}; see model")
+        raise ValueError(f"weights of {origin}: the network has no {unknown[0]}; see {_setting(unknown[0])}")
     network.load_state_dict({name: weights[name] for name in own if name not in left}, strict=False)
     return left
+
+
+def _setting(tensor: str) -> str:
+    """The setting of the runner that decides whether the network has the tensor."""
+    return "rule.whitening" if tensor.startswith("whitening.") else "model"

@@ -7,7 +7,7 @@ The update of a layer, for its patches n (samples x positions), units k and inpu
     dW          = numerator / denominator
 
 where the rule chooses gate G, recombination R and share S. A rule never sees a module, a device or a loop.
-Shapes as in responses.py: y_NGK, units along dimension UNITS.
+Shapes as in responses.py: y_NGK, where the letter G in a shape is the number of groups; units along dimension UNITS.
 """
 
 from collections.abc import Callable

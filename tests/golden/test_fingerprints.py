@@ -7,4 +7,5 @@ from tests.golden.freeze import FINGERPRINTS, differing, fingerprints, read
 
 @pytest.mark.slow
 def test_every_planned_stage_has_the_fingerprint_that_was_recorded() -> None:
-    assert differing(read(FINGERPRINTS), fingerprints()) == []
+    remedy = "if they are meant to differ: python -m tests.golden.record fingerprints"
+    assert differing(read(FINGERPRINTS), fingerprints()) == [], remedy

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from fasthebb_cli.settings.pretrain import AUGMENTATIONS
+
 RESCALE = 0.25  # "light": the size is multiplied by 1 +- this
 ROTATION = 10.0  # "light": degrees, in both directions
 TRANSLATION = 1 / 8  # fraction of the size, in all directions
@@ -40,7 +42,7 @@ def augment(
     """
     if kind == "none":
         return images
-    if kind not in ("shift", "light", "hard"):
+    if kind not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {kind!r}")
     total = len(images) if total is None else total
     transforms = _affine(total, generator, kind, mirror=mirror)[part].to(images.device, images.dtype)

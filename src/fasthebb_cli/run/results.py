@@ -75,5 +75,5 @@ def _card(cell: Cell, stage: PlannedStage, start: Start, results: dict[str, Any]
         hidden=start.readout.hidden,
         labels_train=max(start.labels_train, results["labels_train"]),
         labels_validation=max(start.labels_validation, results["labels_validation"]),
-        taught=not stage.settings.pretrains,
+        taught=not stage.settings.pretrains and (stage.settings.reads_labels or start.taught),
     )

@@ -75,8 +75,12 @@ def _run(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
     record = Record(directory if processes.is_first() else None, position.records)
     with closing(record), view.stage(stage, task, position) as display:
         run_task(task, network, position, session, record, display)
+    measured = task.finish(position.records[-1] if position.records else {})
+    if stage.settings.measures:  # it reports the labels that the network has seen in all stages
+        for name, seen in (("labels_train", start.labels_train), ("labels_validation", start.labels_validation)):
+            measured[name] = max(measured[name], seen)
 
-    def finish() -> dict[str, Any]:
+    def keep() -> dict[str, Any]:
         epochs = len(position.records)
         if epochs < task.epochs:
             view.note(f"{stage.name}: ended after {epochs} of {task.epochs} epochs: {task.ended()}")
@@ -85,11 +89,7 @@ def _run(cell: Cell, stage: PlannedStage) -> dict[str, Any]:
         view.finished(stage, results)
         return results
 
-    measured = task.finish(position.records[-1] if position.records else {})
-    if stage.settings.measures:  # it reports the labels that the network has seen in all stages
-        for name, seen in (("labels_train", start.labels_train), ("labels_validation", start.labels_validation)):
-            measured[name] = max(measured[name], seen)
-    results = processes.from_first(finish)
+    results = processes.from_first(keep)
     if position.stopped:
         raise Interrupted("the end")
     return results

@@ -27,6 +27,7 @@ class Start:
         statistics: mean and standard deviation (C,) of each channel that images are normalised with.
         untrained: the seed made the weights, and nothing has trained them.
         labels_train, labels_validation: labels that the weights have seen.
+        taught: the classifier was trained, on these features.
     """
 
     readout: Readout
@@ -34,6 +35,7 @@ class Start:
     untrained: bool = False
     labels_train: int = 0
     labels_validation: int = 0
+    taught: bool = False
 
 
 def start_of(cell: Cell, stage: PlannedStage) -> tuple[nn.Module, Start]:
@@ -72,7 +74,7 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         found = Readout(card.layer, card.hidden)
         network = new_network(cell.config, cell.dataset, found)
         left = adopt_weights(network, weights, origin)
-    wanted = stage.settings.readout
+    wanted, read = stage.settings.readout, found
     if wanted.layer and wanted.layer != found.layer:
         with bad_input():
             network = cut_network(network, wanted.layer, channels=source.channels, size=source.size, classes=classes)
@@ -89,6 +91,7 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         statistics,
         labels_train=card.labels_train,
         labels_validation=card.labels_validation,
+        taught=card.taught and not left and Readout(found.layer, hidden) == read,
     )
     return network, start, left
 
