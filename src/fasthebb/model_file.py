@@ -80,13 +80,13 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 def _model_file(path: Path) -> Path:
     """The model file of a stage directory; a path that is a file stays as it is.
 
-    A finished stage that trained nothing has no model file. Then it is that of the stage before, if both directories
-    are in one folder.
+    A stage that measures has no model file. Then it is that of the stage before, if both directories are in one folder.
     """
     if not path.is_dir() or (path / MODEL_FILE).exists() or not (path / FINGERPRINT_FILE).exists():
         return path / MODEL_FILE if path.is_dir() else path
     content = read_json(path / FINGERPRINT_FILE)
-    previous = content.get("previous") if (path / RESULTS_FILE).exists() else None
+    measures = f"{content.get('kind')}.split" in content  # such a stage has a split, and trains nothing
+    previous = content.get("previous") if measures else None
     for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}"):
         if previous is not None and read_json(results).get("fingerprint") == previous:
             return results.parent / MODEL_FILE
