@@ -118,6 +118,14 @@ def stopped_everywhere(folder: Path, *settings: str) -> dict[str, int]:
     return done
 
 
+# What keeps other state in a checkpoint: whitening and the best epoch, a decoder, moments, two learners, class means
+MORE_SETTINGS: list[tuple[tuple[str, ...], dict[str, int]]] = [
+    (("rule=swta", "finetune.select=best", "finetune.augment=light"), {"pretrain": 8, "finetune": 8}),
+    (("rule=vae",), {"pretrain": 8}),
+    (("rule=hpca_adaptive", "pretrain.layer_by_layer=true"), {"pretrain": 8}),
+    (("rule=hpca_adaptive", "finetune.by_rule=[conv2,fc5]", "finetune.hidden=7"), {"finetune": 6}),
+    (("finetune=hebbian", "finetune.augment=shift", "finetune.select=best", "finetune.patience=2"), {"finetune": 8}),
+]
 LARGE_BATCHES = ("pretrain.batch_size=400", "finetune.batch_size=100", "evaluate.batch_size=400")
 
 
@@ -127,14 +135,7 @@ LARGE_BATCHES = ("pretrain.batch_size=400", "finetune.batch_size=100", "evaluate
     ("settings", "least"),
     [
         (ALL, {"pretrain": 8, "finetune": 6, "probe": 2, "evaluate": 3}),
-        (("rule=swta", "finetune.select=best", "finetune.augment=light"), {"pretrain": 8, "finetune": 8}),
-        (("rule=vae",), {"pretrain": 8}),
-        (("rule=hpca_adaptive", "pretrain.layer_by_layer=true"), {"pretrain": 8}),
-        (("rule=hpca_adaptive", "finetune.by_rule=[conv2,fc5]", "finetune.hidden=7"), {"finetune": 6}),
-        (
-            ("finetune=hebbian", "finetune.augment=shift", "finetune.select=best", "finetune.patience=2"),
-            {"finetune": 8},
-        ),
+        *(pytest.param(words, least, marks=pytest.mark.marathon) for words, least in MORE_SETTINGS),
     ],
 )
 def test_stopped_at_every_decision_it_ends_in_the_same_bits(
