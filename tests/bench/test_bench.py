@@ -254,7 +254,7 @@ def test_scale_is_measured_and_drawn(bench: Bench, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "plot_scale.py"
     subprocess.run([sys.executable, str(script), tmp_path / "oja.json", tmp_path / "scale.svg"], check=True)
     drawn = (tmp_path / "scale.svg").read_text()
-    assert all(f">{text}<" in drawn for text in ("oja", "16,384", "images in a batch, conv6", "ms a step"))
+    assert all(f">{text}<" in drawn for text in ("oja", "16,384", "images in a batch, conv6", "ms per step"))
     assert ">units of a wide layer, 4 images<" in drawn
     (tmp_path / "other.json").write_text("{}")
     other = [sys.executable, str(script), str(tmp_path / "other.json"), str(tmp_path / "other.svg")]
