@@ -7,7 +7,6 @@ elsewhere the norms of tensors are near. See record.py and compare.py.
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -36,7 +34,6 @@ from tests.test_experiments import CONF, images_for
 FOLDER = Path(__file__).parent
 FINGERPRINTS, WEIGHTS = FOLDER / "fingerprints.json", FOLDER / "weights.json"
 DEFAULTS = FOLDER / "defaults.json"
-OUT_VARIABLE = "FASTHEBB_TEST_GOLDEN"  # the folder that both processes run in
 TIMES = ("seconds", "images_per_second", "finished", "device", "versions")  # what results say of this run alone
 
 RULES = sorted(
@@ -158,17 +155,17 @@ def alone(name: str, out: Path) -> dict[str, Any]:
 
 def by_two() -> dict[str, Any]:
     """Runs TWO in two processes that share the work."""
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {OUT_VARIABLE: folder}):
-        together("tests.golden.freeze:_one_of_two", 2)
+    with tempfile.TemporaryDirectory() as folder:
+        together("tests.golden.freeze:_one_of_two", 2, Path(folder))
         found: dict[str, Any] = {}
         for number, name in enumerate(TWO):
             found |= {f"{name}, by two: {stage}": numbers for stage, numbers in _stages(Path(folder) / f"{number}")}
         return found
 
 
-def _one_of_two() -> None:
+def _one_of_two(folder: Path) -> None:
     for number, name in enumerate(TWO):
-        alone(name, Path(os.environ[OUT_VARIABLE]) / f"{number}")
+        alone(name, folder / f"{number}")
 
 
 def weights() -> dict[str, Any]:
