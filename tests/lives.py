@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 from fasthebb_cli import cli
 from fasthebb_cli.compute.launch import launch
+from fasthebb_cli.compute.signals import STOP_SIGNALS
 
 PATIENCE = 1100.0  # seconds: only a test that fails waits for so long, or until its own time limit
 MARK = "FASTHEBB_TEST_RUN"  # in the environment of every process that a `Started` starts
@@ -227,6 +228,7 @@ def _live(target: Callable[[], object], size: int, variables: dict[str, str], lo
     global _test
     _test = test
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a loader that started the fork server had them blocked
     os.environ.update(variables)
     torch.set_num_threads(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
