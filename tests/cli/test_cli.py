@@ -32,7 +32,7 @@ from tests.lives import PATIENCE
 Command = Callable[..., Ran]
 
 BAD_INPUT = {
-    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, probe, evaluate"),
+    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, "),
     "unknown key": (["train", "lable_fraction=0.1"], "did you mean label_fraction"),
     "unknown key of a group": (["train", "pretrain.epoch=3"], "did you mean pretrain.epochs"),
     "unknown added key": (["train", "+pretrain.speed=3"], "unknown key pretrain.speed; pretrain accepts: kind, epochs"),
