@@ -32,7 +32,7 @@ from fasthebb_cli import cli
 from fasthebb_cli.cli.commands import COMMANDS
 from fasthebb_cli.cli.help import EXAMPLES
 from fasthebb_cli.cli.words import read_words
-from fasthebb_cli.data.dataset import _collection
+from fasthebb_cli.data.dataset import EMBEDDED, _collection
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.load import load, load_bench, load_data
 from tests.data.images import class_folders, tiny_imagenet, write_cifar
@@ -237,7 +237,7 @@ def scaled(words: list[str], *, last: bool = False) -> list[str] | None:
     if any(f"{key}={str(value).lower()}" in ONLY_COMPOSED for key, value in flat.items()):
         return None
     shrunk = [_few(word, last=last) for word in rest]
-    more = _smaller(composed, shrunk, embedded=composed.dataset.name in ("digits", "mnist5k"), verb=verb)
+    more = _smaller(composed, shrunk, embedded=composed.dataset.name in EMBEDDED, verb=verb)
     return [verb, *shrunk, *more]
 
 

@@ -32,7 +32,7 @@ from tests.lives import PATIENCE
 Command = Callable[..., Ran]
 
 BAD_INPUT = {
-    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, probe, evaluate"),
+    "unknown verb": (["trian"], "choose from: train, pretrain, finetune, "),
     "unknown key": (["train", "lable_fraction=0.1"], "did you mean label_fraction"),
     "unknown key of a group": (["train", "pretrain.epoch=3"], "did you mean pretrain.epochs"),
     "unknown added key": (["train", "+pretrain.speed=3"], "unknown key pretrain.speed; pretrain accepts: kind, epochs"),
@@ -284,6 +284,19 @@ def test_a_dry_run_of_no_epoch(command: Command) -> None:
     for rule in ("hpca", "vae"):
         ran = command("train", f"rule={rule}", "pretrain.epochs=0", "--dry-run")
         assert ran.code == 0, ran.err
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_labels_as_the_run_does(command: Command) -> None:
+    """Of a stage that trains those that it reads itself, of one that measures all that the network has seen."""
+    again = ("+pretrain@extra.again=default", "pretrain.epochs=1", "extra.again.epochs=1", "finetune.epochs=1")
+    words = ("stages=[pretrain,finetune,again,evaluate]", *again, "dataset.train_samples=100", "label_fraction=0.5")
+    planned, ran = command("train", *words, "--dry-run"), command("train", *words)
+    assert ran.code == 0, ran.err
+    counts = {stage: ran.results(stage)["labels_train"] for stage in ("pretrain", "finetune", "again", "evaluate")}
+    assert counts == {"pretrain": 0, "finetune": 50, "again": 0, "evaluate": 50}
+    shown = {line.split()[0]: line.split()[3] for line in planned.out.splitlines() if line.split()[0] in counts}
+    assert shown == {stage: str(count) for stage, count in counts.items()}
 
 
 def test_a_dry_run_submits_nothing_and_leaves_searches_alone(command: Command) -> None:

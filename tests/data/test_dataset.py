@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torchvision import datasets
 
 from fasthebb_cli.data.collection import Collection, from_arrays, resized
-from fasthebb_cli.data.dataset import DATASETS, Dataset, _collection, load_dataset, mean_and_std
+from fasthebb_cli.data.dataset import DATASETS, EMBEDDED, Dataset, _collection, load_dataset, mean_and_std
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.config import DatasetConfig
@@ -30,7 +30,7 @@ from fasthebb_cli.settings.load import with_defaults
 from tests.data.images import class_folders, picture, tiny_imagenet, write_cifar
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
-ON_DISK = sorted(DATASETS.keys() - {"mnist5k", "digits", "image_folder"})
+ON_DISK = sorted(DATASETS.keys() - {*EMBEDDED, "image_folder"})  # one that comes with a package belongs in EMBEDDED
 DOWNLOADED = ["mnist", "fashion_mnist", "cifar10", "cifar100", "stl10"]
 
 

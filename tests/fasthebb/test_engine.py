@@ -191,6 +191,10 @@ def linears(draw: st.DrawFn) -> Case:
     return _case(draw, layer, [*leading, layer.in_features])
 
 
+def test_every_rule_is_compared() -> None:
+    assert {rule for rule, _ in RULE_OPTIONS} == set(RULES)
+
+
 @given(case=convolutions())
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_convolution_equals_reference(case: Case) -> None:

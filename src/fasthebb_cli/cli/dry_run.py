@@ -41,7 +41,8 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
         state = _state(stage, config)
         known = None if state in ("finished", "missing") else paces
         samples, labels, seconds = _size(config, dataset, compute, stage, known)
-        seen = labels = max(seen, labels)
+        seen = max(seen, labels)
+        labels = seen if stage.settings.measures else labels  # as the stage itself reports them
         shown = "–" if state in ("finished", "missing") else f"about {clock(seconds)}"
         table.add_row(stage.name, state, f"{samples:,}", f"{labels:,}", shown, str(stage.directory))
         rows.append(_row(stage, labels, seconds, cached=state == "finished"))

@@ -1,4 +1,4 @@
-"""How well a network classifies: loss, hits, top-1, top-5 and the confusion matrix. B images, C classes."""
+"""How well a network classifies: top-1, top-5, loss and the confusion matrix. B images, C classes."""
 
 from collections.abc import Generator
 from typing import Any
@@ -10,12 +10,6 @@ from torch.nn import functional as F
 from fasthebb_cli.compute import processes
 from fasthebb_cli.stages.task import Batch, Context
 from fasthebb_cli.stages.totals import Totals
-
-
-def loss_and_hits(scores_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy, and the number of images whose label has the highest score. Both are 0 for an empty batch."""
-    loss = F.cross_entropy(scores_BC.float(), labels_B) if len(labels_B) else scores_BC.sum()
-    return loss, (scores_BC.argmax(1) == labels_B).sum()
 
 
 @torch.no_grad()

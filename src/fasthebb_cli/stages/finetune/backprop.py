@@ -11,15 +11,13 @@ An untrained network learns in all layers at the full rate in both phases, unles
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from fasthebb_cli.compute.gradients import Backprop, micro_batched
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups, phases_of
+from fasthebb_cli.stages.finetune.loss import losses_of
 from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.images import labelled_images
 from fasthebb_cli.stages.optimizers import backprop_optimizer
-from fasthebb_cli.stages.scores import loss_and_hits
 from fasthebb_cli.stages.selection import Selection
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 from fasthebb_cli.stages.totals import Totals, check_loss
@@ -41,13 +39,8 @@ def by_backprop(context: Context) -> Task:
         if phases.features_lr == 0:
             calibrate_batch_norm(context)
 
-    def losses(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with compute.autocast():
-            scores = forward(images)
-        return loss_and_hits(scores, labels)
-
     # micro-batches run forward again within the backward pass, which a CUDA graph can't record
-    gradients = Backprop(losses, optimizer, replay=context.replays and micro_batch is None)
+    gradients = Backprop(losses_of(forward, context), optimizer, replay=context.replays and micro_batch is None)
 
     def step(epoch: int, step: int, batch: Batch) -> None:
         frozen, count = phases.frozen(epoch), len(batch.labels)

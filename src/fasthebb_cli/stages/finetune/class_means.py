@@ -22,9 +22,9 @@ from fasthebb_cli.compute.gradients import micro_batched
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.stages.finetune.layers import layers_of, phases_of, set_frozen
+from fasthebb_cli.stages.finetune.loss import loss_and_hits
 from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.images import labelled_images
-from fasthebb_cli.stages.scores import loss_and_hits
 from fasthebb_cli.stages.selection import Selection
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 from fasthebb_cli.stages.totals import Totals, check_loss

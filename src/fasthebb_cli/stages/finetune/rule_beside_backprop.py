@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.patterns import last_match, matches
@@ -21,11 +21,11 @@ from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups, phases_of
+from fasthebb_cli.stages.finetune.loss import losses_of
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import labelled_images
 from fasthebb_cli.stages.optimizers import backprop_optimizer, optimizer_of
 from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, rule_setting, untrainable_notes
-from fasthebb_cli.stages.scores import loss_and_hits
 from fasthebb_cli.stages.selection import Selection
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 from fasthebb_cli.stages.totals import Totals, check_loss
@@ -46,12 +46,8 @@ def by_rule_beside_backprop(context: Context) -> Task:
     if context.begins:
         fit_whitening(context)
 
-    def losses(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with compute.autocast():
-            scores = network(images)
-        return loss_and_hits(scores, labels)
-
-    gradients = Backprop(losses, optimizer, replay=False)  # the learner's hooks belong to no graph
+    # not replayed, since the learner's hooks belong to no graph
+    gradients = Backprop(losses_of(network, context), optimizer, replay=False)
 
     def step(epoch: int, step: int, batch: Batch) -> None:
         frozen, count = phases.frozen(epoch), len(batch.labels)
