@@ -52,7 +52,9 @@ def tried(rule: str, model: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(model, marks=[pytest.mark.marathon] if model != "conv6" else []) for model in MODELS]
+)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_and_a_network_run_with_every_way_to_fine_tune(command: Command, rule: str, model: str) -> None:
     for finetune in tried(rule, model):

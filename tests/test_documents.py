@@ -56,6 +56,7 @@ NOT_HERE = {
     "hydra/launcher=": "composed, and its cells run one after the other; tests/slurm has the launchers",
     "python -m timeit": "a measurement of the machine",
     "python -m pytest": "these tests",
+    "python -m tests.": "records what these tests compare with",
     "pytest": "these tests; the file is there",
     "ruff": "not a test", "mypy": "not a test",
 }  # fmt: skip
@@ -65,7 +66,7 @@ ONLY_COMPOSED = {
     "gpu.compile=true": "compiling takes minutes; tests/fasthebb/test_learner_options.py does it",
 }
 # Names in a sentence, of what is a command only with more words
-NAMES_ONLY = ("fasthebb bench", "fasthebb report", "sbatch --ntasks=8 scripts/job.sh")
+NAMES_ONLY = ("fasthebb bench", "fasthebb report", "fasthebb data prepare", "sbatch --ntasks=8 scripts/job.sh")
 
 _SAY = """#!/bin/bash
 printf '%s\\n' "$(printf '%q ' "$(basename "$0")" "$@")" >>"$CALLED"

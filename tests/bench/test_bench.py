@@ -39,6 +39,7 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["hpca", "swta"])
 def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -> None:
     file = tmp_path / "step.json"
@@ -58,6 +59,7 @@ def test_step_writes_what_it_measured(bench: Bench, tmp_path: Path, rule: str) -
     assert {"threads", "versions", "device", "batch_size"} <= set(result)
 
 
+@pytest.mark.slow
 def test_a_busy_machine_is_told(bench: Bench, tmp_path: Path) -> None:
     """The neighbour works all the time, from before the start of the bench to after its end."""
     words = ("rule=oja", "model.width=0.02", "batch_size=2", "repeats=40", "gpu=cpu", "naive=false")
@@ -73,6 +75,7 @@ def test_a_busy_machine_is_told(bench: Bench, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "step.json").read_text())["others_cores"] > 0.2
 
 
+@pytest.mark.slow
 def test_ones_own_work_makes_no_machine_busy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_busy_seconds", measure._own_seconds)
     code, out, _ = bench("step", "rule=oja", "model.width=0.02", "batch_size=2", "repeats=1", "gpu=cpu", "naive=false")

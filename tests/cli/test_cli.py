@@ -163,6 +163,7 @@ def test_a_stopped_run_is_not_called_failed_for_an_earlier_reason(
         assert (directory / "error.txt").exists() is failed
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_is_in_its_directory_too(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "run_task", Mock(side_effect=KeyError("speed")))
     ran = command("train", "-m", "seed=0,1")
@@ -201,6 +202,7 @@ def test_train_runs_all_stages_and_ends_with_a_table(command: Command) -> None:
     assert set(epochs[0]["layers"]) == {"conv1.0", "conv2.0", "conv3.0", "conv4.0", "fc5.1"}
 
 
+@pytest.mark.slow
 def test_verbs_are_defaults_for_stages(command: Command) -> None:
     assert command("pretrain").code == 0
     assert command("finetune").code == 0
@@ -209,6 +211,7 @@ def test_verbs_are_defaults_for_stages(command: Command) -> None:
     assert [len(ran.directories(stage)) for stage in ("pretrain", "finetune", "evaluate")] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_stage_used_twice_with_other_settings(command: Command) -> None:
     stages = ("+finetune@extra.head=frozen", "stages=[pretrain,finetune,head,evaluate]")
     ran = command("train", *stages, "extra.head.epochs=1")
@@ -217,6 +220,7 @@ def test_a_stage_used_twice_with_other_settings(command: Command) -> None:
     assert ran.results("finetune")["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_over_label_fractions_pretrains_once(command: Command) -> None:
     ran = command("train", "-m", "label_fraction=0.05,0.1", "rule=hpca,none")
     assert ran.code == 0, ran.err
@@ -237,6 +241,7 @@ def test_a_sweep_pretrains_once_for_each_rule_and_seed(command: Command) -> None
     assert len(ran.directories("finetune")) == len(ran.directories("evaluate")) == 8
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_cells_end_in_a_probe_shows_what_was_evaluated(command: Command) -> None:
     stages = "stages=[finetune,evaluate,probe]"
     ran = command("train", "-m", "rule=none", "label_fraction=0.1", "seed=0,1", stages, "probe.layers=[conv1]")
@@ -252,6 +257,7 @@ def test_a_failed_cell_is_marked_and_the_others_run(command: Command) -> None:
     assert len(ran.directories("evaluate")) == 1
 
 
+@pytest.mark.slow
 def test_a_single_run_and_a_sweep_cell_share_directories(command: Command) -> None:
     command("train", "label_fraction=0.1")
     ran = command("train", "-m", "label_fraction=0.1,0.2")
@@ -259,6 +265,7 @@ def test_a_single_run_and_a_sweep_cell_share_directories(command: Command) -> No
     assert len(ran.directories("finetune")) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_over_seeds_ends_with_their_means(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "seed=range(0,2)", "finetune.epochs=1")
     assert "top-1 %, mean" in ran.out
@@ -458,6 +465,7 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Comman
     assert "cached" in out
 
 
+@pytest.mark.slow
 def test_a_cells_overrides_are_not_read_as_markup(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "label_fraction=0.1", "stages=[finetune],[finetune,evaluate]")
     assert ran.code == 0, ran.err
@@ -533,6 +541,7 @@ def test_results_of_other_settings_are_not_reused(command: Command) -> None:
     assert str(path) in again.err
 
 
+@pytest.mark.slow
 def test_weights_keep_the_number_of_their_labels(command: Command) -> None:
     (origin,) = command("train", "label_fraction=0.1").directories("finetune")
     ran = command("evaluate", f"init_from={origin}")

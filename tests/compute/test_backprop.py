@@ -13,6 +13,7 @@ from tests.conftest import Ran
 from tests.disturbed import outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -115,6 +115,7 @@ def test_gradients_are_sent_while_the_backward_pass_goes_on() -> None:
     assert together("tests.compute.test_parallel:backward_pass", 2) == [expected] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
 def test_micro_batches_train_like_the_whole_batch(micro_batch: int) -> None:
     same(trained(micro_batch), trained(), 1e-8)
@@ -148,6 +149,7 @@ def test_a_network_that_is_no_sequence_is_refused() -> None:
         micro_batched(network, 2)
 
 
+@pytest.mark.slow
 def test_micro_batch_changes_memory_only(command: Callable[..., Ran], tmp_path: Path) -> None:
     """The same directories and, to rounding, the same numbers, in pre-training and fine-tuning."""
     settings = ("model.dropout=0", "label_fraction=0.2", "stages=[pretrain,finetune]")

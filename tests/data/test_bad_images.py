@@ -141,6 +141,7 @@ def test_without_it_the_first_is_named(damaged: Path) -> None:
         load(damaged)
 
 
+@pytest.mark.slow
 def test_a_run_names_them_and_counts_them(command: Callable[..., Ran], tmp_path: Path) -> None:
     for i in range(14):
         save(tmp_path / f"photos/{i:02}.png", i)

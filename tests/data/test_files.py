@@ -45,6 +45,7 @@ def test_it_is_the_list_that_it_stands_for() -> None:
     assert FileList().labels().tolist() == []
 
 
+@pytest.mark.slow
 def test_an_image_takes_at_most_64_bytes_also_while_it_is_listed() -> None:
     count = 100_000
     tracemalloc.start()

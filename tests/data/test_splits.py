@@ -26,6 +26,7 @@ def kept_from(sizes: list[int]) -> int:
     return max(m for m in range(total + 1) if not fits[m]) + 1
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(sizes=SIZES, seed=SEEDS)
 def test_every_prefix_of_a_stratified_order_is_in_proportion(sizes: list[int], seed: int) -> None:

@@ -40,6 +40,7 @@ def test_an_evaluation_leads_to_the_model_it_measured_but_a_training_stage_to_no
         read_model(learnt)
 
 
+@pytest.mark.slow
 def test_init_from_another_data_set_keeps_all_but_the_classifier(command: Command, tmp_path: Path) -> None:
     (origin,) = command("pretrain").directories("pretrain")
     changed = dict(load_file(origin / "model.safetensors"))

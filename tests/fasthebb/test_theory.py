@@ -201,6 +201,7 @@ def test_the_k_winners_share_every_patch() -> None:
     torch.testing.assert_close(w, x.mean(0).expand(3, 4), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bcm_becomes_selective() -> None:
     """There are four orthogonal, equally frequent patterns; in the end each unit responds to only one."""
     x = torch.eye(4, dtype=torch.float64)

@@ -380,6 +380,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "<cat>" not in page
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_beside_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_grid(tmp_path / "runs")
     call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
@@ -393,6 +394,7 @@ def test_page_needs_nothing_beside_itself(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "again" / "report.html").read_text() == page
 
 
+@pytest.mark.slow
 def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fewer = ("~rule.layer_lr", "+rule.layer_lr={fc*:0.5}")  # an override alone would add to hpca's own
     for rule, more in (("hpca", fewer), ("none", ())):

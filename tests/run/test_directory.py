@@ -42,6 +42,7 @@ def test_a_lock_held_elsewhere_is_refused_naming_host_and_process(
         pass
 
 
+@pytest.mark.slow
 def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path, holder: "subprocess.Popen[str]") -> None:
     said: list[str] = []
 

@@ -75,6 +75,7 @@ def test_a_name_that_is_not_there() -> None:
         source_digest("rule.name", "nowhere:rule")
 
 
+@pytest.mark.slow
 def test_another_gate_in_the_same_function_is_another_run(
     command: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

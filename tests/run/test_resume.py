@@ -40,7 +40,7 @@ def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Pat
     assert all(hit[stage] >= wanted for stage, wanted in kills.items())
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("size", [1, 2])
 def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, size: int) -> None:
@@ -171,6 +171,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     assert list(tmp_path.glob("runs/*/checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_a_stop_while_validation_images_are_looked_at_saves_and_goes_on_to_the_same_bits(
     command: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

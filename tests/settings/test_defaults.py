@@ -32,6 +32,7 @@ def test_yaml_has_a_default_of_every_key(group: str) -> None:
     assert set(defaults_of(group)) == {field.name for field in dataclasses.fields(GROUPS[group])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_of_which_only_the_kind_is_given_has_the_defaults_of_its_kind(kind: str) -> None:
     config = loaded("rule=vae", f"+extra.more.kind={kind}", f"{kind}=default")  # the defaults take some from the rule

@@ -92,7 +92,7 @@ def test_a_local_job_told_to_stop_starts_again_in_the_same_directory(tmp_path: P
     assert outcome(tmp_path / "runs") == undisturbed(*settings, size=size)
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 def test_a_local_job_that_dies_is_named_in_one_line(tmp_path: Path) -> None:
     launcher = local_sweep(tmp_path, "hydra/launcher=local", "seed=0", *signalled(tmp_path, signal.SIGKILL))
     assert launcher.wait() == 1, launcher.text()
@@ -101,7 +101,7 @@ def test_a_local_job_that_dies_is_named_in_one_line(tmp_path: Path) -> None:
     assert Path(re.findall(r"see (\S+_log.out)", text)[0]).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 def test_a_site_has_launchers_of_its_own(tmp_path: Path) -> None:
     site = tmp_path / "site" / "hydra" / "launcher"
     site.mkdir(parents=True)

@@ -17,6 +17,7 @@ def test_confusion_counts_pairs_and_gives_each_class_its_share() -> None:
     assert confusion.accuracy() == [pytest.approx(1 / 3), 1.0, None]
 
 
+@pytest.mark.slow
 def test_the_confusion_matrix_adds_up_to_the_accuracy(command: Callable[..., Ran]) -> None:
     ran = command("train", "label_fraction=0.5", "evaluate.batch_size=100")
     assert ran.code == 0, ran.err

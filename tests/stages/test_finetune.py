@@ -42,6 +42,7 @@ def test_few_labels_still_get_200_steps(command: Callable[..., Ran]) -> None:
     assert [json.loads((d / "results.json").read_text())["epochs"] for d in ran.directories("finetune")] == [200, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choice", "moves"), [("frozen", False), ("default", True), ("frozen hidden=7", False), ("hebbian", False)]
 )
@@ -56,6 +57,7 @@ def test_frozen_features_stay_to_the_bit(command: Callable[..., Ran], choice: st
     assert not torch.equal(before["classifier.1.weight"], weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [None, "conv2"])
 def test_a_hidden_layer_is_trained_saved_and_built_again(command: Callable[..., Ran], layer: str | None) -> None:
     ran = command("train", "finetune.hidden=7", f"finetune.layer={layer or 'null'}", "label_fraction=0.2")
@@ -73,6 +75,7 @@ def test_a_hidden_layer_is_trained_saved_and_built_again(command: Callable[..., 
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_the_hebbian_classifier_scores_by_class_means(command: Callable[..., Ran]) -> None:
     """It agrees with the probe's, which takes the rule's step once, over all features."""
     stages = ("stages=[pretrain,finetune,evaluate,probe]", "probe.methods=[hebbian]", "probe.layers=[fc5]")
@@ -159,6 +162,7 @@ def hybrid_context(*words: str) -> Context:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "drops"),
     [
@@ -222,6 +226,7 @@ def test_a_factor_of_0_for_all_but_some_leaves_those_learning(command: Callable[
     assert learnt == {"conv4", "classifier"}
 
 
+@pytest.mark.slow
 def test_the_order_of_patterns_is_a_setting_where_it_counts(command: Callable[..., Ran]) -> None:
     for patterns in ("{conv*: 0.5, conv1*: 0.1}", "{conv1*: 0.1, conv*: 0.5}", "{conv1*: 0.1, fc5: 0.5}"):
         ran = command("train", f"finetune.layer_lr={patterns}", "label_fraction=0.2", "finetune.epochs=1")
@@ -260,6 +265,7 @@ def test_layers_by_rule_stand_still_while_the_classifier_learns_alone() -> None:
         assert ("by_rule" in ended(task, epoch)) is moves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["hpca", "swta"])
 def test_a_hybrid_of_one_stage_through_the_command(command: Callable[..., Ran], rule: str) -> None:
     chosen = (f"rule={rule}", "rule.whitening=null", "finetune.by_rule=[conv1,conv3]")
@@ -301,6 +307,7 @@ def test_patience_ends_where_validation_stopped_rising(command: Callable[..., Ra
     assert f"ended after {wanted} of 25 epochs" in ran.err + ran.out
 
 
+@pytest.mark.slow
 def test_some_layers_stay_as_the_rule_made_them_while_backprop_trains_the_others(command: Callable[..., Ran]) -> None:
     """A hybrid: conv1 and conv2 by the rule, the rest by backprop. Batch norm of frozen layers stays, too."""
     hybrid = ("pretrain.include=[conv1,conv2]", "finetune.layer_lr={conv1: 0, conv2*: 0, fc5: 0.1}")
@@ -357,6 +364,7 @@ def test_what_learns_in_hooks_learns_the_same_where_all_else_is_compiled(
     assert compiled.results("finetune")["loss"] == pytest.approx(loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_fine_tuning_after_a_layer_shares_the_pretraining_and_is_evaluated_whole(command: Callable[..., Ran]) -> None:
     ran = command("train", "-m", "finetune=few_labels", "finetune.layer=conv1,conv2", "label_fraction=0.2")
     assert ran.code == 0, ran.err
@@ -367,6 +375,7 @@ def test_fine_tuning_after_a_layer_shares_the_pretraining_and_is_evaluated_whole
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_a_cut_network_can_not_grow_again(command: Callable[..., Ran]) -> None:
     stages = ("+finetune@extra.deeper=few_labels", "extra.deeper.layer=conv3", "stages=[pretrain,finetune,deeper]")
     ran = command("train", "finetune=few_labels", *stages)

@@ -33,6 +33,7 @@ def test_every_rule_is_a_choice() -> None:
     assert set(CHOICES) == {*RULES, "vae", "none", "own"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_every_rule_learns_in_every_layer(command: Command, rule: str) -> None:
     ran = command("pretrain", f"rule={rule}", "rule.whitening=null", "pretrain.epochs=1")  # fitting it takes a second
@@ -67,6 +68,7 @@ def test_bad_input_of_the_autoencoder(command: Command, words: list[str], expect
     assert expected in ran.err
 
 
+@pytest.mark.slow
 def test_layer_by_layer_gives_each_layer_its_epochs(command: Command) -> None:
     ran = command("pretrain", "pretrain.layer_by_layer=true", "pretrain.epochs=1")
     assert ran.code == 0, ran.err
@@ -77,6 +79,7 @@ def test_layer_by_layer_gives_each_layer_its_epochs(command: Command) -> None:
     assert moved == [["conv1.0"], ["conv2.0"], ["conv3.0"], ["conv4.0"], ["fc5.1"]]
 
 
+@pytest.mark.slow
 def test_a_teacher_sees_the_labelled_subset_and_counts_it(command: Command) -> None:
     ran = command("pretrain", "pretrain.teacher=true", "label_fraction=0.2", "model.width=0.1")
     assert ran.code == 0, ran.err
@@ -86,6 +89,7 @@ def test_a_teacher_sees_the_labelled_subset_and_counts_it(command: Command) -> N
     assert len(other.directories("pretrain")) == 2
 
 
+@pytest.mark.slow
 def test_another_optimizer_learns_otherwise(command: Command) -> None:
     command("pretrain")
     ran = command("pretrain", "pretrain.optimizer=Adam", "pretrain.lr=0.001", "+pretrain.optimizer_options.eps=1e-4")
@@ -116,6 +120,7 @@ def test_what_the_learner_can_be_asked_for_reaches_it(command: Command, words: l
     assert any(not first[name].equal(second[name]) for name in learnt)
 
 
+@pytest.mark.slow
 def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rules.py").write_text(
         "from fasthebb.rules import Terms\n"
@@ -129,6 +134,7 @@ def test_a_rule_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytes
     assert ran.code == 0, ran.err
 
 
+@pytest.mark.slow
 def test_layers_that_do_not_learn_are_said(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_nets.py").write_text(
         "from torch import nn\n"
@@ -149,6 +155,7 @@ def test_layers_that_do_not_learn_are_said(command: Command, tmp_path: Path, mon
     assert "layer 0.0.3.0 learnt nothing: the network never called it" in ran.out
 
 
+@pytest.mark.slow
 def test_a_network_that_looks_at_values_is_tried_for_real(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +234,7 @@ def test_whitening_is_fitted_on_training_images_alone_and_on_20_000_at_most(monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("vgg11_bn", marks=pytest.mark.marathon), "convnext_tiny"])
 def test_networks_of_torchvision_learn_and_are_fine_tuned(command: Command, name: str) -> None:
     words = ("dataset.train_samples=70", "dataset.test_samples=20", "finetune.epochs=1", "pretrain.epochs=1")
     ran = command("train", f"model=torchvision:{name}", "pretrain.lr=0.01", *words)

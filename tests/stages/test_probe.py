@@ -113,6 +113,7 @@ def test_features_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: 
         Features(probed_layers(network, None), pool=0).check_memory(network, torch.zeros(1, 1, 8, 8), images=10_000)
 
 
+@pytest.mark.slow
 def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran]) -> None:
     words = ("label_fraction=0.2", "model.width=0.1", "stages=[pretrain,probe]", "probe.methods=[linear,hebbian]")
     ran = command("train", *words)
@@ -130,6 +131,7 @@ def test_every_layer_is_probed_on_the_labelled_subset(command: Callable[..., Ran
     assert random.code == 0, random.err
 
 
+@pytest.mark.slow
 def test_features_of_all_layers_come_from_one_pass(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
