@@ -24,7 +24,7 @@ install: .venv/installed  ## make .venv and install the project with all that it
 train: install  ## the main job: Hebbian pre-training against none, 5 % of the labels, three seeds, one table
 	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
 
-# The tests' three tiers: `check` at most 90 seconds on two cores, `test` at most 10 minutes, `.ci/run` (test-all) 25
+# The tests' three tiers, and what they aim at on two cores: `check` 90 seconds, `test` 10 minutes, `.ci/run` (test-all) 25
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test: install  ## the tests that need nothing but this machine, without the longest
