@@ -65,6 +65,25 @@ def test_a_source_that_can_not_be_had_has_no_digest(tmp_path: Path, monkeypatch:
     assert source_digest("rule.name", "builtins:sorted") is None
 
 
+def test_a_module_beside_it_that_is_no_python_leaves_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy = "def rule(y):\n    import broken_beside\n    return y\n"
+    written(tmp_path, {"lazy_of_all.py": lazy, "broken_beside.py": "def (\n"})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert digest_of("lazy_of_all:rule") is None
+    written(tmp_path, {"broken_beside.py": ""})
+    assert digest_of("lazy_of_all:rule") is not None
+
+
+def test_a_linked_module_is_read_through_its_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, {"elsewhere/version_2.py": "def rule(y):\n    return y\n", "here/beside.txt": ""})
+    (tmp_path / "here/linked_rule.py").symlink_to(tmp_path / "elsewhere/version_2.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    first = digest_of("linked_rule:rule")
+    assert first is not None
+    written(tmp_path, {"elsewhere/version_2.py": "def rule(y):\n    return -y\n"})
+    assert digest_of("linked_rule:rule") not in (None, first)
+
+
 def test_an_installed_package_stands_for_itself() -> None:
     """Not for all that is installed beside it, which it may import by whatever names."""
     assert source_digest("dataset.name", "yaml:safe_load") is not None

@@ -108,9 +108,9 @@ def _busy_seconds() -> float | None:
     """Seconds that all cores have worked since the machine started: user, nice, system, interrupts, stolen."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    except OSError:
+        user, nice, system, _, _, irq, softirq, stolen = map(int, fields[1:9])
+    except (OSError, ValueError):  # there is none, or it has other fields
         return None
-    user, nice, system, _, _, irq, softirq, stolen = map(int, fields[1:9])
     return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 

@@ -44,7 +44,7 @@ def token() -> str:
 
 @cache  # the digest of what was loaded, even if the files change later
 def source_digest(key: str, name: str) -> str | None:
-    """The digest in hexadecimal; None if there is no source file, or if it imports modules by computed names.
+    """The digest in hexadecimal; None if a source can't be read, or if it imports by computed names.
 
     Args:
         key: the setting that the name comes from, for messages.
@@ -60,15 +60,17 @@ def source_digest(key: str, name: str) -> str | None:
     if file is None or not Path(file).is_file():
         return None
     parts = module.split(".")
-    folder = Path(file).resolve().parents[len(parts) - (Path(file).stem != "__init__")]
-    files = _installed(folder, parts[0]) if folder in INSTALLED else _imported_files(folder, module)
-    if not files:
-        return None
+    folder = Path(file).absolute().parents[len(parts) - (Path(file).stem != "__init__")]
     digest = blake2b(digest_size=16)
-    for path in sorted(files):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
-    return digest.hexdigest()
+    try:
+        installed = folder.resolve() in INSTALLED
+        files = _installed(folder, parts[0]) if installed else _imported_files(folder, module)
+        for path in sorted(files):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
+    except (OSError, SyntaxError, ValueError):  # a module beside it that can't be read, or is no Python
+        return None
+    return digest.hexdigest() if files else None
 
 
 def _installed(folder: Path, name: str) -> list[Path]:
