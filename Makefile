@@ -25,11 +25,12 @@ train: install  ## the main job: Hebbian pre-training against none, 5 % of the l
 	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
 
 # The tests' three tiers, and what they aim at on two cores: `check` 90 seconds, `test` 10 minutes, `.ci/run` (test-all) 25
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test: install  ## the tests that need nothing but this machine, without the longest
 	$(PYTEST) -m 'not marathon and not slurm and not browser'
 
+test-all: JOBS = 3  # of which one mostly waits for SLURM
 test-all: install  ## every test, as .ci/run does
 	$(PYTEST) -m ''
 

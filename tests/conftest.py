@@ -1,15 +1,20 @@
 """What tests share: running the command in this process, on the small digits data set and a narrow network."""
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from fasthebb_cli import cli
 from fasthebb_cli.settings.conf import conf_directory
@@ -25,6 +30,28 @@ SMALL = (
     "finetune.epochs=2",
     "gpu=cpu",
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _composed_once() -> Iterator[None]:
+    """Hydra takes from memory what it has composed before, and reads YAML with the C parser.
+
+    A sweep composes each cell twice, in a fifth of a second each time: half of the time of a test that sweeps.
+    """
+    load = ConfigLoaderImpl.load_configuration
+    known: dict[str, DictConfig] = {}
+
+    def loaded(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig:
+        key = repr((loader.config_search_path.get_path(), arguments, named))
+        if key not in known:
+            known[key] = load(loader, *arguments, **named)
+        return copy.deepcopy(known[key])
+
+    with (
+        patch.object(ConfigLoaderImpl, "load_configuration", loaded),
+        patch.object(yaml, "SafeLoader", yaml.CSafeLoader),
+    ):
+        yield
 
 
 @pytest.fixture(autouse=True)

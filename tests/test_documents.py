@@ -351,7 +351,9 @@ def place(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str], monk
 
 
 SECTIONS = [section for document in DOCUMENTS for section in sections_of(document)]
-WITH_COMMANDS = [section for section in SECTIONS if section.commands]
+LONG = {"docs/results.md"}  # the studies: commands like those of the README, with every rule and budget
+WITH_COMMANDS = [pytest.param(section, marks=pytest.mark.marathon if section.document in LONG else ())
+                 for section in SECTIONS if section.commands]  # fmt: skip
 
 
 def files_of(document: str, home: Path) -> Path | None:

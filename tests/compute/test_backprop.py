@@ -18,11 +18,11 @@ from tests.disturbed import outcome
     "words",
     [
         ("rule=hpca", "finetune=gentle", "finetune.augment=light"),
-        pytest.param(("rule=vae", "model.width=0.05"), marks=pytest.mark.slow),
-        pytest.param(("rule=swta", "finetune.layer_lr={conv2:0}", "finetune.select=best"), marks=pytest.mark.slow),
-        pytest.param(("rule=hpca", "pretrain.teacher=true", "gpu.precision=bf16"), marks=pytest.mark.slow),
-        pytest.param(("rule=hpca", "pretrain.layer_by_layer=true", "finetune=frozen"), marks=pytest.mark.slow),
-        pytest.param(("rule=hpca", "gpu.micro_batch=20", "finetune=hebbian"), marks=pytest.mark.slow),
+        ("rule=vae", "model.width=0.05"),
+        pytest.param(("rule=swta", "finetune.layer_lr={conv2:0}", "finetune.select=best"), marks=pytest.mark.marathon),
+        pytest.param(("rule=hpca", "pretrain.teacher=true", "gpu.precision=bf16"), marks=pytest.mark.marathon),
+        pytest.param(("rule=hpca", "pretrain.layer_by_layer=true", "finetune=frozen"), marks=pytest.mark.marathon),
+        pytest.param(("rule=hpca", "gpu.micro_batch=20", "finetune=hebbian"), marks=pytest.mark.marathon),
     ],
 )
 def test_a_replayed_run_is_that_without(

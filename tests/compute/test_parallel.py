@@ -75,6 +75,7 @@ def autoencoded() -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_train_an_autoencoder_like_one(size: int) -> None:
     for found in together("tests.compute.test_parallel:autoencoded", size):
@@ -86,6 +87,7 @@ def trained_in_micro_batches() -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("function", ["trained", "trained_in_micro_batches"])
 def test_processes_train_like_one(size: int, function: str) -> None:
@@ -109,6 +111,7 @@ def backward_pass() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_gradients_are_sent_while_the_backward_pass_goes_on() -> None:
     """DistributedDataParallel would put them into one buffer here, and send it at the end."""
     expected = ["back at 1", "send 3", "send 15", "back at 0", "send 5", "send 20", *["wait"] * 4]

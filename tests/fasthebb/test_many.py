@@ -1,6 +1,6 @@
 """Every rule on 1, 2 and 4 processes, and in micro-batches: weights, moments and batch norm are the same."""
 
-from typing import Any
+from functools import cache
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def after(rule: str, steps: int, dtype: torch.dtype, micro_batch: int | None = N
 def every_rule() -> dict[str, dict[str, State]]:
     return {
         rule: {
-            "long": after(rule, 50, torch.float64),
+            "long": after(rule, 9, torch.float64),
             "short": after(rule, 1, torch.float32),
             "taught": after(rule, 3, torch.float64, teacher=True),
             "micro": after(rule, 3, torch.float64, micro_batch=2),
@@ -64,26 +64,26 @@ def every_rule() -> dict[str, dict[str, State]]:
     }
 
 
-@pytest.fixture(scope="module")
+@cache
 def alone() -> dict[str, dict[str, State]]:
-    torch.set_num_threads(1)
     return every_rule()
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def shared(request: pytest.FixtureRequest) -> Any:
-    return together("tests.fasthebb.test_many:every_rule", request.param)
+@cache
+def shared(size: int) -> list[dict[str, dict[str, State]]]:
+    return together("tests.fasthebb.test_many:every_rule", size)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("every rule")
+@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_processes_make_the_step_of_one(rule: str, alone: Any, shared: Any) -> None:
-    for found in shared:
-        same(found[rule]["short"], alone[rule]["short"], 1e-5)
-        same(found[rule]["long"], alone[rule]["long"], 1e-8)
-        same(found[rule]["taught"], alone[rule]["taught"], 1e-8)
-        same(found[rule]["micro"], alone[rule]["micro"], 1e-8)
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_make_the_step_of_one(size: int, rule: str) -> None:
+    for found in shared(size):
+        same(found[rule]["short"], alone()[rule]["short"], 1e-5)
+        same(found[rule]["long"], alone()[rule]["long"], 1e-8)
+        same(found[rule]["taught"], alone()[rule]["taught"], 1e-8)
+        same(found[rule]["micro"], alone()[rule]["micro"], 1e-8)
 
 
 def events_of_a_step() -> list[str]:
@@ -100,6 +100,7 @@ def events_of_a_step() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_sums_travel_while_the_next_layer_works() -> None:
     """A layer's numerator and denominator travel in one buffer. The step waits for them after the last layer."""
     expected = ["layer 0", "send 25", "layer 1", "send 18", "wait", "wait"]

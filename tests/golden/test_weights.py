@@ -33,5 +33,6 @@ def test_a_run_gives_the_numbers_that_were_recorded(name: str, tmp_path: Path) -
     agree({key: value for key, value in RECORDED.items() if key.startswith(f"{name}: ")}, alone(name, tmp_path))
 
 
+@pytest.mark.xdist_group("processes")
 def test_runs_of_two_processes_give_the_numbers_that_were_recorded() -> None:
     agree({key: value for key, value in RECORDED.items() if ", by two: " in key}, by_two())

@@ -22,7 +22,7 @@ from tests.fasthebb.test_many import same
 from tests.lives import Life, Moment, Started, command, environments
 from tests.many import together
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 def words(out: Path, verb: str, *arguments: str) -> list[str]:

@@ -25,6 +25,8 @@ from tests.disturbed import events, kill_at_random_moments, outcome, start, star
 from tests.lives import Moment
 from tests.many import together
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 STAGES = ("pretrain", "finetune", "probe", "evaluate")
 ALL = ("stages=[pretrain,finetune,probe,evaluate]", "probe.methods=[knn]")
 SHORT = ("pretrain.epochs=1", "finetune.epochs=1")
@@ -150,13 +152,13 @@ def test_stopped_at_every_decision_it_ends_in_the_same_bits(
 def test_so_do_two_processes() -> None:
     one, two = together("tests.run.test_resume:both_stopped_everywhere", 2)
     assert one == two
-    assert one["pretrain"] >= 8
-    assert one["finetune"] >= 6
+    assert one["pretrain"] >= 4
+    assert one["finetune"] >= 3
 
 
 def both_stopped_everywhere() -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
-        return stopped_everywhere(Path(processes.from_first(lambda: folder)), *LARGE_BATCHES, *ALL)
+        return stopped_everywhere(Path(processes.from_first(lambda: folder)), *LARGE_BATCHES, *SHORT, *ALL)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def logs(folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.marathon)])
 def test_a_local_job_told_to_stop_starts_again_in_the_same_directory(tmp_path: Path, size: int) -> None:
     """Its tasks are one run, which stops and goes on as one."""
     settings = (*signalled(tmp_path, signal.SIGUSR2), "model.dropout=0")
