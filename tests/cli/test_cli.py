@@ -279,6 +279,7 @@ def test_dry_run_writes_nothing(command: Command) -> None:
     assert "100" in ran.out
 
 
+@pytest.mark.slow
 def test_a_dry_run_with_force_starts_over(command: Command) -> None:
     (directory,) = command("pretrain").directories("pretrain")
     (directory / "results.json").unlink()
@@ -306,6 +307,7 @@ def test_a_dry_run_counts_labels_as_the_run_does(command: Command) -> None:
     assert shown == {stage: str(count) for stage, count in counts.items()}
 
 
+@pytest.mark.slow
 def test_a_dry_run_submits_nothing_and_leaves_searches_alone(command: Command) -> None:
     launcher = ("hydra/launcher=slurm_gpu", "hydra.launcher.partition=none")
     ran = command("train", "-m", *launcher, "seed=0,1", "--dry-run")
@@ -477,6 +479,7 @@ def test_a_last_batch_of_one_image_is_trained_on(command: Command) -> None:
     assert ran.code == 0, ran.err
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_before_its_results_are_written_is_done_again(command: Command) -> None:
     ran = command("train", "label_fraction=0.1")
     (directory,) = ran.directories("evaluate")
@@ -487,6 +490,7 @@ def test_an_evaluation_killed_before_its_results_are_written_is_done_again(comma
     assert again.results("evaluate")["top1"] == before["top1"]
 
 
+@pytest.mark.slow
 def test_the_same_stage_under_another_name_is_another_stage(command: Command) -> None:
     command("train", "label_fraction=0.1")
     stages = ("+finetune@extra.again=default", "extra.again.epochs=2", "stages=[pretrain,again,evaluate]")

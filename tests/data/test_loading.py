@@ -83,6 +83,7 @@ def test_memory_is_indexed() -> None:
     assert epoch(source, seed=3) == epoch(Counting(10), seed=3)
 
 
+@pytest.mark.slow
 def test_workers_read_the_same_and_errors_reach_the_caller(tmp_path: Path) -> None:
     source = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(11)], 8)
 

@@ -28,6 +28,7 @@ def test_load_model_gives_the_network_that_was_measured(command: Command) -> Non
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_an_evaluation_leads_to_the_model_it_measured_but_a_training_stage_to_no_other(command: Command) -> None:
     ran = command("train", "label_fraction=0.2", "pretrain.epochs=1")
     assert ran.code == 0, ran.err
@@ -76,6 +77,7 @@ def test_a_model_file_that_can_not_be_used_is_named(
         assert expected in ran.err
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused_by_layer(command: Command) -> None:
     (origin,) = command("pretrain").directories("pretrain")
     ran = command("finetune", f"init_from={origin}", "model.width=0.05")

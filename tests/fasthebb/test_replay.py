@@ -20,6 +20,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> type[Checked]:
     return Checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taught", [False, True], ids=["free", "taught"])
 @pytest.mark.parametrize(
     "rule", [*FEW, *(pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(RULES) if rule not in FEW)]

@@ -212,6 +212,7 @@ def test_bcm_becomes_selective() -> None:
     torch.testing.assert_close(responses.amax(0), torch.full((6,), 4.0, dtype=torch.float64), rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 def test_softhebb_weights_settle_at_length_1() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 6, generator=generator, dtype=torch.float64)

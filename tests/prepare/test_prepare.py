@@ -69,6 +69,7 @@ def assert_same(found: Dataset, expected: Dataset) -> None:
     assert torch.equal(found.source.read(everything), expected.source.read(everything))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["uint8", "encoded"])
 @pytest.mark.parametrize("in_memory", [None, False])
 def test_packed_images_are_the_images(
@@ -172,6 +173,7 @@ def test_classes_that_cannot_be_tested_are_listed(data: Data, tmp_path: Path) ->
     assert "warning: 1 of 14 classes without validation images: c13\n" in out
 
 
+@pytest.mark.slow
 def test_cifar_is_checked_and_packed_and_a_damaged_file_of_it_named(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -279,6 +279,7 @@ def test_probes_of_other_features_or_heads_are_other_rows(tmp_path: Path) -> Non
     assert len(found) == 3
 
 
+@pytest.mark.slow
 def test_layers_stand_under_the_budget_and_images_they_were_measured_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,6 +359,7 @@ def test_bands_of_the_accuracy_figure_are_the_95_percent_intervals(tmp_path: Pat
             assert (min(edges), max(edges)) == pytest.approx((y - half, y + half), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, out = tmp_path / "runs", tmp_path / "report"
     make_grid(runs)
@@ -474,6 +476,7 @@ def test_times_are_means_of_each_pre_training_once(tmp_path: Path) -> None:
     assert (scratch["pretrain"], scratch["pretrain speed"], scratch["finetune"]) == ("–", "–", "10 s")
 
 
+@pytest.mark.slow
 def test_the_page_shows_curves_and_the_best_in_bold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_grid(tmp_path / "runs")
     call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")

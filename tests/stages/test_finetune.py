@@ -218,6 +218,7 @@ def test_the_rule_and_backprop_learn_in_the_same_steps(projection: bool, select:
     assert bool(((lengths - 1).abs() < 1e-5).all()) is projection
 
 
+@pytest.mark.slow
 def test_a_factor_of_0_for_all_but_some_leaves_those_learning(command: Callable[..., Ran]) -> None:
     ran = command("train", "finetune.layer_lr={*: 0, conv4: 1}", "label_fraction=0.2")
     assert ran.code == 0, ran.err

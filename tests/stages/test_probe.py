@@ -178,6 +178,7 @@ def test_a_stopped_probe_says_that_it_starts_over(
     assert ran.results("probe")["layers"]["conv1"]["top1"] > 0
 
 
+@pytest.mark.slow
 def test_a_probe_that_is_done_when_it_is_stopped_keeps_its_results(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
