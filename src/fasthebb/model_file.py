@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fasthebb.nets.build import build_network
+from fasthebb.readout.network import ClosedForm
 from fasthebb.stage_files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, read_json
 
 
@@ -28,6 +29,7 @@ class ModelCard:
         labels_train, labels_validation: number of labels that were used to train the weights.
         taught: the classifier was trained on these features.
         hidden: number of units in the classifier's hidden layer; 0: it has none.
+        closed_form: what a classifier in closed form reads; None: the classifier is a layer.
     """
 
     model: str
@@ -43,6 +45,7 @@ class ModelCard:
     labels_validation: int = 0
     taught: bool = False
     hidden: int = 0
+    closed_form: dict[str, Any] | None = None
 
 
 def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
@@ -50,8 +53,9 @@ def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
     # clones, as a module that occurs twice shares its memory, which the format refuses
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     described = asdict(card)
-    if not card.hidden:
-        described.pop("hidden")  # so that files without it stay as they were before this field existed
+    for name in ("hidden", "closed_form"):
+        if not described[name]:
+            described.pop(name)  # so that files without it stay as they were before this field existed
     # one key, as the order of several keys in the file would vary
     return save(tensors, metadata={"fasthebb": json.dumps(described)})
 
@@ -122,6 +126,7 @@ def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Modul
         whitening=card.whitening,
         layer=card.layer,
         hidden=card.hidden,
+        closed_form=card.closed_form,
     )
     try:
         network.load_state_dict(weights)
@@ -142,6 +147,8 @@ def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) 
     Raises:
         ValueError: another tensor is missing, unknown or of another shape.
     """
+    if isinstance(network, ClosedForm):
+        network.make_room(weights)
     own = network.state_dict()
     left = []
     for name, value in own.items():

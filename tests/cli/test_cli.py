@@ -575,7 +575,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
     for word, expected in {
         "hydra/launcher=launcher": "hydra/launcher=nowhere: no such choice; hydra/launcher can be: launcher, local, ",
         "finetune=lists": "lists.yaml",
-        "finetune=nope": "finetune can be: default, few_labels, frozen, gentle, hebbian, lists, paper",
+        "finetune=nope": "finetune can be: closed_form, default, few_labels, frozen, gentle, hebbian, lists, paper",
     }.items():
         ran = command("train", "-m", word, "seed=0,1")
         assert ran.code == 2

@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory, defaults_of
-from fasthebb_cli.settings.config import GROUPS, Config, DatasetConfig, TopLevel
+from fasthebb_cli.settings.config import SHARED, Config, DatasetConfig, TopLevel
 from fasthebb_cli.settings.load import completed, load, with_defaults
-from fasthebb_cli.settings.stages import KINDS
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 from tests.conftest import loaded
 
 
-@pytest.mark.parametrize("cls", [*GROUPS.values(), Config, TopLevel, BenchConfig, DataConfig])
+@pytest.mark.parametrize("cls", [*SHARED.values(), *KINDS.values(), Config, TopLevel, BenchConfig, DataConfig])
 def test_no_dataclass_has_a_default(cls: type) -> None:
     with_a_default = [
         field.name
@@ -26,17 +26,19 @@ def test_no_dataclass_has_a_default(cls: type) -> None:
     assert not with_a_default
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_yaml_has_a_default_of_every_key(group: str) -> None:
+@pytest.mark.parametrize("name", SHARED | KINDS)
+def test_yaml_has_a_default_of_every_key(name: str) -> None:
     """`???` is no default: it says that a choice or the user must give the value."""
-    assert set(defaults_of(group)) == {field.name for field in dataclasses.fields(GROUPS[group])}
+    assert set(defaults_of(name)) == {field.name for field in dataclasses.fields((SHARED | KINDS)[name])}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_of_which_only_the_kind_is_given_has_the_defaults_of_its_kind(kind: str) -> None:
-    config = loaded("rule=vae", f"+extra.more.kind={kind}", f"{kind}=default")  # the defaults take some from the rule
-    assert config.settings["more"] == config.settings[kind]
+    group = next(group for group, kinds in STAGE_GROUPS.items() if kind in kinds)
+    choice = f"{group}={'default' if kind == group else kind}"
+    config = loaded("rule=vae", f"+extra.more.kind={kind}", choice)  # the defaults take some from the rule
+    assert config.settings["more"] == config.settings[group]
 
 
 def test_a_choice_that_leaves_keys_out_has_the_defaults() -> None:

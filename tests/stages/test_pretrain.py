@@ -19,6 +19,7 @@ from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.stages import Context
 from fasthebb_cli.stages.first_step import BATCH_SIZE, fit_whitening
+from fasthebb_cli.stages.rule import NO_RULES
 from tests.conftest import Ran, loaded
 
 Command = Callable[..., Ran]
@@ -30,7 +31,7 @@ def epochs(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_every_rule_is_a_choice() -> None:
-    assert set(CHOICES) == {*RULES, "vae", "none", "own"}
+    assert set(CHOICES) == {*RULES, *NO_RULES, "own"}
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,16 @@ from fasthebb.nets.networks import conv6, conv10
 from fasthebb.nets.softhebb import softhebb
 from fasthebb.nets.whitening import Whitening
 from fasthebb.own import imported
+from fasthebb.readout.features import Features, first_maps
+from fasthebb.readout.network import ClosedForm
 
 NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10, "softhebb": softhebb}
 
 
 def build_network(
     name: str, arguments: Mapping[str, Any], *, channels: int, size: int, classes: int,
-    whitening: bool = False, layer: str | None = None, hidden: int = 0
+    whitening: bool = False, layer: str | None = None, hidden: int = 0,
+    closed_form: Mapping[str, Any] | None = None,
 ) -> nn.Module:  # fmt: skip
     """Calls the network's function, and adds what the other arguments ask for.
 
@@ -31,6 +34,7 @@ def build_network(
         whitening: add a Whitening layer, not fitted yet, before the first; the network must be an nn.Sequential.
         layer: cut the network after this layer and add a new classifier; None: the whole network.
         hidden: number of units of a hidden layer in the classifier; 0: none.
+        closed_form: what a classifier in closed form reads, which is not fitted yet; see `closed_form_network`.
 
     Raises:
         ValueError: an unknown name or argument, a module that can't be imported, or images that do not fit.
@@ -56,7 +60,28 @@ def build_network(
         network = cut_network(network, layer, channels=channels, size=size, classes=classes)
     if hidden:
         add_hidden_layer(network, hidden)
+    if closed_form is not None:
+        network = closed_form_network(network, channels=channels, size=size, **closed_form)
     return network
+
+
+def closed_form_network(
+    network: nn.Module, *, channels: int, size: int, layers: Sequence[str] | None, pool: int, root: bool, mirror: bool
+) -> nn.Module:
+    """The network with a classifier in closed form; see `fasthebb.readout`.
+
+    Args:
+        layers: children that are read; None: the first two that give maps.
+
+    Raises:
+        ValueError: the network is no sequence, or has no such layers.
+    """
+    try:
+        if layers is None:
+            layers = first_maps(network, channels, size)
+        return ClosedForm(Features(network, layers, pool, root=root), mirror=mirror)
+    except ValueError as error:
+        raise ValueError(f"finetune=closed_form: {error}") from error
 
 
 def _function(name: str) -> Callable[..., nn.Module]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from fasthebb_cli.cli.words import choices
 from fasthebb_cli.compute.signals import is_submitits
@@ -35,6 +37,11 @@ def explain(error: HydraException, folders: Sequence[Path]) -> str:
     """
     if isinstance(error, MissingConfigException):
         return _missing(error, folders)
+    unknown = error.__cause__
+    if isinstance(unknown, ConfigAttributeError | ConfigKeyError) and isinstance(unknown.parent_node, DictConfig):
+        accepted = ", ".join(str(key) for key in unknown.parent_node)
+        group = str(unknown.full_key).rpartition(".")[0]
+        return f"unknown key {unknown.full_key}; this choice of {group} accepts: {accepted}"
     cause = error if str(error) else error.__cause__ or error  # it wraps some of OmegaConf's without a word
     lines = [line.strip() for line in str(cause).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(NOT_SHOWN)) or type(cause).__name__

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.config import GROUPS, SHARED, TopLevel
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 SITE_VARIABLE = "FASTHEBB_CONF"  # a folder with choices of the site's own, laid out as conf/
@@ -189,7 +190,9 @@ def _keys(config: str) -> dict[str, bool]:
         keys["extra"] = True
     for group in TOP_GROUPS[config]:
         if group in GROUPS:
-            keys |= {f"{group}.{field.name}": get_origin(field.type) is dict for field in fields(GROUPS[group])}
+            kinds = [KINDS[kind] for kind in STAGE_GROUPS.get(group, ())] or [GROUPS[group]]
+            for cls in kinds:
+                keys |= {f"{group}.{field.name}": get_origin(field.type) is dict for field in fields(cls)}
     return keys
 
 

@@ -87,6 +87,9 @@ class View:
         parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
         if results["top1"] is not None:
             parts.append(f"top-1 {percent(results['top1'])} %")
+        if results.get("chosen"):
+            settings = ", ".join(f"{key}={value}" for key, value in results["chosen"].items())
+            parts.append(f"chose {settings}: {percent(results['expected_top1'])} % of left-out labels right")
         if results["images_per_second"]:
             parts.append(f"{pace(results['images_per_second'])} images/s")
         self.note(", ".join(parts), "bold")

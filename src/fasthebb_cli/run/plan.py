@@ -52,7 +52,7 @@ class PlannedStage:
     def readout(self) -> Readout:
         """The classifier that this stage and those before it ask for. Weights of `init_from` may have another one."""
         own, before = self.settings.readout, self.previous.readout if self.previous else Readout()
-        return Readout(own.layer or before.layer, own.hidden or before.hidden)
+        return Readout(own.layer or before.layer, own.hidden or before.hidden, own.closed or before.closed)
 
     @property
     def finished(self) -> bool:

@@ -73,6 +73,7 @@ def _card(cell: Cell, stage: PlannedStage, start: Start, results: dict[str, Any]
         whitening=config.rule.whitening is not None,
         layer=start.readout.layer,
         hidden=start.readout.hidden,
+        closed_form=start.readout.closed._asdict() if start.readout.closed else None,
         labels_train=max(start.labels_train, results["labels_train"]),
         labels_validation=max(start.labels_validation, results["labels_validation"]),
         taught=not stage.settings.pretrains and (stage.settings.reads_labels or start.taught),

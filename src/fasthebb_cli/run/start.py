@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fasthebb.model_file import adopt_weights, read_model
-from fasthebb.nets.build import add_hidden_layer, build_network, cut_network
+from fasthebb.nets.build import add_hidden_layer, build_network, closed_form_network, cut_network
 from fasthebb_cli.compute.batch_norm import share_batch_norm
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
@@ -15,7 +16,7 @@ from fasthebb_cli.errors import InputError, bad_input
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.shared import Cell
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.kind import Readout
+from fasthebb_cli.settings.kind import ClosedReadout, Readout
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
     source, classes = cell.dataset.source, max(len(cell.dataset.classes), 1)
     with bad_input():
         weights, card = read_model(origin)
-        found = Readout(card.layer, card.hidden)
+        found = Readout(card.layer, card.hidden, _closed(card.closed_form))
         network = new_network(cell.config, cell.dataset, found)
         left = adopt_weights(network, weights, origin)
     wanted, read = stage.settings.readout, found
+    if found.closed and not stage.settings.measures:
+        raise InputError(f"{stage.name}: the weights of {origin} end in a closed form; name those of its pre-training")
     if wanted.layer and wanted.layer != found.layer:
         with bad_input():
             network = cut_network(network, wanted.layer, channels=source.channels, size=source.size, classes=classes)
@@ -85,13 +88,18 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
             raise InputError(f"finetune.hidden={hidden}: {origin} has a hidden layer of {found.hidden} already")
         with bad_input():
             add_hidden_layer(network, hidden)
+    closed = found.closed
+    if wanted.closed is not None:
+        closed = wanted.closed
+        with bad_input():
+            network = closed_form_network(network, channels=source.channels, size=source.size, **closed._asdict())
     statistics = torch.tensor(card.mean), torch.tensor(card.std)
     start = Start(
-        Readout(found.layer, hidden),
+        Readout(found.layer, hidden, closed),
         statistics,
         labels_train=card.labels_train,
         labels_validation=card.labels_validation,
-        taught=card.taught and not left and Readout(found.layer, hidden) == read,
+        taught=card.taught and not left and Readout(found.layer, hidden, closed) == read,
     )
     return network, start, left
 
@@ -108,4 +116,13 @@ def new_network(config: Config, dataset: Dataset, readout: Readout = Readout()) 
             whitening=config.rule.whitening is not None,
             layer=readout.layer,
             hidden=readout.hidden,
+            closed_form=readout.closed._asdict() if readout.closed else None,
         )
+
+
+def _closed(described: dict[str, Any] | None) -> ClosedReadout | None:
+    """From a model's card."""
+    if described is None:
+        return None
+    layers = described["layers"]
+    return ClosedReadout(**described | {"layers": None if layers is None else tuple(layers)})

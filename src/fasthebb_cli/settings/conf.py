@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-DEFAULTS_FILES = {"dataset": "base/dataset", "rule": "base/rule", "model": "base/model", "gpu": "gpu/auto"}
+DEFAULTS_FILES = {"dataset": "base/dataset", "rule": "base/rule", "model": "base/model", "gpu": "gpu/auto",
+                  "closed_form": "finetune/closed_form"}  # fmt: skip
 
 
 def conf_directory() -> Path:

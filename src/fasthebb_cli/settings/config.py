@@ -9,7 +9,7 @@ from typing import Any
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, not_empty, one_of
 from fasthebb_cli.settings.kind import StageSettings
-from fasthebb_cli.settings.stages import KINDS, VERBS
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, VERBS
 
 
 @dataclass
@@ -173,4 +173,5 @@ class TopLevel:
 
 
 SHARED: dict[str, type] = {"dataset": DatasetConfig, "rule": RuleConfig, "model": ModelConfig, "gpu": GpuConfig}
-GROUPS: dict[str, type] = SHARED | KINDS  # folder of conf/ -> what its files accept
+# folder of conf/ -> what its files accept; those of `finetune` may be of another kind, see STAGE_GROUPS
+GROUPS: dict[str, type] = SHARED | {group: KINDS[group] for group in STAGE_GROUPS}

@@ -5,16 +5,32 @@ from dataclasses import Field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 
+class ClosedReadout(NamedTuple):
+    """What a classifier in closed form reads; see `fasthebb.readout.features`.
+
+    Args:
+        layers: children of the network; None: the first two that give maps.
+        mirror: the scores of an image and its mirror image are averaged.
+    """
+
+    layers: tuple[str, ...] | None
+    pool: int
+    root: bool
+    mirror: bool
+
+
 class Readout(NamedTuple):
     """Where the classifier reads, and how large it is.
 
     Args:
         layer: the network is cut after it; None: it is as long as the weights that the stage starts from.
         hidden: units of the classifier's hidden layer; 0: as many as the weights that the stage starts from have.
+        closed: the classifier is in closed form; None: it is a layer of the network.
     """
 
     layer: str | None = None
     hidden: int = 0
+    closed: ClosedReadout | None = None
 
 
 class StageSettings(Protocol):

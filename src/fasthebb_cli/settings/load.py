@@ -10,7 +10,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
 from fasthebb_cli.settings.kind import StageSettings
-from fasthebb_cli.settings.stages import KINDS, VERBS
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, VERBS
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def completed(cfg: DictConfig) -> DictConfig:
     plain: dict[Any, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     for group in GROUPS:
         if isinstance(plain.get(group), dict):
-            plain[group] = _filled(plain[group], group)
+            plain[group] = _filled(plain[group], _kind(plain[group], group))
     extra = plain.get("extra")
     if isinstance(extra, dict):
         plain["extra"] = {
@@ -81,7 +81,10 @@ def load(cfg: DictConfig) -> Config:
     plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
     top = _typed(TopLevel, OmegaConf.create(plain), "")
     shared: dict[str, Any] = {group: _typed(cls, cfg[group], group) for group, cls in SHARED.items()}
-    settings = {kind: _typed(cls, cfg[kind], kind) for kind, cls in KINDS.items()} | _extra(cfg.get("extra") or {})
+    settings: dict[str, StageSettings] = {
+        group: _typed(KINDS[_kind(cfg[group], group)], cfg[group], group) for group in STAGE_GROUPS
+    }
+    settings |= _extra(cfg.get("extra") or {})
     names = top.stages if top.stages is not None else VERBS[top.verb]
     if not names:
         raise InputError("stages is empty; name at least one of: " + ", ".join(settings))
@@ -108,6 +111,12 @@ def _extra(extra: Any) -> dict[str, StageSettings]:
             raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
         settings[name] = _typed(KINDS[kind], node, f"extra.{name}")
     return settings
+
+
+def _kind(node: Any, group: str) -> str:
+    """The kind of stage that a group sets up, or the group itself."""
+    kind = node.get("kind")
+    return str(kind) if kind in STAGE_GROUPS.get(group, ()) else group
 
 
 def _filled(node: dict[Any, Any], group: str) -> dict[Any, Any]:

@@ -1,5 +1,6 @@
 """The kinds of stage, each with its settings, and the verbs, each with the stages that it runs."""
 
+from fasthebb_cli.settings.closed_form import ClosedFormConfig
 from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.kind import StageSettings
@@ -11,6 +12,14 @@ KINDS: dict[str, type[StageSettings]] = {
     "finetune": FinetuneConfig,
     "probe": ProbeConfig,
     "evaluate": EvaluateConfig,
+    "closed_form": ClosedFormConfig,
 }
-# A verb is the default of `stages`; every kind is one
-VERBS: dict[str, list[str]] = {"train": ["pretrain", "finetune", "evaluate"]} | {kind: [kind] for kind in KINDS}
+# Folder of conf/ -> the kinds of stage that its files set up, the usual one first
+STAGE_GROUPS = {
+    "pretrain": ("pretrain",),
+    "finetune": ("finetune", "closed_form"),
+    "probe": ("probe",),
+    "evaluate": ("evaluate",),
+}
+# A verb is the default of `stages`; every group is one
+VERBS: dict[str, list[str]] = {"train": ["pretrain", "finetune", "evaluate"]} | {name: [name] for name in STAGE_GROUPS}

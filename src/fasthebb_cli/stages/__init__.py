@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from fasthebb_cli.stages.closed_form import closed_form
 from fasthebb_cli.stages.evaluate import evaluate
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.pretrain import pretrain
@@ -13,6 +14,7 @@ STAGES: dict[str, Callable[[Context], Task]] = {
     "finetune": finetune,
     "probe": probe,
     "evaluate": evaluate,
+    "closed_form": closed_form,
 }
 
 __all__ = ["STAGES", "Context", "Task"]

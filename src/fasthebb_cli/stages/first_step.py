@@ -24,17 +24,21 @@ def fit_whitening(context: Context) -> None:
 
 
 @torch.no_grad()
-def calibrate_batch_norm(context: Context) -> None:
+def calibrate_batch_norm(context: Context, network: nn.Module | None = None) -> None:
     """Sets batch norm's running statistics to their mean over some batches.
 
     For features that stay random: no training would ever move their statistics.
+
+    Args:
+        network: images -> anything; None: the context's.
     """
-    norms = [m for m in context.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    network = network or context.network
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None
-    context.network.train()
+    network.train()
     for batch in islice(context.batches(context.dataset.train, BATCH_SIZE, epoch=0), CALIBRATION_BATCHES):
-        context.network(batch.images)
+        network(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -23,6 +23,7 @@ from fasthebb_cli.stages.autoencoder import vae
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.random_filters import random_filters
 from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, untrainable_notes
 from fasthebb_cli.stages.schedules import set_rate
 from fasthebb_cli.stages.task import Batch, Context, Task, results
@@ -33,6 +34,8 @@ def pretrain(context: Context) -> Task:
     assert isinstance(settings, PretrainConfig)
     if context.config.rule.name == "vae":
         return vae(context)
+    if context.config.rule.name == "random":
+        return random_filters(context)
     indices = labelled_images(dataset, context.config) if settings.teacher else all_training_images(dataset)
     micro_batched(context.network, context.config.gpu.micro_batch)  # raises an InputError if it can't be
     learner = _learner(context, settings)

@@ -16,6 +16,8 @@ from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.settings.config import RuleConfig
 from fasthebb_cli.stages.task import Context
 
+NO_RULES = ("vae", "random", "none")  # what rule.name may be besides a Hebbian rule
+
 
 def learner_of(
     context: Context, key: str, *, micro_batch: int | None = None, replay: bool = False, **arguments: Any
@@ -57,10 +59,10 @@ def rule_setting(rule: RuleConfig) -> RuleSetting:
             setting = RuleSetting(imported("rule.name", rule.name), "dot")
     elif rule.name in RULES:
         setting = RULES[rule.name]
-    elif rule.name in ("vae", "none"):
+    elif rule.name in NO_RULES:
         raise InputError(f"rule={rule.name} is no Hebbian rule; choose one of: {', '.join(RULES)}")
     else:
-        choices = ", ".join([*RULES, "vae", "none"])
+        choices = ", ".join([*RULES, *NO_RULES])
         raise InputError(f"rule.name: unknown {rule.name!r}; use {choices} or my_package.module:function")
     if rule.response is not None and rule.response not in RESPONSES:
         raise InputError(f"rule.response must be one of {', '.join(RESPONSES)}, not {rule.response!r}")

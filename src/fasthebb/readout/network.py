@@ -1,0 +1,66 @@
+"""A network whose classifier is in closed form: images (B, C, S, S) -> scores (B, classes) with a calibrated softmax.
+
+Everything that is fitted is a buffer, empty until then: a model file holds it, and its shape follows from the file.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fasthebb.readout.features import Features
+from fasthebb.readout.kernel import kernel, unit_rows
+from fasthebb.readout.views import mirrored
+
+LINEAR, KERNEL = "linear", "kernel"
+
+
+class ClosedForm(nn.Module):
+    """Features z = (x - mean) map, then weights of a linear classifier, or the labelled rows of a kernel.
+
+    Args:
+        features: images -> x (B, D).
+        mirror: an image's score is the mean of its own and its mirror image's.
+    """
+
+    mean: Tensor  # (D,)
+    map: Tensor  # (D, K)
+    weight: Tensor  # (K, C): linear; (M, C): of the rows
+    bias: Tensor  # (C,)
+    rows: Tensor  # (M, K), of length 1; empty: the classifier is linear
+    sharpness: Tensor  # of the kernel
+    gain: Tensor  # factor on the scores that calibrates their softmax
+
+    def __init__(self, features: Features, *, mirror: bool) -> None:
+        super().__init__()
+        self.features, self.mirror = features, mirror
+        for name in ("mean", "map", "weight", "bias", "rows", "sharpness", "gain"):
+            self.register_buffer(name, torch.empty(0))
+
+    def components(self, images: Tensor) -> Tensor:
+        """z (B, K)."""
+        z: Tensor = (self.features(images) - self.mean) @ self.map
+        return z
+
+    def scores_of(self, z_BK: Tensor) -> Tensor:
+        unit_BK = unit_rows(z_BK)
+        inputs = kernel(unit_BK, self.rows, float(self.sharpness)) if self.rows.numel() else unit_BK
+        scores: Tensor = inputs @ self.weight + self.bias
+        return scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = self.scores_of(self.components(images))
+        if self.mirror:
+            scores = (scores + self.scores_of(self.components(mirrored(images)))) / 2
+        return scores * self.gain
+
+    def make_room(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Gives each buffer the shape that it has in a state."""
+        for name in list(self._buffers):
+            if prefix + name in state:
+                setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        self.make_room(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

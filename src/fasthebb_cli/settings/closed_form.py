@@ -1,0 +1,73 @@
+"""What a stage of the kind `closed_form` accepts, and what it says of itself. It is a way to fine-tune."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
+from fasthebb_cli.settings.kind import ClosedReadout, Readout
+
+
+@dataclass
+class ClosedFormConfig:
+    """A classifier on frozen features, from sums over images and one factorisation."""
+
+    kind: str
+    layers: list[str] | None
+    pool: int
+    root: bool
+    floor: float
+    components: int
+    mirror: bool
+    view: str | None
+    views: int
+    shrinkage: float
+    classifier: str
+    sharpness: float | None
+    ridge: float | None
+    kernel_rows: int
+    batch_size: int
+
+    after: ClassVar[Sequence[str]] = ("pretrain",)
+    measures: ClassVar = False
+    pretrains: ClassVar = False
+    augment: ClassVar = "none"
+    reads_labels: ClassVar = True
+    split: ClassVar = None
+    splits: ClassVar[Sequence[str]] = ("train",)
+    learns_by_rule: ClassVar = False
+    own_rule_keys: ClassVar[Sequence[str]] = ()
+    numberless: ClassVar[Sequence[str]] = ("batch_size",)
+    in_hooks: ClassVar = False
+    by_rule: ClassVar[Sequence[str]] = ()
+    layer_lr: ClassVar[dict[str, float]] = {}
+    patterns: ClassVar[dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("closed_form",))
+        if self.layers == []:
+            raise ValueError("layers is empty; name some, as in [conv1,conv2], or leave it out")
+        for name in ("pool", "components", "batch_size"):
+            at_least(name, getattr(self, name), 1)
+        at_least("kernel_rows", self.kernel_rows, 100)
+        in_range("floor", self.floor, 0, 1)
+        if self.view is not None:
+            one_of("view", self.view, ("photograph", "digit"))
+        in_range("views", self.views, 0, 100)
+        above("shrinkage", self.shrinkage, 0)
+        one_of("classifier", self.classifier, ("auto", "kernel", "propagation", "ridge"))
+        for name in ("sharpness", "ridge"):
+            if getattr(self, name) is not None:
+                above(name, getattr(self, name), 0)
+
+    @property
+    def readout(self) -> Readout:
+        layers = None if self.layers is None else tuple(self.layers)
+        return Readout(closed=ClosedReadout(layers, self.pool, self.root, self.mirror))
+
+    @property
+    def view_kind(self) -> str:
+        return self.view or ("photograph" if self.mirror else "digit")
+
+    def no_objective(self, stage: str, metric: str) -> str | None:
+        return "has no value on validation images; use objective=evaluate.top1 evaluate.split=validation"

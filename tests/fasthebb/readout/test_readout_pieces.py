@@ -1,0 +1,159 @@
+"""Closed forms against what they stand for: a model fitted anew without an image, a dense solve, a loop over images."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fasthebb.nets.networks import conv6
+from fasthebb.readout import graph, kernel, ridge
+from fasthebb.readout.calibration import best_gain, calibration_error, gain_for
+from fasthebb.readout.features import Features, first_maps
+from fasthebb.readout.moments import Moments
+from fasthebb.readout.projection import leading_components, standard_scale, view_whitening
+from fasthebb.readout.views import DRAWS, VIEWS
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_scores_of_a_left_out_image_are_those_of_a_model_that_never_saw_it(copies: int) -> None:
+    images, classes = 12, 3
+    rows = kernel.unit_rows(normal(copies * images, 5))
+    labels = torch.arange(images) % classes
+    targets = kernel.targets(labels.repeat(copies), classes)
+    similar = kernel.kernel(rows, rows, 3.0)
+    alpha, inverse = kernel.fit(similar, targets, 0.3)
+    found = kernel.left_out_scores(alpha, inverse, targets, copies)
+    for image in range(images):
+        own = torch.arange(copies) * images + image
+        others = torch.tensor([row for row in range(len(rows)) if row not in own.tolist()])
+        without = kernel.solve(similar[others][:, others], targets[others], 0.3)
+        torch.testing.assert_close(found[image], similar[own][:, others].double() @ without, rtol=1e-6, atol=1e-8)
+
+
+def test_what_spreads_over_a_graph_solves_its_equation() -> None:
+    rows = kernel.unit_rows(normal(40, 6))
+    made = graph.neighbour_graph(rows, 4)
+    dense = made.to_dense()
+    torch.testing.assert_close(dense, dense.T)
+    similar = rows @ rows.T
+    neighbours = similar.fill_diagonal_(-2).topk(4, dim=1).indices
+    expected = torch.zeros(40, 40)
+    for i in range(40):
+        for j in neighbours[i]:
+            expected[i, j] += similar[i, j].clamp_min(0) / 2
+            expected[j, i] += similar[i, j].clamp_min(0) / 2
+    degree = expected.sum(1).rsqrt()
+    torch.testing.assert_close(dense, expected * degree[:, None] * degree, rtol=1e-5, atol=1e-6)
+    sources = torch.eye(40)[:, :7]
+    found = graph.spread(made, sources, 0.98)
+    torch.testing.assert_close(found - 0.98 * dense @ found, sources, rtol=0, atol=1e-4)
+
+
+def test_propagation_to_a_labelled_image_does_not_see_its_own_label() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    between = normal(5, 5).abs()
+    found = graph.left_out_scores(between, labels, 2)
+    for image in range(5):
+        others = torch.tensor([other for other in range(5) if other != image])
+        expected = graph.propagated(between[image : image + 1, others], labels[others], 2)
+        torch.testing.assert_close(found[image : image + 1], expected)
+
+
+def test_sums_over_batches_give_mean_and_covariance() -> None:
+    rows = normal(50, 4)
+    moments = Moments(4)
+    for batch in rows.split(7):
+        moments.add(batch)
+    torch.testing.assert_close(moments.mean().float(), rows.mean(0))
+    torch.testing.assert_close(moments.covariance().float(), torch.cov(rows.T, correction=0))
+
+
+def test_leading_components_of_many_features_are_nearly_the_exact_ones() -> None:
+    size = 1100
+    rows = normal(400, size) * torch.logspace(0, -2, size)
+    covariance = torch.cov(rows.T, correction=0).double()
+    basis = leading_components(covariance, 20)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(20).double(), rtol=0, atol=1e-5)
+    best = torch.linalg.eigvalsh(covariance)[-20:].sum()
+    assert float((basis * (covariance @ basis)).sum()) > 0.995 * float(best)
+
+
+def test_whitening_makes_the_differences_of_views_equal_in_all_directions() -> None:
+    differences = normal(200, 6) * torch.tensor([3.0, 1, 1, 1, 0.5, 0.1])
+    products = (differences.T @ differences / len(differences) / 2).double()
+    whitening = view_whitening(products, 1e-9)
+    torch.testing.assert_close(whitening @ products @ whitening, torch.eye(6).double(), rtol=0, atol=1e-5)
+    strong = view_whitening(products, 1e6)
+    torch.testing.assert_close(strong / strong[0, 0], torch.eye(6).double(), rtol=0, atol=1e-4)
+
+
+def test_a_rarely_active_feature_counts_no_more_than_the_floor_lets_it() -> None:
+    scale = standard_scale(torch.tensor([1.0, 1.0, 1e-12]), 0.1)
+    torch.testing.assert_close(scale, torch.tensor([1.0, 1.0, 1 / (0.1 * 2 / 3)]), rtol=1e-4, atol=0)
+
+
+def test_layers_are_read_before_their_batch_norm_and_pooled() -> None:
+    network = conv6(channels=3, size=32, classes=4, width=0.1).eval()
+    images = normal(2, 3, 32, 32)
+    assert first_maps(network, 3, 32) == ["conv1", "conv2"]
+    features = Features(network, ["conv2", "conv1"], 4, root=True).eval()
+    found = features(images)
+    conv1, conv2 = network[0], network[1]
+    assert isinstance(conv1, nn.Sequential)
+    assert isinstance(conv2, nn.Sequential)
+    first, second = conv1[:-1](images), conv2[:-1](conv1(images))
+    expected = torch.cat([nn.functional.adaptive_avg_pool2d(x, 4).flatten(1).sqrt() for x in (first, second)], dim=1)
+    torch.testing.assert_close(found, expected)
+    assert [name for name, _ in features.named_children()] == ["conv1", "conv2"]
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_a_view_depends_on_its_own_numbers_alone(kind: str) -> None:
+    images, draws = normal(4, 3, 16, 16), torch.rand(4, DRAWS, generator=torch.Generator().manual_seed(1))
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
+    whole = VIEWS[kind](images, draws, mean, std)
+    torch.testing.assert_close(VIEWS[kind](images[2:3], draws[2:3], mean, std), whole[2:3])
+    assert not torch.allclose(whole, images)
+
+
+def test_a_photograph_is_moved_by_whole_pixels() -> None:
+    images = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    draws = torch.tensor([[0.9, 0.99, 0.5, 0.5, 0.5, 0.5, 0, 0]])  # not mirrored, 2 to the left, same light
+    moved = VIEWS["photograph"](images, draws, torch.zeros(1), torch.ones(1))
+    torch.testing.assert_close(moved[..., :-2], images[..., 2:])
+
+
+def test_the_best_gain_makes_scores_as_sure_as_they_are_right() -> None:
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=draws) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=draws)[:, 0]
+    assert best_gain(logits / 37, labels) == pytest.approx(37, rel=0.1)
+    confidence, predicted = logits.softmax(1).max(1)
+    assert calibration_error(confidence, predicted == labels) < 0.03
+    assert calibration_error(torch.ones(100), torch.arange(100) < 60) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_ridge_scores_of_a_left_out_image_are_those_of_a_model_that_never_saw_it(copies: int) -> None:
+    x, classes = normal(copies, 12, 4), 3
+    labels = torch.arange(12) % classes
+    targets = kernel.targets(labels, classes)
+    inner, cross = ridge.products(x.flatten(0, 1), targets.repeat(copies, 1))
+    weight, inverse = ridge.fit(inner, cross, 0.1)
+    found = ridge.left_out_scores(x, targets, weight, inverse)
+    strength = 0.1 * float(inner.diagonal().mean())
+    for image in range(12):
+        others = [other for other in range(12) if other != image]
+        rest = x[:, others].flatten(0, 1).double()
+        regular = rest.T @ rest + strength * torch.eye(4).double()
+        without = torch.linalg.solve(regular, rest.T @ targets[others].repeat(copies, 1))
+        torch.testing.assert_close(found[image], x[:, image].double() @ without, rtol=1e-6, atol=1e-8)
+
+
+def test_a_gain_can_be_found_for_a_mean_confidence() -> None:
+    scores = normal(500, 4)
+    sure = (scores * gain_for(scores, 0.8)).softmax(1).amax(1).mean()
+    assert float(sure) == pytest.approx(0.8, abs=0.02)

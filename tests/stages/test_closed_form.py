@@ -1,0 +1,147 @@
+"""Fine-tuning in closed form, and random filters as a control, through the command."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fasthebb.model_file import load_model_and_card
+from fasthebb.nets.networks import conv6
+from fasthebb_cli.compute.signals import STOPPED
+from fasthebb_cli.data.dataset import load_dataset
+from tests.conftest import Ran, loaded
+from tests.disturbed import outcome
+from tests.fasthebb.test_many import same
+from tests.lives import Life
+from tests.lives import command as command_of
+from tests.run.test_resume import stop_at
+
+Command = Callable[..., Ran]
+SHORT = ("dataset=digits", "model.width=0.1", "pretrain.epochs=2", "gpu=cpu")
+CLOSED = (*SHORT, "finetune=closed_form", "finetune.components=40", "finetune.views=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classifier", ["auto", "kernel", "propagation", "ridge"])
+def test_it_learns_and_its_model_gives_the_scores_that_were_measured(command: Command, classifier: str) -> None:
+    ran = command("train", *CLOSED, f"finetune.classifier={classifier}", "label_fraction=0.05", small=False)
+    assert ran.code == 0, ran.err
+    tuned, measured = ran.results("finetune"), ran.results("evaluate")
+    assert tuned["kind"] == "closed_form"
+    assert tuned["labels_train"] == 50
+    assert tuned["labels_validation"] == measured["labels_validation"] == 0
+    assert measured["top1"] > 0.6
+    assert measured["top1"] == pytest.approx(tuned["expected_top1"], abs=0.15)
+    if classifier != "auto":
+        assert tuned["chosen"]["classifier"] == classifier
+    assert f"chose classifier={tuned['chosen']['classifier']}" in ran.err + ran.out
+    network, card = load_model_and_card(ran.directories("finetune")[0])
+    dataset = load_dataset(loaded(*SHORT).dataset, 0)
+    mean, std = torch.tensor(card.mean)[:, None, None], torch.tensor(card.std)[:, None, None]
+    with torch.no_grad():
+        scores = network((dataset.source.read(dataset.test).float() / 255 - mean) / std)
+    labels = dataset.labels[dataset.test]
+    assert float((scores.argmax(1) == labels).double().mean()) == pytest.approx(measured["top1"], abs=0.005)
+    confidence = float(scores.softmax(1).amax(1).mean())
+    assert confidence == pytest.approx(measured["top1"], abs=0.2), "the softmax says how sure it is"
+
+
+@pytest.mark.slow
+def test_the_images_in_a_batch_change_rounding_only(command: Command, tmp_path: Path) -> None:
+    states = []
+    for size in (64, 300):
+        out = tmp_path / str(size)
+        words = (*CLOSED, "finetune.classifier=kernel", f"finetune.batch_size={size}", "stages=[pretrain,finetune]")
+        assert command("train", *words, "label_fraction=0.05", f"out={out}", small=False).code == 0
+        (path,) = out.glob("*-finetune-*/model.safetensors")
+        states.append({"scale": load_file(path)["map"].norm(dim=0), "mean": load_file(path)["mean"]})
+    same(states[0], states[1], 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+def test_stopped_at_every_decision_it_ends_in_the_same_bits(command: Command, tmp_path: Path) -> None:
+    words = (*CLOSED, "finetune.batch_size=250", "stages=[pretrain,finetune]", "label_fraction=0.05")
+    once = command("train", *words, small=False)
+    assert once.code == 0, once.err
+    expected = outcome(once.runs)
+    (pretrained,) = once.directories("pretrain")
+    for number in count(1):
+        out = tmp_path / str(number)
+        shutil.copytree(pretrained, out / pretrained.name)
+        with stop_at(number):
+            code = command("train", *words, f"out={out}", small=False).code
+        if code == 0:
+            break
+        assert code == STOPPED
+        again = command("train", *words, f"out={out}", small=False)
+        assert again.code == 0, again.err
+        assert outcome(out) == expected, f"decision {number}"
+    assert number > 9
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+def test_two_processes_choose_and_score_as_one(tmp_path: Path) -> None:
+    results = []
+    for size in (1, 2):
+        out = tmp_path / str(size)
+        words = ["train", *CLOSED, "label_fraction=0.05", f"out={out}", "finetune.batch_size=300"]
+        life = Life(command_of(words), tmp_path / f"{size}.log", size=size)
+        assert life.wait() == 0, life.text()
+        results.append([json.loads(path.read_text()) for path in sorted(out.glob("*/results.json"))])
+    for one, two in zip(*results, strict=True):
+        assert one["fingerprint"] == two["fingerprint"]
+        if one["stage"] == "evaluate":
+            assert two["top1"] == pytest.approx(one["top1"], abs=0.01)
+        if one["stage"] == "finetune":
+            assert two["chosen"] == one["chosen"]
+
+
+@pytest.mark.slow
+def test_random_filters_stay_random_and_get_statistics(command: Command) -> None:
+    ran = command("train", *CLOSED, "rule=random", "label_fraction=0.05", small=False)
+    assert ran.code == 0, ran.err
+    (pretrained,) = ran.directories("pretrain")
+    state = load_file(pretrained / "model.safetensors")
+    made = conv6(channels=1, size=32, classes=10, width=0.1).state_dict()
+    for name, value in made.items():
+        if name.endswith("running_var"):
+            assert not torch.allclose(state[name], value), f"{name} is as it was"
+    weight = state["conv1.0.weight"]
+    assert float(weight.abs().max()) <= 1 / weight[0].numel() ** 0.5, "as torch draws it"
+    assert ran.results("evaluate")["top1"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["finetune.layers=[]"], "finetune.layers is empty"),
+        (["finetune.layers=[conv9]"], "no layer 'conv9'; the network has: conv1"),
+        (["finetune.classifier=tree"], "finetune.classifier must be one of auto, kernel, propagation, ridge"),
+        (["finetune.shrinkage=0"], "finetune.shrinkage"),
+        (["finetune.view=film"], "finetune.view must be one of"),
+        (["finetune.epochs=2"], "unknown key finetune.epochs; this choice of finetune accepts: kind, layers"),
+        (["model=torchvision:shufflenet_v2_x0_5"], "has no children that give maps"),
+    ],
+)
+def test_bad_input(command: Command, words: list[str], expected: str) -> None:
+    ran = command("train", *SHORT[:1], "finetune=closed_form", *words, small=False)
+    assert ran.code == 2, ran.err
+    assert re.search(expected, ran.err), ran.err
+
+
+@pytest.mark.slow
+def test_the_outcome_is_reused(command: Command) -> None:
+    words = (*CLOSED, "stages=[pretrain,finetune]", "label_fraction=0.05")
+    assert command("train", *words, small=False).code == 0
+    before = outcome(command("train", *words, small=False).runs)
+    ran = command("train", *words, "finetune.batch_size=99", small=False)
+    assert "finetune: finished before" in ran.err + ran.out
+    assert outcome(ran.runs) == before
