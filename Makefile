@@ -30,7 +30,6 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 test: install  ## the tests that need nothing but this machine, without the longest
 	$(PYTEST) -m 'not marathon and not slurm and not browser'
 
-test-all: JOBS = 3  # of which one mostly waits for SLURM
 test-all: install  ## every test, as .ci/run does
 	$(PYTEST) -m ''
 

@@ -8,7 +8,7 @@ import pytest
 from fasthebb_cli.compute.launch import first_host
 from tests.conftest import SMALL
 from tests.disturbed import outcome, undisturbed
-from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
+from tests.slurm.conftest import PATIENCE, SCRIPTS, Cluster, wait_for
 from tests.slurm.test_submitit import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
@@ -20,7 +20,7 @@ LONG = ("pretrain.epochs=60", "finetune.epochs=2", "model.dropout=0")
 def test_tasks_of_srun_are_one_run_that_is_requeued_as_one(cluster: Cluster, options: tuple[str, ...]) -> None:
     settings = ("train", *SMALL, "label_fraction=0.2", "out=runs", *LONG)
     job = cluster.submit(*options, "--ntasks=2", str(SCRIPTS / "job.sh"), *settings)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 0, PATIENCE, cluster.logs)
     cluster.call("scancel", "--signal=USR1", job)
     cluster.wait(job, lambda state: state["Restarts"] == "1")
     assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
@@ -34,7 +34,7 @@ def test_tasks_of_srun_are_one_run_that_is_requeued_as_one(cluster: Cluster, opt
 def test_a_task_that_dies_ends_the_job(cluster: Cluster) -> None:
     settings = ("pretrain", *SMALL, "out=runs", "pretrain.epochs=5000")
     job = cluster.submit("--partition=low", "--ntasks=2", str(SCRIPTS / "job.sh"), *settings)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 0, PATIENCE, cluster.logs)
     os.kill(second_task(job), signal.SIGKILL)
     assert cluster.finish(job, 60)["JobState"] == "FAILED", cluster.logs()
 

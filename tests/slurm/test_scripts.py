@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import SMALL, lacking
 from tests.data.images import class_folders, save
 from tests.disturbed import outcome, undisturbed
-from tests.slurm.conftest import SCRIPTS, Cluster, wait_for
+from tests.slurm.conftest import PATIENCE, SCRIPTS, Cluster, wait_for
 
 ALL = sorted(SCRIPTS.glob("*.sh"))
 
@@ -123,12 +123,12 @@ def test_cells_wait_for_a_pre_training_that_is_requeued_and_are_requeued_themsel
     long = ("pretrain.epochs=15", "finetune.epochs=40")
     sweep = ("--partition=low", "train", *SMALL, "out=runs", "label_fraction=0.1,0.2", *long)
     (pretraining, _), (cells, _) = submitted(cluster, "sweep.sh", *sweep)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 0, PATIENCE, cluster.logs)
     cluster.call("scancel", "--signal=USR1", pretraining)
     cluster.wait(pretraining, lambda state: state["Restarts"] == "1")
     assert cluster.state(cells)["JobState"] == "PENDING"
     assert cluster.finish(pretraining)["JobState"] == "COMPLETED", cluster.logs()
-    wait_for(lambda: list(cluster.folder.glob("runs/*-0.2-*-finetune-*/metrics.jsonl")), 120, cluster.logs)
+    wait_for(lambda: list(cluster.folder.glob("runs/*-0.2-*-finetune-*/metrics.jsonl")), PATIENCE, cluster.logs)
     cluster.call("scancel", "--signal=USR1", f"{cells}_2")
     cluster.wait(f"{cells}_2", lambda state: state["Restarts"] == "1")
     for cell in (f"{cells}_1", f"{cells}_2"):
@@ -190,7 +190,7 @@ def test_torchrun_is_requeued_on_a_signal_and_goes_on_to_the_same_bits(
     long = ("pretrain.epochs=15", "finetune.epochs=2")
     settings = ("train", *SMALL, "label_fraction=0.2", "out=runs", *long)
     job = cluster.submit(*options, str(SCRIPTS / "torchrun.sh"), *settings)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 0, PATIENCE, cluster.logs)
     cluster.call("scancel", "--signal=USR1", job)
     cluster.wait(job, lambda state: state["Restarts"] == "1")
     assert cluster.finish(job)["JobState"] == "COMPLETED", cluster.logs()
@@ -237,7 +237,9 @@ def test_a_stopped_packing_is_requeued_and_goes_on(cluster: Cluster) -> None:
     job = cluster.call(str(SCRIPTS / "prepare_data.sh"), *words, "out=packed", "dataset.size=48").strip()
     cluster.jobs.append(job)
     journal = cluster.folder / "packed/packing.jsonl"
-    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1, 120, cluster.logs)  # after the plan
+    wait_for(
+        lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1, PATIENCE, cluster.logs
+    )  # after the plan
     cluster.call("scancel", "--signal=USR1", job)
     cluster.wait(job, lambda state: state["Restarts"] == "1")
     assert not (cluster.folder / "packed/packed.json").exists(), "it was done before it was stopped"

@@ -22,7 +22,7 @@ from tests.conftest import SMALL, Ran
 from tests.disturbed import outcome, undisturbed
 from tests.lives import Life
 from tests.lives import command as command_of
-from tests.slurm.conftest import Cluster, wait_for
+from tests.slurm.conftest import PATIENCE, Cluster, wait_for
 
 LONG = ("pretrain.epochs=60", "finetune.epochs=2")
 
@@ -150,8 +150,8 @@ def test_help_lists_the_launchers(command: Callable[..., Ran]) -> None:
 def test_preempted_jobs_of_a_sweep_are_requeued_and_it_ends_in_its_table(cluster: Cluster) -> None:
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=1")
     launcher = sweep(cluster.folder, *slurm, "seed=0,1", *LONG, environment=cluster.environment)
-    wait_for(lambda: len(list(cluster.folder.glob("runs/*/metrics.jsonl"))) == 2, 120, cluster.logs)
-    wait_for(lambda: cluster.epochs() > 1, 120, cluster.logs)
+    wait_for(lambda: len(list(cluster.folder.glob("runs/*/metrics.jsonl"))) == 2, PATIENCE, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 1, PATIENCE, cluster.logs)
     jobs = cluster.call("squeue", "--noheader", "--array", "--format=%i").split()
     assert len(jobs) == 2
     cluster.jobs += jobs
@@ -174,7 +174,7 @@ def test_preempted_jobs_of_a_sweep_are_requeued_and_it_ends_in_its_table(cluster
 def test_a_cancelled_job_of_a_sweep_stays_away(cluster: Cluster) -> None:
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=1")
     launcher = sweep(cluster.folder, *slurm, "seed=0", *LONG, environment=cluster.environment)
-    wait_for(lambda: cluster.epochs() > 0, 120, cluster.logs)
+    wait_for(lambda: cluster.epochs() > 0, PATIENCE, cluster.logs)
     (job,) = cluster.call("squeue", "--noheader", "--format=%i").split()
     cluster.call("scancel", job)
     state = cluster.finish(job)
