@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import lacking
 
 CONFIGURATION = Path("/tmp/fasthebb-slurm/slurm.conf")
-SHORT_WAIT = 3  # seconds, in place of two minutes; started in the second in which it ended, a job would be refused
+SHORT_WAIT = 5  # seconds, in place of two minutes; started in the second in which it ended, a job would be refused
 PATIENCE = 280  # seconds, of tests on a machine that has other work; a test itself ends after 300
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
