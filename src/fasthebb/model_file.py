@@ -72,6 +72,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
         card = ModelCard(**json.loads(metadata["fasthebb"]))
+        _check_closed_form(card.closed_form)
     except FileNotFoundError as error:
         raise ValueError(f"no model at {path}; give a {MODEL_FILE} or the stage directory that holds one") from error
     except (SafetensorError, OSError) as error:
@@ -79,6 +80,24 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} was not written by fasthebb: it has no description of its network") from error
     return weights, card
+
+
+def _check_closed_form(described: Any) -> None:
+    """Raises:
+    ValueError: it is not what `closed_form_network` takes.
+    """
+    if described is None:
+        return
+    kinds = {"pool": int, "root": bool, "mirror": bool}
+    if not isinstance(described, dict) or described.keys() != {"layers", *kinds}:
+        raise ValueError("a closed form has layers, pool, root and mirror")
+    layers = described["layers"]
+    if layers is not None and not (
+        isinstance(layers, list) and layers and all(isinstance(name, str) for name in layers)
+    ):
+        raise ValueError("layers of a closed form are names")
+    if any(type(described[name]) is not kind for name, kind in kinds.items()) or described["pool"] < 1:
+        raise ValueError("pool, root and mirror of a closed form have other values")
 
 
 def _model_file(path: Path) -> Path:
@@ -132,6 +151,11 @@ def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Modul
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit the network {card.model}; has its code changed?") from error
+    if isinstance(network, ClosedForm):
+        try:
+            network.eval().check(torch.zeros(1, card.channels, card.size, card.size), max(len(card.classes), 1))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     return network.to(torch.device(device)).eval(), card
 
 

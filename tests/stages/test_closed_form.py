@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import conv6
+from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.data.dataset import load_dataset
+from fasthebb_cli.run.start import new_network
 from tests.conftest import Ran, loaded
 from tests.disturbed import outcome
 from tests.fasthebb.test_many import same
@@ -50,6 +54,44 @@ def test_it_learns_and_its_model_gives_the_scores_that_were_measured(command: Co
     assert float((scores.argmax(1) == labels).double().mean()) == pytest.approx(measured["top1"], abs=0.005)
     confidence = float(scores.softmax(1).amax(1).mean())
     assert confidence == pytest.approx(measured["top1"], abs=0.2), "the softmax says how sure it is"
+
+
+@pytest.mark.slow
+def test_its_layers_can_be_probed(command: Command) -> None:
+    stages = ("stages=[pretrain,finetune,probe]", "probe.methods=[hebbian]")
+    ran = command("train", *CLOSED, *stages, "label_fraction=0.05", small=False)
+    assert ran.code == 0, ran.err
+    assert ran.results("probe")["layers"].keys() == {"features.conv1", "features.conv2"}
+
+
+@pytest.mark.slow
+def test_a_damaged_or_foreign_closed_form_is_refused_in_one_line(command: Command, tmp_path: Path) -> None:
+    ran = command("train", *CLOSED, "stages=[pretrain,finetune]", "label_fraction=0.05", small=False)
+    assert ran.code == 0, ran.err
+    path = ran.directories("finetune")[0] / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()["fasthebb"])
+    weights, shown = load_file(path), described["closed_form"]
+    damaged: list[Any] = [
+        {},
+        [],
+        shown | {"more": 1},
+        shown | {"pool": "4"},
+        shown | {"layers": [1]},
+        shown | {"pool": 0},
+    ]
+    for changed in damaged:
+        save_file(weights, tmp_path / "card", {"fasthebb": json.dumps(described | {"closed_form": changed})})
+        with pytest.raises(ValueError, match="was not written by fasthebb"):
+            load_model_and_card(tmp_path / "card")
+    for name, value in {
+        "mean": torch.zeros(3),
+        "map": weights["map"][:, :7],
+        "weight": weights["weight"][:, :4],
+    }.items():
+        save_file(weights | {name: value.contiguous()}, tmp_path / "weights", {"fasthebb": json.dumps(described)})
+        with pytest.raises(ValueError, match="its readout"):
+            load_model_and_card(tmp_path / "weights")
 
 
 @pytest.mark.slow
@@ -114,8 +156,12 @@ def test_random_filters_stay_random_and_get_statistics(command: Command) -> None
     for name, value in made.items():
         if name.endswith("running_var"):
             assert not torch.allclose(state[name], value), f"{name} is as it was"
-    weight = state["conv1.0.weight"]
-    assert float(weight.abs().max()) <= 1 / weight[0].numel() ** 0.5, "as torch draws it"
+    config = loaded(*SHORT)
+    torch.manual_seed(derived_seed(config.seed, "network"))
+    drawn = new_network(config, load_dataset(config.dataset, 0)).state_dict()
+    weights = [name for name in drawn if name.endswith("weight") and drawn[name].dim() > 1]
+    assert weights
+    assert all(torch.equal(state[name], drawn[name]) for name in weights), "no filter learns"
     assert ran.results("evaluate")["top1"] > 0.5
 
 

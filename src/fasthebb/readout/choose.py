@@ -130,7 +130,6 @@ def fitted(
     """
     white = rows if whitening_KK is None else replace(rows, copies_RLK=rows.copies_RLK @ whitening_KK.float())
     candidates: list[Candidate] = []
-    graph_NN = None
     if classifier == "ridge":
         candidates += ridge_candidates(white, LINEAR_RIDGE if ridge is None else (ridge,))
     if classifier in ("auto", "kernel"):

@@ -43,9 +43,12 @@ class Features(nn.Module):
             if name not in self.layers:
                 x = child(x)
             elif isinstance(child, nn.Sequential) and isinstance(child[-1], nn.modules.batchnorm._BatchNorm):
-                before = child[:-1](x)
-                read.append(self._pooled(before))  # first: the norm may change its input in place
-                x = child[-1](before)
+                # the child is called as a whole, so that hooks of others on it run, too
+                hook = child[-1].register_forward_pre_hook(lambda _, inputs: read.append(self._pooled(inputs[0])))
+                try:
+                    x = child(x)
+                finally:
+                    hook.remove()
             else:
                 x = child(x)
                 read.append(self._pooled(x))

@@ -13,8 +13,6 @@ from fasthebb.readout.features import Features
 from fasthebb.readout.kernel import kernel, unit_rows
 from fasthebb.readout.views import mirrored
 
-LINEAR, KERNEL = "linear", "kernel"
-
 
 class ClosedForm(nn.Module):
     """Features z = (x - mean) map, then weights of a linear classifier, or the labelled rows of a kernel.
@@ -60,6 +58,20 @@ class ClosedForm(nn.Module):
         for name in list(self._buffers):
             if prefix + name in state:
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
+
+    @torch.no_grad()
+    def check(self, image: Tensor, classes: int) -> None:
+        """Tries one image (1, C, S, S).
+
+        Raises:
+            ValueError: the buffers do not fit each other, the features or the number of classes.
+        """
+        try:
+            found = tuple(self(image).shape)
+        except RuntimeError as error:
+            raise ValueError(f"its readout does not fit together ({str(error).splitlines()[0]})") from error
+        if found != (1, classes):
+            raise ValueError(f"its readout gives scores of shape {found}, not {(1, classes)}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         self.make_room(state_dict, prefix)

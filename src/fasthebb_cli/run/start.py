@@ -124,5 +124,5 @@ def _closed(described: dict[str, Any] | None) -> ClosedReadout | None:
     """From a model's card."""
     if described is None:
         return None
-    layers = described["layers"]
+    layers = described["layers"]  # `read_model` has checked it
     return ClosedReadout(**described | {"layers": None if layers is None else tuple(layers)})

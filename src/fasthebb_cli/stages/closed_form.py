@@ -55,7 +55,7 @@ def closed_form(context: Context) -> Task:
             f"finetune.classifier=propagation compares all pairs of {len(images):,} images, and takes at most "
             f"{GRAPH_IMAGES:,}; use kernel or ridge"
         )
-    passes = Passes(context, settings, len(images), len(labelled))
+    passes = Passes(context, settings, network, len(images), len(labelled))
     mean, std = (value.to(context.compute.device) for value in context.statistics)
 
     def here(step: int) -> slice:
@@ -124,12 +124,14 @@ def closed_form(context: Context) -> Task:
 class Passes:
     """What the two passes add up, and the rows that they keep."""
 
-    def __init__(self, context: Context, settings: ClosedFormConfig, images: int, labelled: int) -> None:
+    def __init__(
+        self, context: Context, settings: ClosedFormConfig, network: ClosedForm, images: int, labelled: int
+    ) -> None:
         self.settings, self.images, self.labelled, self.seed = settings, images, labelled, context.seed_for("views")
         source = context.dataset.source
         blank = torch.zeros(1, source.channels, source.size, source.size, device=context.compute.device)
         with torch.no_grad():
-            features = context.network.features(context.compute.arrange(blank)).shape[1]  # type: ignore[operator]
+            features = network.features(context.compute.arrange(blank)).shape[1]
         self.first, self.second = Moments(features), Moments(min(settings.components, features, images))
         self.rows_RLK = self.all_NK = torch.empty(0)
         self.copies = 1 + settings.mirror + (settings.views > 0)
@@ -142,10 +144,15 @@ class Passes:
         self._draws: dict[int, Tensor] = {}
 
     def notes(self) -> list[str]:
-        if self.classifier == self.settings.classifier:
-            return []
-        most = self.settings.kernel_rows
-        return [f"more labelled images ({self.labelled:,}) than finetune.kernel_rows={most:,}: the classifier is ridge"]
+        """Choices that are left out, and why."""
+        if self.classifier != self.settings.classifier:
+            most = self.settings.kernel_rows
+            return [
+                f"more labelled images ({self.labelled:,}) than finetune.kernel_rows={most:,}: the classifier is ridge"
+            ]
+        if self.classifier == "auto" and not self.graph:
+            return [f"more images ({self.images:,}) than a graph takes ({GRAPH_IMAGES:,}): propagation is not tried"]
+        return []
 
     def draws(self, view: int) -> Tensor:
         """Numbers of one view of each image, (N, DRAWS)."""
