@@ -14,7 +14,9 @@ from fasthebb_cli.run.directory import MODEL_FILE, digest_of_file
 
 Settings = dict[str, Any]
 METRICS = {"top1": "top-1", "top5": "top-5"}
-SCRATCH = "none"  # the rule that learns nothing: methods with pre-training are compared with it
+SCRATCH = "none"  # the rule without pre-training: methods with pre-training are compared with it
+RANDOM = "random"  # the rule that teaches nothing: the control that shows what the learning of filters adds
+NOT_HEBBIAN = (SCRATCH, RANDOM, "vae")  # the last one learns without labels too, but by backprop
 # Keys that are no part of a method: the cell, the split that was measured, and the place of the stage in its chain
 NOT_METHOD = ("seed", "label_fraction", "stage", "kind", "previous", "evaluate.split", "dataset.test",
               "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip

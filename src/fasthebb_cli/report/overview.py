@@ -9,13 +9,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fasthebb_cli.console.formats import clock, labels, pace, percent
-from fasthebb_cli.console.tables import plain_table
+from fasthebb_cli.console.tables import WIDE, plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
 from fasthebb_cli.settings.stages import KINDS
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
-WIDE = 140  # a console of so many characters has room for all columns
 NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "images/s")
 UNKNOWN = "–"
 UNBOUNDED = 10_000
