@@ -96,6 +96,8 @@ class View:
         parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
         if results["top1"] is not None:
             parts.append(f"top-1 {percent(results['top1'])} %")
+        if results.get("calibration_error") is not None:
+            parts.append(f"calibration error {percent(results['calibration_error'])} %")
         if results.get("chosen"):
             settings = ", ".join(f"{key}={value}" for key, value in results["chosen"].items())
             parts.append(f"chose {settings}: {percent(results['expected_top1'])} % of left-out labels right")
