@@ -26,6 +26,13 @@ def backward_passes(count: float | None) -> str:
     return "–" if count is None else f"{count:,.0f}"
 
 
+def choice(chosen: Mapping[str, Any], expected_top1: float | None) -> str:
+    """What a closed form chose, and the top-1 that it expects: kernel, sharpness=1, ridge=0.03 (expects 93.3 %)."""
+    settings = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in chosen.items()}
+    parts = [value if key == "classifier" else f"{key}={value}" for key, value in settings.items()]
+    return ", ".join(parts) + (f" (expects {percent(expected_top1)} %)" if expected_top1 is not None else "")
+
+
 def points(difference: float) -> str:
     """A difference of accuracies in [-1, 1] as points, with its sign: +4.1, −0.5, ±0.0."""
     value = f"{100 * difference:+.1f}"
