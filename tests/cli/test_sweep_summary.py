@@ -59,6 +59,21 @@ def test_a_row_for_each_method_with_its_mean_over_seeds() -> None:
     assert len([line for line in lines if line.endswith("…23456789")]) == 4  # each cell on one line
 
 
+def test_a_narrow_console_has_the_labels_in_place_of_their_fraction() -> None:
+    cells = [
+        cell("hpca", finetune, seed, 0.9, labels, label_fraction=str(labels / 1000))
+        for finetune in ("closed_form", "default")
+        for seed in (0, 1)
+        for labels in (30, 100)
+    ]
+    assert "label_fraction" in "".join(printed(cells, width=160))
+    lines = printed(cells, width=80)
+    assert "label_fraction" not in "".join(lines)
+    assert len([line for line in lines if line.endswith("…23456789")]) == 8
+    cells[0] |= {"code": 1, "error": "out of memory"}
+    assert "label_fraction" in "".join(printed(cells, width=80))  # a failed cell has no labels
+
+
 def test_the_sentence_follows_from_the_numbers() -> None:
     cells = sweep(
         hpca_closed_form=[0.90, 0.94], hpca_default=[0.95, 0.99], random_closed_form=[0.91, 0.94],

@@ -23,18 +23,20 @@ def title(number: int, overrides: Sequence[str]) -> str:
 def print_cells(console: Console, cells: Sequence[Cell]) -> None:
     """Prints a row for each cell, and below them the summary.
 
-    A narrow console has no room for top-5, and the end of a directory's name stands for its path.
+    A narrow console has no room for top-5, nor for the label fraction, which the number of labels tells. The end of a
+    directory's name stands for its path there.
     """
     keys, is_wide = _swept_keys(cells), console.width >= WIDE
+    failed = sum(cell["code"] != 0 for cell in cells)
+    shown = [key for key in keys if is_wide or failed or key != "label_fraction"]
     table = plain_table()
-    for key in keys:
+    for key in shown:
         table.add_column(escape(key), no_wrap=True)
     for name in ("top-1 %", *(["top-5 %"] if is_wide else []), "labels", BACKWARD, "time"):
         table.add_column(name, justify="right")
-    failed = sum(cell["code"] != 0 for cell in cells)
     table.add_column("where, or what went wrong" if failed else "where", overflow="fold")
     for cell in cells:
-        chosen = [escape(value_of(cell, key)) for key in keys]
+        chosen = [escape(value_of(cell, key)) for key in shown]
         if cell["code"] != 0:
             blank = [""] * (4 if is_wide else 3)
             table.add_row(*chosen, "[red]failed[/]", *blank, escape(cell["error"]))

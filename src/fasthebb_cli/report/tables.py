@@ -141,9 +141,9 @@ def explanation() -> str:
         "the mean difference to the baseline in points, over the seeds that both have, and the p of the two-sided "
         f"paired t test. A difference counts as significant at p < {SIGNIFICANT}; with many cells, some are "
         "significant by chance. The best of each column is bold: the highest mean among the methods with the most "
-        "seeds. The baseline is the best method without pre-training at that fraction; if there is none, it is the "
-        "best of the other methods. The best of many methods on these images is too optimistic, so choose on the "
-        "validation split first."
+        "seeds. The baseline is the best method without pre-training (none) at that fraction, trained by backprop if "
+        "there is such a one; without any, it is the best of the other methods. The best of many methods on these "
+        "images is too optimistic, so choose on the validation split first."
     ).replace("95%", "95 %")
 
 
