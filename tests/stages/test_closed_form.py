@@ -106,10 +106,16 @@ def test_the_images_in_a_batch_change_rounding_only(command: Command, tmp_path: 
     same(states[0], states[1], 1e-3)
 
 
+MANY = ("finetune.kernel_rows=100", "finetune.landmarks=60")  # more rows than a kernel holds: a third pass
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-def test_stopped_at_every_decision_it_ends_in_the_same_bits(command: Command, tmp_path: Path) -> None:
-    words = (*CLOSED, "finetune.batch_size=250", "stages=[pretrain,finetune]", "label_fraction=0.05")
+@pytest.mark.parametrize("more", [("label_fraction=0.05",), ("label_fraction=0.2", *MANY)], ids=["few", "many"])
+def test_stopped_at_every_decision_it_ends_in_the_same_bits(
+    command: Command, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    words = (*CLOSED, "finetune.batch_size=250", "stages=[pretrain,finetune]", *more)
     once = command("train", *words, small=False)
     assert once.code == 0, once.err
     expected = outcome(once.runs)
@@ -130,11 +136,12 @@ def test_stopped_at_every_decision_it_ends_in_the_same_bits(command: Command, tm
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-def test_two_processes_choose_and_score_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [("label_fraction=0.05",), ("label_fraction=0.2", *MANY)], ids=["few", "many"])
+def test_two_processes_choose_and_score_as_one(tmp_path: Path, more: tuple[str, ...]) -> None:
     results = []
     for size in (1, 2):
         out = tmp_path / str(size)
-        words = ["train", *CLOSED, "label_fraction=0.05", f"out={out}", "finetune.batch_size=300"]
+        words = ["train", *CLOSED, *more, f"out={out}", "finetune.batch_size=300"]
         life = Life(command_of(words), tmp_path / f"{size}.log", size=size)
         assert life.wait() == 0, life.text()
         results.append([json.loads(path.read_text()) for path in sorted(out.glob("*/results.json"))])

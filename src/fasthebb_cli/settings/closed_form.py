@@ -26,6 +26,7 @@ class ClosedFormConfig:
     sharpness: float | None
     ridge: float | None
     kernel_rows: int
+    landmarks: int
     batch_size: int
 
     after: ClassVar[Sequence[str]] = ("pretrain",)
@@ -50,6 +51,7 @@ class ClosedFormConfig:
         for name in ("pool", "components", "batch_size"):
             at_least(name, getattr(self, name), 1)
         at_least("kernel_rows", self.kernel_rows, 100)
+        at_least("landmarks", self.landmarks, 10)
         in_range("floor", self.floor, 0, 1)
         if self.view is not None:
             one_of("view", self.view, ("photograph", "digit"))
