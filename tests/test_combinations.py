@@ -23,7 +23,7 @@ def choices(group: str) -> list[str]:
 
 
 RULES, FINETUNES = choices("rule"), choices("finetune")
-WHOLE_AND_CUT, OF_EACH_KIND = ("default", "few_labels"), ("hpca", "swta", "none")
+WHOLE_AND_CUT, OF_EACH_KIND = ("backprop", "few_labels"), ("hpca", "swta", "none")
 MODELS = {  # at about the smallest images and the least width that each takes
     "conv6": ["dataset.size=24", "model.width=0.02"],
     "conv10": ["dataset.size=162", "model.width=0.02"],
@@ -32,7 +32,8 @@ MODELS = {  # at about the smallest images and the least width that each takes
 }
 TINY = (
     "dataset=digits", "dataset.train_samples=32", "dataset.validation_samples=16", "dataset.test_samples=16",
-    "pretrain.batch_size=16", "pretrain.epochs=1", "finetune.batch_size=16", "finetune.epochs=1", "gpu=cpu",
+    "pretrain.batch_size=16", "pretrain.epochs=1", "finetune=backprop", "finetune.batch_size=16", "finetune.epochs=1",
+    "gpu=cpu",
 )  # fmt: skip
 
 

@@ -493,7 +493,7 @@ def test_an_evaluation_killed_before_its_results_are_written_is_done_again(comma
 @pytest.mark.slow
 def test_the_same_stage_under_another_name_is_another_stage(command: Command) -> None:
     command("train", "label_fraction=0.1")
-    stages = ("+finetune@extra.again=default", "extra.again.epochs=2", "stages=[pretrain,again,evaluate]")
+    stages = ("+finetune@extra.again=backprop", "extra.again.epochs=2", "stages=[pretrain,again,evaluate]")
     ran = command("train", "label_fraction=0.1", *stages)
     assert ran.code == 0, ran.err
     assert len(ran.directories("evaluate")) == 2
@@ -556,7 +556,7 @@ def test_weights_keep_the_number_of_their_labels(command: Command) -> None:
 
 def test_a_folder_of_ones_own_adds_choices(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site" / "finetune").mkdir(parents=True)
-    (tmp_path / "site" / "finetune" / "brief.yaml").write_text("defaults:\n  - default\n  - _self_\nlr: 0.02\n")
+    (tmp_path / "site" / "finetune" / "brief.yaml").write_text("defaults:\n  - backprop\n  - _self_\nlr: 0.02\n")
     monkeypatch.setenv("FASTHEBB_CONF", str(tmp_path / "site"))
     ran = command("train", "rule=none", "finetune=brief", "label_fraction=0.1")
     assert ran.code == 0, ran.err
@@ -575,7 +575,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
     for word, expected in {
         "hydra/launcher=launcher": "hydra/launcher=nowhere: no such choice; hydra/launcher can be: launcher, local, ",
         "finetune=lists": "lists.yaml",
-        "finetune=nope": "finetune can be: closed_form, default, few_labels, frozen, gentle, hebbian, lists, paper",
+        "finetune=nope": "finetune can be: backprop, closed_form, few_labels, frozen, gentle, hebbian, lists, paper",
     }.items():
         ran = command("train", "-m", word, "seed=0,1")
         assert ran.code == 2

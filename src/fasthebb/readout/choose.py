@@ -251,12 +251,10 @@ def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], r
 
 
 def told(chosen: Candidate, candidates: Sequence[Candidate], expected: float, **more: Any) -> dict[str, Any]:
-    """The report: expected_top1 in [0, 1] and its standard error over images, the choice, and all candidates."""
-    count = len(chosen.right_L)
-    share = (expected * count + 1) / (count + 2)  # never 0 or 1, so that the error is not 0
+    """The report: expected_top1 in [0, 1], on how many images, the choice, and all candidates."""
     return {
         "expected_top1": expected,
-        "expected_top1_error": (share * (1 - share) / count) ** 0.5,
+        "labels_judged": len(chosen.right_L),
         "expected_loss": chosen.loss,
         "chosen": {"classifier": chosen.name, **chosen.numbers, **more},
         "candidates": [candidate.told() for candidate in candidates],

@@ -47,6 +47,10 @@ VERBS: dict[str, Verb] = {
         TRAIN, "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features", by_all=True
     ),
     "evaluate": Verb(TRAIN, "accuracy on the test images", by_all=True),
+    "advise": Verb(
+        "fasthebb_cli.cli.advise:advise",
+        "which way to learn pays on your images, within minutes: fasthebb advise dataset=... label_fraction=...",
+    ),
     "cells": Verb(
         "fasthebb_cli.cli.tools:cells",
         "a sweep's cells, a command a line, for scripts/sweep.sh: fasthebb cells train key=a,b ...",

@@ -123,8 +123,10 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
         content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in covered})
     for split in settings.splits:
         content |= _samples(split, getattr(dataset, split))
-    if settings.reads_labels:
+    if settings.reads_labels or settings.split == "left_out":
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
+        if config.leave_out is not None:
+            content["leave_out"] = config.leave_out
     if previous is None:  # else the statistics for normalising come with the weights
         content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
     return content

@@ -25,7 +25,7 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> No
     """
     for stage in stages:
         if stage.settings.split is not None:
-            images_of_split(dataset, stage.settings)
+            images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
             labelled_images(dataset, config)
     network = _network_that_fits(config, dataset)

@@ -32,12 +32,12 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("evaluate",))
-        one_of("split", self.split, ("test", "validation"))
+        one_of("split", self.split, ("test", "validation", "left_out"))
         at_least("batch_size", self.batch_size, 1)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return (self.split,)
+        return ("train",) if self.split == "left_out" else (self.split,)
 
     def no_objective(self, stage: str, metric: str) -> str | None:
-        return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"
+        return None if self.split != "test" else f"would choose on test images; use {stage}.split=validation"

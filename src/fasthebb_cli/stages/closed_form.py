@@ -36,7 +36,7 @@ from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
-TOLD = ("expected_top1", "expected_top1_error", "expected_loss", "chosen", "candidates")
+TOLD = ("expected_top1", "labels_judged", "expected_loss", "chosen", "candidates")
 S = TypeVar("S", Moments, Products)
 GRAPH_IMAGES = 60_000  # most images of a graph: its similarities are computed for all pairs
 GRAPH_LABELS = 2000  # most labelled images that `auto` tries a graph with: each spreads over all images

@@ -30,7 +30,7 @@ def probe(context: Context) -> Task:
     settings, dataset, network = context.settings, context.dataset, context.network
     assert isinstance(settings, ProbeConfig)
     _check_packages(settings)
-    train, test = labelled_images(dataset, context.config), images_of_split(dataset, settings)
+    train, test = labelled_images(dataset, context.config), images_of_split(dataset, settings, context.config)
     if context.begins:
         fit_whitening(context)
         calibrate_batch_norm(context)
