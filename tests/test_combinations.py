@@ -32,7 +32,7 @@ MODELS = {  # at about the smallest images and the least width that each takes
 }
 TINY = (
     "dataset=digits", "dataset.train_samples=32", "dataset.validation_samples=16", "dataset.test_samples=16",
-    "pretrain.batch_size=16", "pretrain.epochs=1", "finetune=backprop", "finetune.batch_size=16", "finetune.epochs=1",
+    "pretrain.batch_size=16", "pretrain.epochs=1", "finetune.batch_size=16", "finetune.epochs=1",
     "gpu=cpu",
 )  # fmt: skip
 
@@ -98,6 +98,8 @@ def test_a_whitened_network_is_cut_read_and_computed_in_every_way(command: Comma
         ["finetune=few_labels", "rule=none", "rule.whitening=0.1"],
         ["finetune=few_labels", "rule=vae", "rule.whitening=0.1"],
     ):
+        if not words[0].startswith("finetune="):
+            words = ["finetune=backprop", *words]
         ran = command("train", *TINY, *MODELS["conv6"], "rule=swta", *words, small=False)
         assert ran.code == 0, f"{words}: {ran.err}"
 
@@ -106,11 +108,13 @@ def test_a_whitened_network_is_cut_read_and_computed_in_every_way(command: Comma
 def test_weights_of_a_whitened_network_suit_no_other(command: Command) -> None:
     white, plain, learnt = ["rule=swta"], ["rule=hpca"], {}
     for name in ("swta", "hpca"):
-        ran = command("pretrain", *TINY, *MODELS["conv6"], f"rule={name}", small=False)
+        ran = command("pretrain", *TINY, *MODELS["conv6"], f"rule={name}", "finetune=backprop", small=False)
         (learnt[name],) = [path for path in ran.directories("pretrain") if f"-{name}-" in path.name]
     for words, origin in ((white, "hpca"), (plain, "swta")):
-        ran = command("finetune", *TINY, *MODELS["conv6"], *words, f"init_from={learnt[origin]}", small=False)
+        origins = (f"init_from={learnt[origin]}", "finetune=backprop")
+        ran = command("finetune", *TINY, *MODELS["conv6"], *words, *origins, small=False)
         assert_refused(ran, "whitening.matrix")
     for words, origin in ((white, "swta"), (plain, "hpca"), (["rule=none", "rule.whitening=0.1"], "swta")):
-        ran = command("finetune", *TINY, *MODELS["conv6"], *words, f"init_from={learnt[origin]}", small=False)
+        origins = (f"init_from={learnt[origin]}", "finetune=backprop")
+        ran = command("finetune", *TINY, *MODELS["conv6"], *words, *origins, small=False)
         assert ran.code == 0, ran.err

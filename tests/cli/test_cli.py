@@ -585,7 +585,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
 
 def test_a_folder_of_choices_named_by_a_flag(command: Command, tmp_path: Path) -> None:
     (tmp_path / "choices" / "finetune").mkdir(parents=True)
-    (tmp_path / "choices" / "finetune" / "brief.yaml").write_text("defaults: [default, _self_]\nlr: 0.02\n")
+    (tmp_path / "choices" / "finetune" / "brief.yaml").write_text("defaults: [backprop, _self_]\nlr: 0.02\n")
     ran = command("train", "finetune=brief", "--config-dir", str(tmp_path / "choices"), "--cfg", "job")
     assert ran.code == 0, ran.err
     assert "lr: 0.02" in ran.out
