@@ -71,17 +71,18 @@ def closed_form_network(
     """The network with a classifier in closed form; see `fasthebb.readout`.
 
     Args:
-        layers: children that are read; None: the first two that give maps.
+        layers: patterns of the layers that are read; None: the first two children that give maps.
 
     Raises:
-        ValueError: the network is no sequence, or has no such layers.
+        ValueError: the network has no such layers, or they give no features.
     """
     try:
-        if layers is None:
-            layers = first_maps(network, channels, size)
-        return ClosedForm(Features(network, layers, pool, root=root), mirror=mirror)
+        features = Features(network, layers or first_maps(network, channels, size), pool, root=root)
+        features.check(channels, size)
     except ValueError as error:
-        raise ValueError(f"finetune=closed_form: {error}") from error
+        shown = f"=[{','.join(layers)}]" if layers else ""
+        raise ValueError(f"finetune.layers{shown}: {error}") from error
+    return ClosedForm(features, mirror=mirror)
 
 
 def _function(name: str) -> Callable[..., nn.Module]:

@@ -9,7 +9,7 @@ class ClosedReadout(NamedTuple):
     """What a classifier in closed form reads; see `fasthebb.readout.features`.
 
     Args:
-        layers: children of the network; None: the first two that give maps.
+        layers: patterns of layer names; None: the first two children of the network that give maps.
         mirror: the scores of an image and its mirror image are averaged.
     """
 
