@@ -12,13 +12,14 @@ from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.kind import Readout, StageSettings
+from fasthebb_cli.stages import CHECKS
 from fasthebb_cli.stages.autoencoder import autoencoder_of
 from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
 from fasthebb_cli.stages.images import images_of_split, labelled_images
 
 
 def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
-    """Checks labels, splits, patterns of layer names, the size of the images, and the mirror of an autoencoder.
+    """Checks labels, splits, layer names, the size of the images, and what single kinds of stage ask for.
 
     Raises:
         InputError: labels, images or layers are missing, or the network does not fit the images or the rule.
@@ -28,14 +29,16 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> No
             images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
             labelled_images(dataset, config)
+        if stage.kind in CHECKS:
+            CHECKS[stage.kind](config, dataset, stage.settings)
     network = _network_that_fits(config, dataset)
     for stage in stages:
         _check_patterns(stage.settings, network)
+    for readout in {stage.readout for stage in stages} - {Readout()}:
+        _check_readout(config, dataset, readout)
     with torch.device("meta"):
         if config.rule.name == "vae":
             autoencoder_of(config, dataset, network)
-        for readout in {stage.readout for stage in stages} - {Readout()}:
-            new_network(config, dataset, readout)
         for stage in stages:
             if stage.settings.by_rule:
                 check_by_rule(config, stage.settings, new_network(config, dataset, stage.readout))
@@ -69,6 +72,21 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
             f"model={config.model.name} can't take images of {size} ({reason}); see dataset.size"
         ) from error
     return network
+
+
+def _check_readout(config: Config, dataset: Dataset, readout: Readout) -> None:
+    """Builds the network with its classifier, on the meta device if possible.
+
+    Raises:
+        InputError: the network does not have the layers that the classifier reads.
+    """
+    try:
+        with torch.device("meta"):
+            new_network(config, dataset, readout)
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001  a network that reads values can't run on the meta device
+        new_network(config, dataset, readout)
 
 
 def _check_patterns(settings: StageSettings, network: nn.Module) -> None:
