@@ -25,6 +25,7 @@ from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.run import stage
 from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.stages import STAGES_OF_VERB
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
 from tests.lives import PATIENCE
@@ -356,6 +357,10 @@ def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str])
         assert path.read_text().removeprefix("# @package _global_\n").startswith("# "), path
         assert path.stem in text
     assert "fasthebb train dataset=imagenet rule=hpca" in text
+
+
+def test_verbs_that_all_processes_run_are_those_with_stages() -> None:
+    assert {name for name, verb in VERBS.items() if verb.by_all} == STAGES_OF_VERB.keys()
 
 
 @pytest.mark.parametrize("name", VERBS)
