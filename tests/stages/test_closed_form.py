@@ -173,6 +173,25 @@ def test_random_filters_stay_random_and_get_statistics(command: Command) -> None
     assert ran.results("evaluate")["top1"] > 0.5
 
 
+@pytest.mark.slow
+def test_random_filters_are_shared_whatever_a_rule_would_be_told(command: Command) -> None:
+    words = (*SHORT, "rule=random")
+    assert command("pretrain", *words, small=False).code == 0
+    other = (
+        "pretrain.epochs=7",
+        "pretrain.augment=shift",
+        "pretrain.teacher=true",
+        "rule.lr=0.5",
+        "label_fraction=0.1",
+    )
+    ran = command("pretrain", *words, *other, small=False)
+    assert "pretrain: finished before" in ran.err + ran.out
+    assert len(ran.directories("pretrain")) == 1
+    ran = command("pretrain", *words, "rule.whitening=0.1", small=False)
+    assert ran.code == 0, ran.err
+    assert len(ran.directories("pretrain")) == 2, "what changes the filters' outputs still counts"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
