@@ -12,7 +12,7 @@ from fasthebb.nets import readout
 from fasthebb.nets.networks import conv6, conv10
 from fasthebb.nets.softhebb import softhebb
 from fasthebb.nets.whitening import Whitening
-from fasthebb.own import imported
+from fasthebb.own import OwnError, imported, own_errors
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.network import ClosedForm
 
@@ -47,7 +47,10 @@ def build_network(
                 known = [n for n in accepted if n not in ("channels", "size", "classes")]
                 raise ValueError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known) or 'none'}")
     try:
-        network = function(channels=channels, size=size, classes=classes, **arguments)
+        with own_errors("model.name", name, ValueError):
+            network = function(channels=channels, size=size, classes=classes, **arguments)
+    except OwnError:
+        raise
     except (ValueError, TypeError) as error:
         raise ValueError(f"model {name}: {error}") from error
     if not isinstance(network, nn.Module):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fasthebb.own import OwnError, own_errors
 from fasthebb.patterns import unmatched
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
@@ -35,13 +36,13 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> No
     for stage in stages:
         _check_patterns(stage.settings, network)
     for readout in {stage.readout for stage in stages} - {Readout()}:
-        _check_readout(config, dataset, readout)
+        _built(config, dataset, readout)
     with torch.device("meta"):
         if config.rule.name == "vae":
             autoencoder_of(config, dataset, network)
-        for stage in stages:
-            if stage.settings.by_rule:
-                check_by_rule(config, stage.settings, new_network(config, dataset, stage.readout))
+    for stage in stages:
+        if stage.settings.by_rule:
+            check_by_rule(config, stage.settings, _built(config, dataset, stage.readout))
 
 
 def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
@@ -58,13 +59,14 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
             network = new_network(plain, dataset)
             network.eval()(torch.empty(shape))
             return network
-    except InputError:
-        raise
     except Exception:  # noqa: BLE001  a network that reads values can't run on the meta device
         network = new_network(plain, dataset)
     try:
-        with torch.no_grad():
+        # a RuntimeError or ValueError is mostly of the images' size
+        with torch.no_grad(), own_errors("model.name", config.model.name, RuntimeError, ValueError):
             network.eval()(torch.zeros(shape))
+    except OwnError as error:
+        raise InputError(str(error)) from error
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         size = f"{source.channels} x {source.size} x {source.size}"
@@ -74,19 +76,17 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
     return network
 
 
-def _check_readout(config: Config, dataset: Dataset, readout: Readout) -> None:
-    """Builds the network with its classifier, on the meta device if possible.
+def _built(config: Config, dataset: Dataset, readout: Readout) -> nn.Module:
+    """The network with its classifier, on the meta device if possible.
 
     Raises:
-        InputError: the network does not have the layers that the classifier reads.
+        InputError: the network can't be built, or does not have the layers that the classifier reads.
     """
     try:
         with torch.device("meta"):
-            new_network(config, dataset, readout)
-    except InputError:
-        raise
-    except Exception:  # noqa: BLE001  a network that reads values can't run on the meta device
-        new_network(config, dataset, readout)
+            return new_network(config, dataset, readout)
+    except Exception:  # noqa: BLE001  a network that reads values can't be built on the meta device
+        return new_network(config, dataset, readout)
 
 
 def _check_patterns(settings: StageSettings, network: nn.Module) -> None:
