@@ -174,6 +174,17 @@ def test_random_filters_stay_random_and_get_statistics(command: Command) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["finetune.kernel_rows=100"], ["rule=none", "stages=[finetune,probe,evaluate]"]])
+def test_a_dry_run_times_every_pass(command: Command, more: list[str]) -> None:
+    words = (*CLOSED, "finetune.batch_size=32", "probe.methods=[hebbian]", *more)
+    ran = command("train", *words, "--dry-run", small=False)
+    assert ran.code == 0, ran.err
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("evaluate")]
+    assert "about" in line
+    assert not ran.runs.exists()
+
+
+@pytest.mark.slow
 def test_random_filters_are_shared_whatever_a_rule_would_be_told(command: Command) -> None:
     words = (*SHORT, "rule=random")
     assert command("pretrain", *words, small=False).code == 0

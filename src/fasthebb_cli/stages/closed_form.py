@@ -196,12 +196,11 @@ class Passes:
         self.products = Products(landmarks or components, classes) if self.adds_up else Products(0, 0)
         self.rows_RLK = torch.zeros(self.copies, len(self.labelled), components)
         self.all_NK = torch.zeros(len(images), components) if self.graph else torch.empty(0)
-        if not context.resumed:
-            device = context.compute.device
-            network.mean = torch.zeros(features, device=device)
-            network.map = torch.zeros(features, components, device=device)
-            network.sharpness = torch.ones((), device=device)
-            network.rows = torch.zeros(landmarks if self.adds_up else 0, components, device=device)
+        device = context.compute.device  # a checkpoint is loaded over these; a dry run has none
+        network.mean = torch.zeros(features, device=device)
+        network.map = torch.zeros(features, components, device=device)
+        network.sharpness = torch.ones((), device=device)
+        network.rows = torch.zeros(landmarks if self.adds_up else 0, components, device=device)
 
     def notes(self) -> list[str]:
         """Choices that are left out, and why."""
