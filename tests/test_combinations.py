@@ -42,7 +42,7 @@ def refusal(rule: str, finetune: str, model: str) -> str | None:
     if rule == "vae" and model not in ("conv6", "conv10"):
         return "rule=vae: a .* has no mirror image"
     if finetune == "closed_form" and model.startswith("torchvision:"):
-        return "finetune=closed_form: .* has no children that give maps"
+        return "finetune.layers: the network has no children that give maps"
     if finetune == "few_labels" and model.startswith("torchvision:"):
         return "finetune.layer=conv2: no layer 'conv2'; the network has: features"
     return None

@@ -25,6 +25,7 @@ from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.run import stage
 from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.stages import STAGES_OF_VERB
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
 from tests.lives import PATIENCE
@@ -333,6 +334,33 @@ def test_a_dry_run_times_every_layers_turn_and_counts_a_probes_labels(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [("train", "-m"), ("train", "-m", "--dry-run"), ("cells train",)])
+def test_a_key_that_only_some_cells_have_is_refused_with_what_to_do(command: Command, words: tuple[str, ...]) -> None:
+    sweep = ("finetune=few_labels,closed_form,frozen", "finetune.epochs=1", "dataset=digits")
+    ran = command(words[0], *words[1:], *sweep, small=False)
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1
+    assert ran.err.startswith(
+        "error: finetune.epochs: cells with finetune=closed_form do not have this key, and accept: "
+    )
+    assert "sweep finetune=few_labels,frozen by a command of its own" in ran.err
+    ran = command(words[0], *words[1:], "finetune=closed_form,few_labels", "finetune.nothing=1", small=False)
+    assert ran.code == 2
+    assert "unknown key finetune.nothing" in ran.err
+
+
+@pytest.mark.slow
+def test_experiments_give_each_cell_the_keys_of_its_choice(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    for name, key in (("closed_form", "components: 7"), ("few_labels", "epochs: 1")):
+        text = f"# @package _global_\ndefaults:\n  - override /finetune: {name}\nfinetune:\n  {key}\n"
+        (tmp_path / f"conf/experiment/{name}.yaml").write_text(text)
+    words = ("experiment=closed_form,few_labels", "dataset=digits", "model.width=0.03", "gpu=cpu", "--dry-run")
+    ran = command("train", "-m", "--config-dir", str(tmp_path / "conf"), *words, small=False)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.slow
 def test_mappings_take_new_keys_without_a_plus_and_sweep_under_their_own_name(command: Command) -> None:
     ran = command("train", "-m", "rule.options.damping=0.1,0.3", "finetune.layer_lr={conv1: 0}", "label_fraction=0.1")
     assert ran.code == 0, ran.err
@@ -356,6 +384,10 @@ def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str])
         assert path.read_text().removeprefix("# @package _global_\n").startswith("# "), path
         assert path.stem in text
     assert "fasthebb train dataset=imagenet rule=hpca" in text
+
+
+def test_verbs_that_all_processes_run_are_those_with_stages() -> None:
+    assert {name for name, verb in VERBS.items() if verb.by_all} == STAGES_OF_VERB.keys()
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -63,6 +63,18 @@ class ClosedForm(nn.Module):
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
 
     @torch.no_grad()
+    def fill(self, image: Tensor, classes: int) -> None:
+        """A linear classifier of zeros, with as many components as features, which takes as long as a fitted one.
+
+        Args:
+            image: one, (1, C, S, S), on the network's device.
+        """
+        count = self.features(image).shape[1]
+        shapes = {"mean": (count,), "map": (count, count), "weight": (count, classes), "bias": (classes,), "gain": ()}
+        for name, shape in shapes.items():
+            setattr(self, name, image.new_zeros(shape))
+
+    @torch.no_grad()
     def check(self, image: Tensor, classes: int) -> None:
         """Tries one image (1, C, S, S).
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, not_empty, one_of
 from fasthebb_cli.settings.kind import StageSettings
-from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, VERBS
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, STAGES_OF_VERB
 
 
 @dataclass
@@ -166,7 +166,7 @@ class TopLevel:
     init_from: str | None
 
     def __post_init__(self) -> None:
-        one_of("verb", self.verb, tuple(VERBS))
+        one_of("verb", self.verb, tuple(STAGES_OF_VERB))
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], not {self.label_fraction}")
         not_empty("out", self.out)

@@ -29,9 +29,11 @@ from fasthebb.readout.ridge import Products
 from fasthebb.readout.views import VIEWS, draws, mirrored
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.signals import stops_raise
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.closed_form import ClosedFormConfig
+from fasthebb_cli.settings.config import Config
 from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
@@ -46,17 +48,13 @@ def closed_form(context: Context) -> Task:
     settings, dataset, network = context.settings, context.dataset, context.network
     assert isinstance(settings, ClosedFormConfig)
     assert isinstance(network, ClosedForm)
+    check_closed_form(context.config, dataset, settings)  # again, as a dry run validates nothing
     if context.begins:
         fit_whitening(context)
         calibrate_batch_norm(context, network.features)
     network.eval()
     network.requires_grad_(False)
     images, labelled = all_training_images(dataset), labelled_images(dataset, context.config)
-    if settings.classifier == "propagation" and len(images) > GRAPH_IMAGES:
-        raise InputError(
-            f"finetune.classifier=propagation compares all pairs of {len(images):,} images, and takes at most "
-            f"{GRAPH_IMAGES:,}; use kernel or ridge"
-        )
     passes = Passes(context, settings, network, images, labelled)
     mean, std = (value.to(context.compute.device) for value in context.statistics)
     read_in = (images, images, labelled)  # by pass
@@ -142,6 +140,23 @@ def closed_form(context: Context) -> Task:
     )
 
 
+def check_closed_form(config: Config, dataset: Dataset, settings: ClosedFormConfig) -> None:
+    """Raises:
+    InputError: too many images for a graph, or labels of fewer than two classes.
+    """
+    images, labels_L = len(all_training_images(dataset)), dataset.labels[labelled_images(dataset, config)]
+    if settings.classifier == "propagation" and images > GRAPH_IMAGES:
+        raise InputError(
+            f"finetune.classifier=propagation compares all pairs of {images:,} images, and takes at most "
+            f"{GRAPH_IMAGES:,}; use kernel or ridge"
+        )
+    if len(labels_L.unique()) < 2:
+        raise InputError(
+            f"finetune=closed_form needs labels of two classes or more, and label_fraction={config.label_fraction:g} "
+            f"chooses {len(labels_L)} of one class"
+        )
+
+
 class Passes:
     """What the passes add up, and the rows that they keep.
 
@@ -181,12 +196,11 @@ class Passes:
         self.products = Products(landmarks or components, classes) if self.adds_up else Products(0, 0)
         self.rows_RLK = torch.zeros(self.copies, len(self.labelled), components)
         self.all_NK = torch.zeros(len(images), components) if self.graph else torch.empty(0)
-        if not context.resumed:
-            device = context.compute.device
-            network.mean = torch.zeros(features, device=device)
-            network.map = torch.zeros(features, components, device=device)
-            network.sharpness = torch.ones((), device=device)
-            network.rows = torch.zeros(landmarks if self.adds_up else 0, components, device=device)
+        device = context.compute.device  # a checkpoint is loaded over these; a dry run has none
+        network.mean = torch.zeros(features, device=device)
+        network.map = torch.zeros(features, components, device=device)
+        network.sharpness = torch.ones((), device=device)
+        network.rows = torch.zeros(landmarks if self.adds_up else 0, components, device=device)
 
     def notes(self) -> list[str]:
         """Choices that are left out, and why."""

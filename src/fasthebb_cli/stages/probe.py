@@ -38,7 +38,7 @@ def probe(context: Context) -> Task:
     features = Features(probed_layers(network, settings.layers), settings.pool)
     source = dataset.source
     blank = torch.zeros(1, source.channels, source.size, source.size, device=context.compute.device)
-    features.check_memory(network, blank, len(train) + len(test))
+    features.check(network, blank, len(train) + len(test), settings.layers or [])
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
         return chain.from_iterable(context.batches(indices, settings.batch_size) for indices in (train, test))
