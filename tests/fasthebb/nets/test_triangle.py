@@ -159,4 +159,4 @@ def test_kmeans_learns_and_a_closed_form_reads_its_units(command: Command) -> No
     with torch.no_grad():
         features = network.get_submodule("features")(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, 16 * 16)
-    assert features.min() == 0, "what is above the mean, before batch norm"
+    assert features.min() >= 0, "read before batch norm"
