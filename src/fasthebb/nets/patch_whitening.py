@@ -48,7 +48,8 @@ class PatchWhitening(nn.Module):
             square = F.avg_pool2d(x.square().mean(1, keepdim=True), self.kernel, self.stride)
             deviation = ((square - mean.square()).clamp_min(0) + CONTRAST).sqrt()
             offset = (self.mean @ self.matrix).reshape(-1, 1, 1)
-            white: Tensor = F.conv2d(x, kernels, stride=self.stride) / deviation - offset
+            projected = F.conv2d(x, kernels, stride=self.stride)
+            white: Tensor = torch.addcdiv(-offset, projected, deviation)
         return white
 
     @torch.no_grad()

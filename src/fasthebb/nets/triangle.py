@@ -39,9 +39,11 @@ class NegativeDistance(nn.Module):
         dot = self.centres(x)
         with full_precision(x):  # bf16 would lose the difference of large squares
             weight = self.centres.weight
-            lengths = weight.square().sum((1, 2, 3)).reshape(-1, 1, 1)
-            square = x.to(weight.dtype).square().sum(1, keepdim=True) + lengths - 2 * dot.to(weight.dtype)
-            distance: Tensor = square.clamp_min(1e-6).sqrt()  # the square root has no gradient at 0
+            centre_squares = weight.square().sum((1, 2, 3)).reshape(-1, 1, 1)
+            patch_squares = x.to(weight.dtype).square().sum(1, keepdim=True)
+            # in place, as each further copy of these large maps costs as much as the product
+            square = (-2 * dot.to(weight.dtype)).add_(centre_squares).add_(patch_squares)
+            distance: Tensor = square.clamp_min_(1e-6).sqrt_()  # the square root has no gradient at 0
         return -distance
 
 
