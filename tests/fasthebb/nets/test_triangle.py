@@ -1,6 +1,7 @@
 """The network of Triangle units: its patches against naive loops, its units, and that it is fitted, stored and read."""
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_a_patch_at_a_centre_has_finite_gradients() -> None:
 )
 def test_bad_arguments_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        triangle(**({"channels": 3, "size": 32, "classes": 10} | arguments))  # type: ignore[arg-type]
+        triangle(**({"channels": 3, "size": 32, "classes": 10} | arguments))
 
 
 def test_it_runs_on_the_meta_device_where_networks_are_tried() -> None:
@@ -116,11 +117,11 @@ def test_its_whitening_is_fitted_once_and_handed_on(
     command: Command, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     """By the first stage, whatever it is."""
-    fits, fit = [], PatchWhitening.fit
-    monkeypatch.setattr(PatchWhitening, "fit", lambda *given: fits.append(fit(*given)))
+    fit = Mock(side_effect=PatchWhitening.fit)
+    monkeypatch.setattr(PatchWhitening, "fit", lambda *given: fit(*given))
     ran = command("train", *SMALL, rule, "finetune.epochs=1", "label_fraction=0.1")
     assert ran.code == 0, ran.err
-    assert len(fits) == 1
+    assert fit.call_count == 1
     (tuned,) = ran.directories("finetune")
     weights = load_file(tuned / "model.safetensors")
     assert not torch.equal(weights["conv1.0.matrix"], torch.eye(108))
