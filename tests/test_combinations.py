@@ -28,6 +28,7 @@ MODELS = {  # at about the smallest images and the least width that each takes
     "conv6": ["dataset.size=24", "model.width=0.02"],
     "conv10": ["dataset.size=162", "model.width=0.02"],
     "softhebb": ["dataset.size=8", "model.width=0.1"],
+    "triangle": ["dataset.size=8", "model.width=0.02"],
     "torchvision:shufflenet_v2_x0_5": ["dataset.size=16"],
 }
 TINY = (
@@ -45,6 +46,8 @@ def refusal(rule: str, finetune: str, model: str) -> str | None:
         return "finetune.layers: the network has no children that give maps"
     if finetune == "few_labels" and model.startswith("torchvision:"):
         return "finetune.layer=conv2: no layer 'conv2'; the network has: features"
+    if finetune == "few_labels" and model == "triangle":
+        return "finetune.layer=conv2: no layer 'conv2'; the network has: conv1"
     return None
 
 

@@ -78,6 +78,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "probe": EVERY_HEAD,
     "probe none": ("rule=none", "stages=[finetune,probe]", "probe.split=validation", "probe.epochs=1"),
     "softhebb": ("model=softhebb", "rule=softhebb", "finetune=frozen"),
+    "triangle": ("model=triangle", "rule=kmeans", "finetune=frozen"),
 }  # fmt: skip
 TWO = (
     "rule=hpca", "rule=swta", "rule=hpca_adaptive", "rule=vae", "rule=none", "finetune=hebbian", "by_rule", "probe",

@@ -132,6 +132,15 @@ def test_classifiers_and_layers_by_rule_learn_as_one(tmp_path: Path, words: tupl
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
 
 
+def test_two_processes_whiten_patches_alike_and_find_their_centres_as_one(tmp_path: Path) -> None:
+    for size, out in ((2, "two"), (1, "one")):
+        finished(start(tmp_path / out, "pretrain", "model=triangle", "rule=kmeans", "pretrain.epochs=1", size=size))
+    one, two = weights(tmp_path / "one", "pretrain"), weights(tmp_path / "two", "pretrain")
+    assert torch.equal(two["conv1.0.matrix"], one["conv1.0.matrix"])
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("size", "stage", "settings", "stops", "resumes"),
     [

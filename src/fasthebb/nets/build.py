@@ -11,12 +11,15 @@ from torch import nn
 from fasthebb.nets import readout
 from fasthebb.nets.networks import conv6, conv10
 from fasthebb.nets.softhebb import softhebb
+from fasthebb.nets.triangle import triangle
 from fasthebb.nets.whitening import Whitening
 from fasthebb.own import OwnError, imported, own_errors
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.network import ClosedForm
 
-NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10, "softhebb": softhebb}
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
+    "conv6": conv6, "conv10": conv10, "softhebb": softhebb, "triangle": triangle,
+}  # fmt: skip
 
 
 def build_network(
