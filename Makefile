@@ -21,8 +21,9 @@ install: .venv/installed  ## make .venv and install the project with all that it
 	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: install  ## the main job: Hebbian pre-training against none, 5 % of the labels, three seeds, one table
-	$(BIN)/fasthebb train -m experiment=mnist5k_demo rule=hpca,none 'seed=range(0,3)' $(FLAGS)
+train: install  ## the main job: 30 and 150 labels of real digits, with and without a backward pass, in one table
+	$(BIN)/fasthebb train -m experiment=mnist5k/hpca,mnist5k/random,mnist5k/scratch label_fraction=0.01,0.05 \
+	  'seed=range(0,3)' $(FLAGS)
 
 # The tests' three tiers, and what they aim at on two cores: `check` 90 seconds, `test` 10 minutes, `.ci/run` (test-all) 25
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup

@@ -27,6 +27,7 @@ SMALL = (
     "dataset=digits",
     "model.width=0.03",
     "pretrain.epochs=2",
+    "finetune=backprop",
     "finetune.epochs=2",
     "gpu=cpu",
 )

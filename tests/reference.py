@@ -142,6 +142,19 @@ def hwta(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
     return kwta(x_P, w_KD, k=1)
 
 
+def kmeans(x_P: list[Tensor], w_KD: Tensor) -> Tensor:
+    """Lloyd: each unit's mean of x - w over the patches that no unit is nearer to; units that are as near all win."""
+    numerator_KD = torch.zeros_like(w_KD)
+    wins = [0] * len(w_KD)
+    for x in x_P:
+        distances = [float((x - w) @ (x - w)) for w in w_KD]
+        for i, w in enumerate(w_KD):
+            if distances[i] == min(distances):
+                numerator_KD[i] += x - w
+                wins[i] += 1
+    return torch.stack([_divided(numerator_KD[i], wins[i]) for i in range(len(w_KD))])
+
+
 def hpca_tanh(x_P: list[Tensor], w_KD: Tensor, denominator: str = "power", damping: float = 0.5) -> Tensor:
     """hpca with y = tanh(x.w)."""
     return _ordered([[math.tanh(float(x @ w)) for w in w_KD] for x in x_P], x_P, w_KD, denominator, damping)
@@ -289,7 +302,7 @@ def taught_hpca(x_P: list[Tensor], w_KD: Tensor, t_PK: Tensor) -> Tensor:
 UPDATES: dict[str, Callable[..., Tensor]] = {
     "hpca": hpca, "hpca_tanh": hpca_tanh, "hpca_adaptive": hpca_adaptive, "oja": oja, "gha": gha,
     "subspace": subspace, "instar": instar, "hebb": hebb, "bcm": bcm, "swta": swta, "pswta": pswta, "hwta": hwta,
-    "kwta": kwta, "softhebb": softhebb, "ica": ica, "hica": hica,
+    "kwta": kwta, "kmeans": kmeans, "softhebb": softhebb, "ica": ica, "hica": hica,
 }  # fmt: skip
 
 

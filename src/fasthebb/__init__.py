@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fasthebb.model_file import ModelCard, load_model, load_model_and_card
     from fasthebb.nets.networks import conv6, conv10
     from fasthebb.nets.softhebb import softhebb
+    from fasthebb.nets.triangle import triangle
     from fasthebb.nets.whitening import Whitening
     from fasthebb.rules import Terms
     from fasthebb.settings import RULES, Execution, RuleSetting, StepSetting
@@ -52,10 +53,12 @@ _HOMES = {
     "load_model": "model_file",
     "load_model_and_card": "model_file",
     "softhebb": "nets.softhebb",
+    "triangle": "nets.triangle",
 }
 __all__ = [
     "RULES", "Execution", "HebbianLearner", "LayerStatistics", "ModelCard", "RuleSetting", "StepSetting", "Teacher",
     "Terms", "Whitening", "__version__", "conv6", "conv10", "load_model", "load_model_and_card", "softhebb",
+    "triangle",
 ]  # fmt: skip
 
 

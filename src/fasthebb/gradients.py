@@ -19,7 +19,7 @@ from fasthebb import engine, processes
 from fasthebb.layer import LearningLayer, alive
 from fasthebb.micro_batch import runner
 from fasthebb.precision import full_precision
-from fasthebb.responses import RESPONSES, WITH_LENGTHS, Moments, PreActivation, Response
+from fasthebb.responses import RESPONSES, WITH_LENGTHS, WITH_SQUARES, Moments, PreActivation, Response
 from fasthebb.rules import Rule, Terms
 from fasthebb.settings import MOMENTUM, Execution, RuleSetting
 from fasthebb.teacher import Teacher, taught, teacher_signal
@@ -135,13 +135,14 @@ class Gradients:
 
     def _add(self, layer: LearningLayer, x: Tensor, output: Tensor) -> None:
         """Adds the layer's input and output to its sums, chunk by chunk."""
-        module, lengths = layer.module, self.response in WITH_LENGTHS
+        module = layer.module
+        needs = {"lengths": self.response in WITH_LENGTHS, "squares": self.response in WITH_SQUARES}
         if self.setting.running:  # the gates need the moments of the whole batch
-            y_NGK = self.response(engine.pre_activation(module, x, output, lengths=lengths))
+            y_NGK = self.response(engine.pre_activation(module, x, output, **needs))
             layer.update_moments(self._moments(y_NGK), MOMENTUM)
         first = 0
         for x_chunk, output_chunk in engine.chunks(module, x, output):
-            pre = engine.pre_activation(module, x_chunk, output_chunk, lengths=lengths)
+            pre = engine.pre_activation(module, x_chunk, output_chunk, **needs)
             teacher_NGK = self._teacher_signal(layer, pre.dot_NGK, slice(first, first + len(x_chunk)))
             first += len(x_chunk)
             terms = self._terms(self.response, self.setting.rule, layer.options, pre, layer.moments, teacher_NGK)

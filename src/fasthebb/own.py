@@ -1,9 +1,25 @@
-"""Imports a user's own function by its name, `my_package.module:function`."""
+"""Imports a user's own function by its name, `my_package.module:function`, and tells where its code fails."""
 
 import inspect
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import torch
+
+NOT_OWN = tuple(
+    str(path.resolve())
+    for path in (Path(__file__).parents[1], *(Path(sysconfig.get_path(n)) for n in ("stdlib", "platlib", "purelib")))
+)
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of a user's own function."""
+    return ":" in name and not name.startswith("torchvision:")
 
 
 def imported(key: str, name: str) -> Callable[..., Any]:
@@ -14,14 +30,60 @@ def imported(key: str, name: str) -> Callable[..., Any]:
         name: `my_package.module:function`.
 
     Raises:
-        ValueError: there is no such module or function, or the function takes no arguments.
+        ValueError: there is no such module or function, its import fails, or the function takes no arguments.
     """
     module, _, function = name.partition(":")
     try:
-        found: Callable[..., Any] = getattr(import_module(module), function)
+        with own_errors(key, name):
+            loaded = import_module(module)
+        found: Callable[..., Any] = getattr(loaded, function)
         parameters = inspect.signature(found).parameters
+    except OwnError:
+        raise
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"{key}={name}: {error}; give my_package.module:function") from error
     if not parameters:
         raise ValueError(f"{key}={name}: takes no arguments; give my_package.module:function")
     return found
+
+
+class OwnError(ValueError):
+    """The user's own code failed. The message names the setting, the file, the line and the error."""
+
+
+@contextmanager
+def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
+    """Around an import or a call of the user's own code.
+
+    Args:
+        key, name: as in `imported`; if the name is one of ours, all errors pass.
+        told: errors that pass, as their messages are meant for the user.
+
+    Raises:
+        OwnError: a line of the user's code, or what it calls, raised an error. Other errors pass, and so does a lack
+            of memory.
+    """
+    try:
+        yield
+    except (*told, OwnError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        place = _place(error) if is_own(name) else None
+        if place is None:
+            raise
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise OwnError(f"{key}={name}: {place}: {type(error).__name__}: {text}") from error
+
+
+def _place(error: Exception) -> str | None:
+    """File and line of the user's code, the innermost if there are several; None: the error is from elsewhere."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f"{error.filename}, line {error.lineno}"
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else None
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is neither of Python, nor of an installed package, nor of this project."""
+    path = Path(file)
+    return path.is_file() and not any(path.resolve().is_relative_to(folder) for folder in NOT_OWN)

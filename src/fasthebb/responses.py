@@ -21,11 +21,13 @@ class PreActivation:
     Args:
         dot_NGK: inner products x.w, without bias.
         weight_norm_GK, patch_norm_NG1: lengths |w| and |x|; None, except for the responses in WITH_LENGTHS.
+        weight_square_GK: |w|^2; None, except for the responses in WITH_SQUARES.
     """
 
     dot_NGK: Tensor
     weight_norm_GK: Tensor | None = None
     patch_norm_NG1: Tensor | None = None
+    weight_square_GK: Tensor | None = None
 
 
 @dataclass
@@ -96,6 +98,12 @@ def angular(pre: PreActivation) -> Tensor:
     return 1 - cosine(pre).acos() / math.pi
 
 
+def nearness(pre: PreActivation) -> Tensor:
+    """x.w - |w|^2 / 2 = (|x|^2 - |x - w|^2) / 2: it is largest for the unit whose weights are nearest to the patch."""
+    assert pre.weight_square_GK is not None, "the response needs squares: see WITH_SQUARES"
+    return pre.dot_NGK - pre.weight_square_GK / 2
+
+
 def _inverse(norm: Tensor | None) -> Tensor:
     assert norm is not None, "the response needs lengths: see WITH_LENGTHS"
     return torch.where(norm > 0, norm.reciprocal(), 0)
@@ -103,6 +111,7 @@ def _inverse(norm: Tensor | None) -> Tensor:
 
 RESPONSES: dict[str, Response] = {
     "dot": dot, "rectified": rectified, "tanh": tanh, "projection": projection, "cosine": cosine,
-    "raised_cosine": raised_cosine, "angular": angular,
+    "raised_cosine": raised_cosine, "angular": angular, "nearness": nearness,
 }  # fmt: skip
 WITH_LENGTHS: tuple[Response, ...] = (projection, cosine, raised_cosine, angular)
+WITH_SQUARES: tuple[Response, ...] = (nearness,)

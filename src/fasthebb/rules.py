@@ -184,6 +184,21 @@ def hwta(y_NGK: Tensor) -> Terms:
     return kwta(y_NGK, k=1)
 
 
+def kmeans(y_NGK: Tensor) -> Terms:
+    """k-means by mini-batches: the nearest unit takes the patch, dw_i = mean over its patches of x - w_i.
+
+    With the patches of a whole data set and lr = 1 it is a step of Lloyd's algorithm (1957, published 1982); with less,
+    the mini-batch form of Sculley 2010 at a rate that is the same for all units. A unit that wins no patch of a batch
+    stays where it is. To leave few such dead units, start from short weights of about equal length: then directions
+    alone decide at first, and hardly any unit is far from all patches. All units that tie for a patch win it.
+
+    Args:
+        y_NGK: x.w - |w|^2 / 2, which is largest for the nearest unit. Weights keep their lengths: they are centres.
+    """
+    won_NGK = ((y_NGK == y_NGK.amax(UNITS, keepdim=True)) & (y_NGK > OUT)).to(y_NGK.dtype)
+    return Terms(gate=won_NGK, share=won_NGK.sum(0), competitive=True)
+
+
 def softhebb(u_NGK: Tensor, *, temperature: float = 1.0) -> Terms:
     """SoftHebb with anti-Hebbian losers (Journé et al., ICLR 2023): dw_i = y_i (x - u_i w_i) / max |dw|.
 

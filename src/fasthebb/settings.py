@@ -77,6 +77,7 @@ RULES: dict[str, RuleSetting] = {
     "pswta": RuleSetting(rules.pswta, "raised_cosine", projection=True),
     "hwta": RuleSetting(rules.hwta, "raised_cosine", projection=True),
     "kwta": RuleSetting(rules.kwta, "raised_cosine", projection=True),
+    "kmeans": RuleSetting(rules.kmeans, "nearness"),
     "softhebb": RuleSetting(rules.softhebb, "dot"),
     "ica": RuleSetting(rules.ica, "dot"),
     "hica": RuleSetting(rules.hica, "dot"),

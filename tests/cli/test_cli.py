@@ -25,6 +25,7 @@ from fasthebb_cli.errors import Interrupted, RunError
 from fasthebb_cli.run import stage
 from fasthebb_cli.run.directory import holder_of
 from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.stages import STAGES_OF_VERB
 from tests.conftest import SMALL, Ran
 from tests.data.images import class_folders
 from tests.lives import PATIENCE
@@ -336,6 +337,33 @@ def test_a_dry_run_times_every_layers_turn_and_counts_a_probes_labels(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [("train", "-m"), ("train", "-m", "--dry-run"), ("cells train",)])
+def test_a_key_that_only_some_cells_have_is_refused_with_what_to_do(command: Command, words: tuple[str, ...]) -> None:
+    sweep = ("finetune=few_labels,closed_form,frozen", "finetune.epochs=1", "dataset=digits")
+    ran = command(words[0], *words[1:], *sweep, small=False)
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1
+    assert ran.err.startswith(
+        "error: finetune.epochs: cells with finetune=closed_form do not have this key, and accept: "
+    )
+    assert "sweep finetune=few_labels,frozen by a command of its own" in ran.err
+    ran = command(words[0], *words[1:], "finetune=closed_form,few_labels", "finetune.nothing=1", small=False)
+    assert ran.code == 2
+    assert "unknown key finetune.nothing" in ran.err
+
+
+@pytest.mark.slow
+def test_experiments_give_each_cell_the_keys_of_its_choice(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    for name, key in (("closed_form", "components: 7"), ("few_labels", "epochs: 1")):
+        text = f"# @package _global_\ndefaults:\n  - override /finetune: {name}\nfinetune:\n  {key}\n"
+        (tmp_path / f"conf/experiment/{name}.yaml").write_text(text)
+    words = ("experiment=closed_form,few_labels", "dataset=digits", "model.width=0.03", "gpu=cpu", "--dry-run")
+    ran = command("train", "-m", "--config-dir", str(tmp_path / "conf"), *words, small=False)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.slow
 def test_mappings_take_new_keys_without_a_plus_and_sweep_under_their_own_name(command: Command) -> None:
     ran = command("train", "-m", "rule.options.damping=0.1,0.3", "finetune.layer_lr={conv1: 0}", "label_fraction=0.1")
     assert ran.code == 0, ran.err
@@ -359,6 +387,10 @@ def test_help_lists_every_choice_with_a_line(capsys: pytest.CaptureFixture[str])
         assert path.read_text().removeprefix("# @package _global_\n").startswith("# "), path
         assert path.stem in text
     assert "fasthebb train dataset=imagenet rule=hpca" in text
+
+
+def test_verbs_that_all_processes_run_are_those_with_stages() -> None:
+    assert {name for name, verb in VERBS.items() if verb.by_all} == STAGES_OF_VERB.keys()
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -496,7 +528,7 @@ def test_an_evaluation_killed_before_its_results_are_written_is_done_again(comma
 @pytest.mark.slow
 def test_the_same_stage_under_another_name_is_another_stage(command: Command) -> None:
     command("train", "label_fraction=0.1")
-    stages = ("+finetune@extra.again=default", "extra.again.epochs=2", "stages=[pretrain,again,evaluate]")
+    stages = ("+finetune@extra.again=backprop", "extra.again.epochs=2", "stages=[pretrain,again,evaluate]")
     ran = command("train", "label_fraction=0.1", *stages)
     assert ran.code == 0, ran.err
     assert len(ran.directories("evaluate")) == 2
@@ -559,7 +591,7 @@ def test_weights_keep_the_number_of_their_labels(command: Command) -> None:
 
 def test_a_folder_of_ones_own_adds_choices(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site" / "finetune").mkdir(parents=True)
-    (tmp_path / "site" / "finetune" / "brief.yaml").write_text("defaults:\n  - default\n  - _self_\nlr: 0.02\n")
+    (tmp_path / "site" / "finetune" / "brief.yaml").write_text("defaults:\n  - backprop\n  - _self_\nlr: 0.02\n")
     monkeypatch.setenv("FASTHEBB_CONF", str(tmp_path / "site"))
     ran = command("train", "rule=none", "finetune=brief", "label_fraction=0.1")
     assert ran.code == 0, ran.err
@@ -578,7 +610,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
     for word, expected in {
         "hydra/launcher=launcher": "hydra/launcher=nowhere: no such choice; hydra/launcher can be: launcher, local, ",
         "finetune=lists": "lists.yaml",
-        "finetune=nope": "finetune can be: closed_form, default, few_labels, frozen, gentle, hebbian, lists, paper",
+        "finetune=nope": "finetune can be: backprop, closed_form, few_labels, frozen, gentle, hebbian, lists, paper",
     }.items():
         ran = command("train", "-m", word, "seed=0,1")
         assert ran.code == 2
@@ -588,7 +620,7 @@ def test_a_faulty_file_of_ones_own_is_one_line(
 
 def test_a_folder_of_choices_named_by_a_flag(command: Command, tmp_path: Path) -> None:
     (tmp_path / "choices" / "finetune").mkdir(parents=True)
-    (tmp_path / "choices" / "finetune" / "brief.yaml").write_text("defaults: [default, _self_]\nlr: 0.02\n")
+    (tmp_path / "choices" / "finetune" / "brief.yaml").write_text("defaults: [backprop, _self_]\nlr: 0.02\n")
     ran = command("train", "finetune=brief", "--config-dir", str(tmp_path / "choices"), "--cfg", "job")
     assert ran.code == 0, ran.err
     assert "lr: 0.02" in ran.out

@@ -13,7 +13,7 @@ from fasthebb_cli.cli.sweep_table import print_cells
 from tests.conftest import Ran
 
 KEYS = ["rule", "finetune", "seed"]
-WAYS = {"default": "backprop", "few": "backprop", "closed_form": "closed form"}
+WAYS = {"backprop": "backprop", "few": "backprop", "closed_form": "closed form"}
 
 
 def cell(rule: str, finetune: str, seed: int, top1: float | None, labels: int = 30, **more: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def printed(cells: list[dict[str, Any]], width: int) -> list[str]:
 
 
 def test_a_row_for_each_method_with_its_mean_over_seeds() -> None:
-    lines = printed(sweep(hpca_closed_form=[0.90, 0.94], none_default=[0.70, 0.74]), width=80)
+    lines = printed(sweep(hpca_closed_form=[0.90, 0.94], none_backprop=[0.70, 0.74]), width=80)
     assert max(len(line) for line in lines) <= 80
     tables = "\n".join(lines)
     assert "hpca, closed form      30  92.0 (2.8)      2         0  7.0 s" in tables
@@ -62,7 +62,7 @@ def test_a_row_for_each_method_with_its_mean_over_seeds() -> None:
 def test_a_narrow_console_has_the_labels_in_place_of_their_fraction() -> None:
     cells = [
         cell("hpca", finetune, seed, 0.9, labels, label_fraction=str(labels / 1000))
-        for finetune in ("closed_form", "default")
+        for finetune in ("closed_form", "backprop")
         for seed in (0, 1)
         for labels in (30, 100)
     ]
@@ -76,14 +76,14 @@ def test_a_narrow_console_has_the_labels_in_place_of_their_fraction() -> None:
 
 def test_the_sentence_follows_from_the_numbers() -> None:
     cells = sweep(
-        hpca_closed_form=[0.90, 0.94], hpca_default=[0.95, 0.99], random_closed_form=[0.91, 0.94],
-        random_default=[0.1, 0.1], none_default=[0.70, 0.74],
+        hpca_closed_form=[0.90, 0.94], hpca_backprop=[0.95, 0.99], random_closed_form=[0.91, 0.94],
+        random_backprop=[0.1, 0.1], none_backprop=[0.70, 0.74],
     )  # fmt: skip
     assert conclusions(groups_of(cells, KEYS)) == [
         "Without a backward pass, hpca with closed form is 20.0 points above none with backprop at 30 labels (n = 2); "
         "of these, learning the filters adds −0.5 points (against random with closed form, n = 2)."
     ]
-    worse = sweep(hpca_closed_form=[0.50, 0.60], random_closed_form=[0.4, 0.4], none_default=[0.70, 0.70])
+    worse = sweep(hpca_closed_form=[0.50, 0.60], random_closed_form=[0.4, 0.4], none_backprop=[0.70, 0.70])
     assert conclusions(groups_of(worse, KEYS)) == [
         "Without a backward pass, hpca with closed form is 15.0 points below none with backprop at 30 labels (n = 2); "
         "learning the filters adds +15.0 points (against random with closed form, n = 2)."
@@ -91,7 +91,7 @@ def test_the_sentence_follows_from_the_numbers() -> None:
 
 
 def test_methods_with_backward_passes_are_not_said_to_have_none() -> None:
-    (line,) = conclusions(groups_of(sweep(hpca_default=[0.9], none_default=[0.9]), KEYS))
+    (line,) = conclusions(groups_of(sweep(hpca_backprop=[0.9], none_backprop=[0.9]), KEYS))
     assert line == "hpca with backprop is level with none with backprop at 30 labels (n = 1)."
 
 
@@ -99,9 +99,9 @@ def test_methods_with_backward_passes_are_not_said_to_have_none() -> None:
     ("cells", "expected"),
     [
         (sweep(hpca_closed_form=[0.9]), []),
-        (sweep(random_closed_form=[0.9], none_default=[0.7]), []),
+        (sweep(random_closed_form=[0.9], none_backprop=[0.7]), []),
         (sweep(hpca_closed_form=[0.9], none_closed_form=[0.7]), []),  # it is not trained from scratch
-        (sweep(hpca_closed_form=[0.9], random_default=[0.7]), []),
+        (sweep(hpca_closed_form=[0.9], random_backprop=[0.7]), []),
         (
             sweep(hpca_closed_form=[0.9], random_closed_form=[0.8]),
             ["With hpca with closed form at 30 labels, learning the filters adds +10.0 points "
@@ -114,7 +114,7 @@ def test_only_what_is_in_the_sweep_is_compared(cells: list[dict[str, Any]], expe
 
 
 def test_seeds_that_only_one_has_are_not_compared_and_a_lucky_seed_is_no_method() -> None:
-    cells = sweep(hpca_closed_form=[0.8, 0.9], none_default=[0.7], none_few=[0.6, 0.6])
+    cells = sweep(hpca_closed_form=[0.8, 0.9], none_backprop=[0.7], none_few=[0.6, 0.6])
     (line,) = conclusions(groups_of(cells, KEYS))
     assert "is 25.0 points above none with backprop (finetune=few) at 30 labels (n = 2)" in line
     (line,) = conclusions(groups_of(cells[:3], KEYS))
@@ -126,7 +126,7 @@ def test_each_label_budget_and_each_data_set_is_compared_by_itself() -> None:
         cell(rule, finetune, 0, top1, labels, dataset=dataset, label_fraction=str(labels / 1000))
         for dataset, labels, learnt, scratch in
         (("digits", 30, 0.9, 0.8), ("digits", 100, 0.9, 0.85), ("mnist", 30, 0.5, 0.7))
-        for rule, finetune, top1 in (("hpca", "closed_form", learnt), ("none", "default", scratch))
+        for rule, finetune, top1 in (("hpca", "closed_form", learnt), ("none", "backprop", scratch))
     ]  # fmt: skip
     few, many, other = conclusions(groups_of(cells, [*KEYS, "dataset", "label_fraction"]))
     assert "10.0 points above none with backprop at 30 labels and dataset=digits" in few
@@ -137,7 +137,7 @@ def test_each_label_budget_and_each_data_set_is_compared_by_itself() -> None:
 def test_names_tell_apart_what_the_sweep_varies() -> None:
     cells = [
         cell("hpca", finetune, 0, 0.9, 30, **{"pretrain.lr": rate})
-        for finetune in ("default", "few", "closed_form")
+        for finetune in ("backprop", "few", "closed_form")
         for rate in ("0.1", "0.2")
     ]
     names = [name.in_table for name in names_of(groups_of(cells, [*KEYS, "pretrain.lr"]))]
@@ -147,9 +147,9 @@ def test_names_tell_apart_what_the_sweep_varies() -> None:
 
 
 def test_cells_that_failed_or_measured_nothing_are_left_out() -> None:
-    failed = cell("hpca", "default", 0, 0.9) | {"code": 1, "rows": []}
-    assert groups_of([failed, cell("none", "default", 0, None)], KEYS) == []
-    assert not any("mean" in line for line in printed([failed, cell("none", "default", 1, None)], width=160))
+    failed = cell("hpca", "backprop", 0, 0.9) | {"code": 1, "rows": []}
+    assert groups_of([failed, cell("none", "backprop", 0, None)], KEYS) == []
+    assert not any("mean" in line for line in printed([failed, cell("none", "backprop", 1, None)], width=160))
 
 
 @pytest.mark.slow

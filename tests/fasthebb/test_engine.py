@@ -45,6 +45,7 @@ RULE_OPTIONS: list[tuple[str, Options]] = [
     ("pswta", {"power": 0.5}),
     ("hwta", {}),
     ("kwta", {"k": 2}),
+    ("kmeans", {}),
     ("softhebb", {}),
     ("softhebb", {"temperature": 0.3}),
     ("ica", {}),

@@ -297,7 +297,7 @@ def test_a_module_that_occurs_twice_in_a_sequence_runs_twice() -> None:
     torch.testing.assert_close(learner.observe(x), wanted)
 
 
-@pytest.mark.parametrize("rule", ["swta", "hwta", "kwta", "softhebb"])
+@pytest.mark.parametrize("rule", ["swta", "hwta", "kwta", "kmeans", "softhebb"])
 def test_layers_that_a_rule_cannot_train_are_named(rule: str) -> None:
     """The unit of a depthwise convolution is alone in its group and cannot compete. A ConvTranspose2d is no Conv2d."""
     model = nn.Sequential(

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from fasthebb.responses import RESPONSES, WITH_LENGTHS, PreActivation, Response, cosine, raised_cosine, rectified
+from fasthebb.responses import (
+    RESPONSES,
+    WITH_LENGTHS,
+    WITH_SQUARES,
+    PreActivation,
+    Response,
+    cosine,
+    nearness,
+    raised_cosine,
+    rectified,
+)
 
 
 def pre_activation(dot: list[float], weight_norm: list[float], patch_norm: float) -> PreActivation:
@@ -38,7 +48,7 @@ def test_rounding_does_not_leave_the_range() -> None:
 @pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
 def test_what_needs_lengths_says_so(response: Response) -> None:
     bare = PreActivation(torch.ones(1, 1, 2))
-    if response in WITH_LENGTHS:
+    if response in WITH_LENGTHS + WITH_SQUARES:
         with pytest.raises(AssertionError):
             response(bare)
     else:
@@ -48,3 +58,10 @@ def test_what_needs_lengths_says_so(response: Response) -> None:
 def test_the_angle_in_halves_of_a_turn() -> None:
     pre = pre_activation([2.0, 0.0, -2.0, 2**0.5], [1.0, 1.0, 1.0, 1.0], 2.0)
     torch.testing.assert_close(RESPONSES["angular"](pre).flatten(), torch.tensor([1, 0.5, 0, 0.75]))
+
+
+def test_nearness_is_larger_for_the_nearer_of_two_units_whatever_their_lengths() -> None:
+    x, w_KD = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [5.0, 10.0]])
+    pre = PreActivation((w_KD @ x).reshape(1, 1, 2), weight_square_GK=w_KD.square().sum(1).reshape(1, 2))
+    assert nearness(pre).flatten().tolist() == [2, 25 - 62.5]
+    assert (nearness(pre).flatten() - x @ x / 2).tolist() == [-0.5 * 1, -0.5 * (16 + 64)]  # -|x - w|^2 / 2

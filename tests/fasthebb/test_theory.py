@@ -194,6 +194,15 @@ def test_hard_competition_ends_at_the_centres_of_kmeans(rule: str) -> None:
     torch.testing.assert_close(w, clusters.mean(0), rtol=0, atol=0.02)
 
 
+def test_kmeans_does_steps_of_lloyds_algorithm_with_distances() -> None:
+    """The clusters differ in length alone, which no rule by cosine could tell apart; at rate 1 a step gives means."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[1.0], [3.0], [6.0]], dtype=torch.float64) * torch.ones(4, dtype=torch.float64)
+    clusters = centres + 0.2 * torch.randn(50, 3, 4, generator=generator, dtype=torch.float64)
+    w = learn(clusters[0], clusters.reshape(-1, 4), "kmeans", steps=1, lr=1.0)
+    torch.testing.assert_close(w, clusters.mean(0))
+
+
 def test_the_k_winners_share_every_patch() -> None:
     """With as many winners as units, all units move to the mean of all patches."""
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -46,18 +46,19 @@ FINETUNES = sorted(path.stem for path in (CONF / "finetune").glob("*.yaml"))
 # digits, two epochs of four steps each through a 32nd of conv6
 SMALL = (
     "gpu=cpu", "dataset=digits", "dataset.train_samples=200", "dataset.validation_samples=50",
-    "dataset.test_samples=100", "label_fraction=0.5", "model.width=0.03", "pretrain.epochs=2", "finetune.epochs=2",
+    "dataset.test_samples=100", "label_fraction=0.5", "model.width=0.03", "pretrain.epochs=2",
+    "finetune=backprop", "finetune.epochs=2",
 )  # fmt: skip
 EVERY_HEAD = (
     "stages=[pretrain,probe]", "probe.methods=[linear,hebbian,knn,svm,retrieval]", "probe.epochs=1",
     "probe.components=20", "probe.queries=50",
 )  # fmt: skip
-ONWARD = ("stages=[pretrain,finetune,onward,evaluate]", "+finetune@extra.onward=default", "extra.onward.epochs=1")
+ONWARD = ("stages=[pretrain,finetune,onward,evaluate]", "+finetune@extra.onward=backprop", "extra.onward.epochs=1")
 NO_WHITENING = "rule.whitening=null"  # whose fit takes five seconds
 RUNS: dict[str, tuple[str, ...]] = {
     **{f"rule={rule}": (f"rule={rule}", NO_WHITENING) for rule in RULES},
     "whitening": ("rule=swta",),
-    **{f"finetune={name}": (f"finetune={name}",) for name in FINETUNES if name != "default"},
+    **{f"finetune={name}": (f"finetune={name}",) for name in FINETUNES if name != "backprop"},
     "finetune=gentle": ("finetune=gentle", "finetune.classifier_epochs=1"),
     "by_rule": ("finetune.by_rule=[conv1]",),
     "extra by_rule": (*ONWARD, "extra.onward.by_rule=[conv2]"),
@@ -77,6 +78,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "probe": EVERY_HEAD,
     "probe none": ("rule=none", "stages=[finetune,probe]", "probe.split=validation", "probe.epochs=1"),
     "softhebb": ("model=softhebb", "rule=softhebb", "finetune=frozen"),
+    "triangle": ("model=triangle", "rule=kmeans", "finetune=frozen"),
 }  # fmt: skip
 TWO = (
     "rule=hpca", "rule=swta", "rule=hpca_adaptive", "rule=vae", "rule=none", "finetune=hebbian", "by_rule", "probe",
@@ -144,6 +146,8 @@ def alone(name: str, out: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     GlobalHydra.instance().clear()
     given = {word.split("=")[0] for word in RUNS[name]}
+    if "finetune=closed_form" in RUNS[name]:
+        given.add("finetune.epochs")
     words = [word for word in SMALL if word.split("=")[0] not in given]
     said = StringIO()
     with redirect_stdout(said), redirect_stderr(said):

@@ -32,7 +32,7 @@ def test_prepare_pretrain_and_finetune(imagenet: Path, command: Callable[..., Ra
     shared = (
         *("dataset=imagenet", f"dataset.root={tmp_path / 'packed'}", "dataset.in_memory=false", "model.width=0.125"),
         *("gpu=cpu", "gpu.workers=1", "pretrain.epochs=1", "pretrain.batch_size=8"),
-        *("finetune.epochs=1", "finetune.batch_size=8"),
+        *("finetune=backprop", "finetune.epochs=1", "finetune.batch_size=8"),
     )
     ran = command("pretrain", *shared, small=False)
     assert ran.code == 0, ran.err

@@ -112,7 +112,13 @@ def test_two_processes_learn_from_photographs_as_one(tmp_path: Path) -> None:
         "pretrain.batch_size=25",
         "pretrain.augment=light",
     )
-    learning = ("finetune.batch_size=25", "finetune.lr=0.01", "finetune.epochs=8", "evaluate.batch_size=25")
+    learning = (
+        "finetune=backprop",
+        "finetune.batch_size=25",
+        "finetune.lr=0.01",
+        "finetune.epochs=8",
+        "evaluate.batch_size=25",
+    )
     for size, out in ((2, "two"), (1, "one")):
         finished(start(tmp_path / out, "train", *settings, *learning, size=size))
     for stage in ("pretrain", "finetune"):
@@ -128,6 +134,15 @@ def test_classifiers_and_layers_by_rule_learn_as_one(tmp_path: Path, words: tupl
     finished(start(tmp_path / "two", *settings))
     finished(start(tmp_path / "one", *settings, size=1))
     one, two = weights(tmp_path / "one", "finetune"), weights(tmp_path / "two", "finetune")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
+
+
+def test_two_processes_whiten_patches_alike_and_find_their_centres_as_one(tmp_path: Path) -> None:
+    for size, out in ((2, "two"), (1, "one")):
+        finished(start(tmp_path / out, "pretrain", "model=triangle", "rule=kmeans", "pretrain.epochs=1", size=size))
+    one, two = weights(tmp_path / "one", "pretrain"), weights(tmp_path / "two", "pretrain")
+    assert torch.equal(two["conv1.0.matrix"], one["conv1.0.matrix"])
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=5e-3)
 

@@ -120,9 +120,10 @@ def stopped_everywhere(folder: Path, *settings: str) -> dict[str, int]:
     return done
 
 
-# What keeps other state in a checkpoint: whitening and the best epoch, a decoder, moments, two learners, class means
+# What keeps other state in a checkpoint: whitenings and the best epoch, a decoder, moments, two learners, class means
 MORE_SETTINGS: list[tuple[tuple[str, ...], dict[str, int]]] = [
     (("rule=swta", "finetune.select=best", "finetune.augment=light"), {"pretrain": 8, "finetune": 8}),
+    (("rule=kmeans", "model=triangle"), {"pretrain": 8, "finetune": 6}),
     (("rule=vae",), {"pretrain": 8}),
     (("rule=hpca_adaptive", "pretrain.layer_by_layer=true"), {"pretrain": 8}),
     (("rule=hpca_adaptive", "finetune.by_rule=[conv2,fc5]", "finetune.hidden=7"), {"finetune": 6}),

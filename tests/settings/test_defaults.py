@@ -36,7 +36,8 @@ def test_yaml_has_a_default_of_every_key(name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_of_which_only_the_kind_is_given_has_the_defaults_of_its_kind(kind: str) -> None:
     group = next(group for group, kinds in STAGE_GROUPS.items() if kind in kinds)
-    choice = f"{group}={'default' if kind == group else kind}"
+    names = {"finetune": "backprop", "closed_form": "closed_form"}
+    choice = f"{group}={names.get(kind, 'default')}"
     config = loaded("rule=vae", f"+extra.more.kind={kind}", choice)  # the defaults take some from the rule
     assert config.settings["more"] == config.settings[group]
 
@@ -44,7 +45,7 @@ def test_a_stage_of_which_only_the_kind_is_given_has_the_defaults_of_its_kind(ki
 def test_a_choice_that_leaves_keys_out_has_the_defaults() -> None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        cfg = compose("config")
+        cfg = compose("config", ["finetune=backprop"])
     usual = load(cfg)
     OmegaConf.set_struct(cfg, False)
     cfg.finetune = {"lr": 1.0, "layer_lr": {"conv1*": 0.5}}  # as a file in FASTHEBB_CONF may say

@@ -47,3 +47,5 @@ def test_an_earlier_run_is_read_with_the_defaults_of_later_keys() -> None:
     assert (by_rule["rule.normalise"], by_rule["rule.per_input"]) == (True, False)
     assert "probe.batch_size" not in with_later_keys({"kind": "probe"})  # it is not covered
     assert with_later_keys({"kind": "of tomorrow"}) == {"kind": "of tomorrow"}
+    unread = {"kind": "pretrain", "rule.name": "random"}
+    assert with_later_keys(unread) == unread

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,16 @@ def test_the_images_in_a_batch_change_rounding_only(command: Command, tmp_path: 
     same(states[0], states[1], 1e-3)
 
 
+MANY = ("finetune.kernel_rows=100", "finetune.landmarks=60")  # more rows than a kernel holds: a third pass
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-def test_stopped_at_every_decision_it_ends_in_the_same_bits(command: Command, tmp_path: Path) -> None:
-    words = (*CLOSED, "finetune.batch_size=250", "stages=[pretrain,finetune]", "label_fraction=0.05")
+@pytest.mark.parametrize("more", [("label_fraction=0.05",), ("label_fraction=0.2", *MANY)], ids=["few", "many"])
+def test_stopped_at_every_decision_it_ends_in_the_same_bits(
+    command: Command, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    words = (*CLOSED, "finetune.batch_size=250", "stages=[pretrain,finetune]", *more)
     once = command("train", *words, small=False)
     assert once.code == 0, once.err
     expected = outcome(once.runs)
@@ -130,11 +137,12 @@ def test_stopped_at_every_decision_it_ends_in_the_same_bits(command: Command, tm
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-def test_two_processes_choose_and_score_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [("label_fraction=0.05",), ("label_fraction=0.2", *MANY)], ids=["few", "many"])
+def test_two_processes_choose_and_score_as_one(tmp_path: Path, more: tuple[str, ...]) -> None:
     results = []
     for size in (1, 2):
         out = tmp_path / str(size)
-        words = ["train", *CLOSED, "label_fraction=0.05", f"out={out}", "finetune.batch_size=300"]
+        words = ["train", *CLOSED, *more, f"out={out}", "finetune.batch_size=300"]
         life = Life(command_of(words), tmp_path / f"{size}.log", size=size)
         assert life.wait() == 0, life.text()
         results.append([json.loads(path.read_text()) for path in sorted(out.glob("*/results.json"))])
@@ -165,6 +173,36 @@ def test_random_filters_stay_random_and_get_statistics(command: Command) -> None
     assert ran.results("evaluate")["top1"] > 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["finetune.kernel_rows=100"], ["rule=none", "stages=[finetune,probe,evaluate]"]])
+def test_a_dry_run_times_every_pass(command: Command, more: list[str]) -> None:
+    words = (*CLOSED, "finetune.batch_size=32", "probe.methods=[hebbian]", *more)
+    ran = command("train", *words, "--dry-run", small=False)
+    assert ran.code == 0, ran.err
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("evaluate")]
+    assert "about" in line
+    assert not ran.runs.exists()
+
+
+@pytest.mark.slow
+def test_random_filters_are_shared_whatever_a_rule_would_be_told(command: Command) -> None:
+    words = (*SHORT, "rule=random")
+    assert command("pretrain", *words, small=False).code == 0
+    other = (
+        "pretrain.epochs=7",
+        "pretrain.augment=shift",
+        "pretrain.teacher=true",
+        "rule.lr=0.5",
+        "label_fraction=0.1",
+    )
+    ran = command("pretrain", *words, *other, small=False)
+    assert "pretrain: finished before" in ran.err + ran.out
+    assert len(ran.directories("pretrain")) == 1
+    ran = command("pretrain", *words, "rule.whitening=0.1", small=False)
+    assert ran.code == 0, ran.err
+    assert len(ran.directories("pretrain")) == 2, "what changes the filters' outputs still counts"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -174,13 +212,102 @@ def test_random_filters_stay_random_and_get_statistics(command: Command) -> None
         (["finetune.shrinkage=0"], "finetune.shrinkage"),
         (["finetune.view=film"], "finetune.view must be one of"),
         (["finetune.epochs=2"], "unknown key finetune.epochs; this choice of finetune accepts: kind, layers"),
-        (["model=torchvision:shufflenet_v2_x0_5"], "has no children that give maps"),
+        (["finetune.layers=[conv1,classifier]"], r"finetune.layers=\[conv1,classifier\]: no layer 'classifier'; the"),
+        (["finetune.layers=[conv1.7]"], r"no layer 'conv1.7'; the network has: .*, conv1.0, conv1.1"),
+        (["model=torchvision:shufflenet_v2_x0_5"], "finetune.layers: .* no children that give maps; .*features.conv1"),
+        (["label_fraction=0.001", "label_subset=random"], "finetune=closed_form needs labels of two classes or more"),
     ],
 )
 def test_bad_input(command: Command, words: list[str], expected: str) -> None:
     ran = command("train", *SHORT[:1], "finetune=closed_form", *words, small=False)
+    assert_refused(ran, expected)
+
+
+def assert_refused(ran: Ran, expected: str) -> None:
+    """In one line, before pre-training begins."""
     assert ran.code == 2, ran.err
+    assert len(ran.err.splitlines()) == 1, ran.err
     assert re.search(expected, ran.err), ran.err
+    assert not ran.directories("pretrain")
+
+
+def test_a_graph_of_too_many_images_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("fasthebb_cli.stages.closed_form"), "GRAPH_IMAGES", 999)
+    words = (*CLOSED, "finetune.classifier=propagation")
+    assert_refused(command("train", *words, small=False), "compares all pairs of 1,000 images, and takes at most 999")
+    ran = command("train", *words, "--dry-run", small=False)
+    assert ran.code == 2
+    assert "takes at most 999" in ran.err
+
+
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(channels, 8, 5), nn.ReLU(), nn.BatchNorm2d(8))
+        self.second = nn.Conv2d(8, 12, 3)
+        self.two = nn.LSTM(12, 3)
+        self.classifier = nn.Linear(3, classes)
+
+    def forward(self, images):
+        if float(images.sum()) == 0.5:  # it reads a value
+            raise RuntimeError
+        x = self.second(self.first(images)).mean((2, 3))
+        return self.classifier(self.two(x)[0])
+
+def net(channels, size, classes):
+    return Net(channels, classes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "layers"),
+    [
+        (["finetune.layers=[conv*]"], {"conv1", "conv2", "conv3", "conv4"}),
+        (["finetune.layers=[conv2.0,conv1]"], {"conv1", "conv2"}),
+        (["model=net_of_closed_form:net", "finetune.layers=[second,first]"], {"network"}),
+        (["model=torchvision:shufflenet_v2_x0_5", "finetune.layers=[features.conv1,features.stage2]"], {"features"}),
+    ],
+)
+def test_layers_of_every_kind_of_network(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layers: set[str]
+) -> None:
+    (tmp_path / "net_of_closed_form.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    narrow = [] if any(word.startswith("model=") for word in words) else ["model.width=0.05"]
+    shared = ["dataset=digits", "pretrain.epochs=1", "gpu=cpu", "label_fraction=0.1"]
+    stages = ["stages=[pretrain,finetune,evaluate,probe]", "probe.methods=[hebbian]"]
+    closed = ["finetune=closed_form", "finetune.components=40", "finetune.views=1"]
+    ran = command("train", *shared, *narrow, *stages, *closed, *words, small=False)
+    assert ran.code == 0, ran.err
+    top1 = ran.results("evaluate")["top1"]
+    assert top1 > 0.4
+    network, card = load_model_and_card(ran.directories("finetune")[0])
+    assert {name for name, _ in network.get_submodule("features").named_children()} == layers
+    dataset = load_dataset(loaded(*shared[:1]).dataset, 0)
+    mean, std = torch.tensor(card.mean)[:, None, None], torch.tensor(card.std)[:, None, None]
+    with torch.no_grad():
+        scores = network((dataset.source.read(dataset.test).float() / 255 - mean) / std)
+    assert float((scores.argmax(1) == dataset.labels[dataset.test]).double().mean()) == pytest.approx(top1, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("[two]", "layer two gives no row or map for each image, but an output of type tuple"),
+        ("null", "no children that give maps; name some layers of: first, second, two"),
+    ],
+)
+def test_layers_of_an_own_network_that_give_no_features_are_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: str, expected: str
+) -> None:
+    (tmp_path / "net_of_closed_form.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("dataset=digits", "gpu=cpu", "model=net_of_closed_form:net", "finetune=closed_form")
+    assert_refused(command("train", *words, f"finetune.layers={layers}", small=False), expected)
 
 
 @pytest.mark.slow

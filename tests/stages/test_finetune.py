@@ -103,7 +103,7 @@ def test_the_hebbian_classifier_learns_the_same_in_parts(command: Callable[..., 
 @pytest.mark.slow
 def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callable[..., Ran]) -> None:
     """For the stage after it, each is an ordinary classifier."""
-    more = ("+finetune@extra.all=default", "stages=[pretrain,finetune,all,evaluate]", "extra.all.epochs=1")
+    more = ("+finetune@extra.all=backprop", "stages=[pretrain,finetune,all,evaluate]", "extra.all.epochs=1")
     for words in (("finetune=hebbian",), ("finetune=frozen", "finetune.hidden=7")):
         ran = command("train", *words, *more, "label_fraction=0.2", "force=true")
         assert ran.code == 0, ran.err
@@ -141,7 +141,7 @@ def test_what_does_not_go_together(command: Callable[..., Ran], words: list[str]
 
 def context_around(network: nn.Module, *words: str) -> Context:
     """A cell that trains the network by plain gradient descent on digits."""
-    config = loaded("dataset=digits", "gpu=cpu", "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant",
+    config = loaded("dataset=digits", "gpu=cpu", "finetune=backprop", "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant",
                     "finetune.momentum=0", "finetune.weight_decay=0", "finetune.augment=none", "label_fraction=0.3",
                     *words)  # fmt: skip
     dataset = load_dataset(config.dataset, config.seed)

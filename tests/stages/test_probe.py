@@ -110,7 +110,29 @@ def test_features_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: 
     monkeypatch.setattr(os, "sysconf", lambda name: 1 << 10)
     network = nn.Sequential(nn.Conv2d(1, 4, 1))
     with pytest.raises(InputError, match=r"features take .* choose fewer probe\.layers"):
-        Features(probed_layers(network, None), pool=0).check_memory(network, torch.zeros(1, 1, 8, 8), images=10_000)
+        Features(probed_layers(network, None), pool=0).check(network, torch.zeros(1, 1, 8, 8), 10_000, [])
+
+
+def test_layers_that_give_no_tensor_are_left_out_unless_they_are_named() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.called, self.unused, self.recurrent = nn.Linear(8, 4), nn.Linear(8, 4), nn.LSTM(4, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            output: Tensor = self.recurrent(self.called(images.flatten(1)))[0]
+            return output
+
+    network, image = Partly(), torch.zeros(1, 1, 2, 4)
+    features = Features(probed_layers(network, None), pool=0)
+    features.check(network, image, 10, [])
+    assert list(features.layers) == ["called"]
+    for name in ("unused", "recurrent"):
+        features = Features(probed_layers(network, [name, "called"]), pool=0)
+        with pytest.raises(InputError, match=f"takes 0 tensors from {name}, not one; name another"):
+            features.check(network, image, 10, [name, "called"])
+    with pytest.raises(InputError, match="takes 0 tensors"):
+        Features(probed_layers(network, ["u*"]), pool=0).check(network, image, 10, ["u*"])
 
 
 @pytest.mark.slow
@@ -166,7 +188,7 @@ def test_a_stopped_probe_says_that_it_starts_over(
     with monkeypatch.context() as patched:
         if moment == "within the pass":
             patched.setattr(Features, "collect", lambda kept, network, batch: stop() and None)
-            patched.setattr(Features, "check_memory", lambda *_: None)
+            patched.setattr(Features, "check", lambda *_: None)
         else:
             patched.setitem(HEADS, "linear", stop)
         ran = command("train", "stages=[pretrain,probe]", "label_fraction=0.1")

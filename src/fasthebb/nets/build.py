@@ -11,12 +11,15 @@ from torch import nn
 from fasthebb.nets import readout
 from fasthebb.nets.networks import conv6, conv10
 from fasthebb.nets.softhebb import softhebb
+from fasthebb.nets.triangle import triangle
 from fasthebb.nets.whitening import Whitening
-from fasthebb.own import imported
+from fasthebb.own import OwnError, imported, own_errors
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.network import ClosedForm
 
-NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"conv6": conv6, "conv10": conv10, "softhebb": softhebb}
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
+    "conv6": conv6, "conv10": conv10, "softhebb": softhebb, "triangle": triangle,
+}  # fmt: skip
 
 
 def build_network(
@@ -47,7 +50,10 @@ def build_network(
                 known = [n for n in accepted if n not in ("channels", "size", "classes")]
                 raise ValueError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known) or 'none'}")
     try:
-        network = function(channels=channels, size=size, classes=classes, **arguments)
+        with own_errors("model.name", name, ValueError):
+            network = function(channels=channels, size=size, classes=classes, **arguments)
+    except OwnError:
+        raise
     except (ValueError, TypeError) as error:
         raise ValueError(f"model {name}: {error}") from error
     if not isinstance(network, nn.Module):
@@ -71,17 +77,18 @@ def closed_form_network(
     """The network with a classifier in closed form; see `fasthebb.readout`.
 
     Args:
-        layers: children that are read; None: the first two that give maps.
+        layers: patterns of the layers that are read; None: the first two children that give maps.
 
     Raises:
-        ValueError: the network is no sequence, or has no such layers.
+        ValueError: the network has no such layers, or they give no features.
     """
     try:
-        if layers is None:
-            layers = first_maps(network, channels, size)
-        return ClosedForm(Features(network, layers, pool, root=root), mirror=mirror)
+        features = Features(network, layers or first_maps(network, channels, size), pool, root=root)
+        features.check(channels, size)
     except ValueError as error:
-        raise ValueError(f"finetune=closed_form: {error}") from error
+        shown = f"=[{','.join(layers)}]" if layers else ""
+        raise ValueError(f"finetune.layers{shown}: {error}") from error
+    return ClosedForm(features, mirror=mirror)
 
 
 def _function(name: str) -> Callable[..., nn.Module]:

@@ -22,8 +22,8 @@ class Triangle(nn.Module):
         self.power = power
 
     def forward(self, u: Tensor) -> Tensor:
-        above: Tensor = (u - u.mean(1, keepdim=True)).relu()
-        return above**self.power
+        above: Tensor = (u - u.mean(1, keepdim=True)).relu_()
+        return above if self.power == 1 else above**self.power
 
 
 class _Layer(NamedTuple):

@@ -2,10 +2,13 @@
 
 Every candidate is scored by leaving out one labelled image after the other, in closed form: no validation label is
 read. The best has the highest accuracy; among equals, the lowest cross-entropy of calibrated scores.
+
+Few labels: `fitted` keeps all rows of labelled images. Many: `basis` chooses what is compared with, the labelled
+images' rows are added up in one more pass, and `fitted_to_sums` solves the sums.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,14 +18,17 @@ from torch.nn import functional as F
 from fasthebb.readout import graph, kernel
 from fasthebb.readout import ridge as linear
 from fasthebb.readout.calibration import best_gain, gain_for
+from fasthebb.readout.ridge import Products
 
 SHARPNESS = (1.0, 3.0, 6.0)
 RIDGE = (0.03, 0.3, 3.0)
 LINEAR_RIDGE = (0.001, 0.01, 0.1, 1.0)
 JUDGED = 1000  # most labelled images that candidates are judged on
+FOLDS = 5  # of the labelled images, to tell what the best of several candidates is worth
 REACH, NEIGHBOURS = 0.98, 10
 TRUE_LABEL = 3.0  # weight of a true label beside pseudo-labels, whose weights are at most 1
 PSEUDO_RIDGE = 0.1
+CHUNK = 4096  # rows that are weighted at once
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,13 @@ class Rows:
     def targets_MC(self) -> Tensor:
         return kernel.targets(self.labels_L.repeat(len(self.copies_RLK)), self.classes)
 
+    @property
+    def judged(self) -> "Rows":
+        return replace(self, copies_RLK=self.copies_RLK[:, :JUDGED], labels_L=self.labels_L[:JUDGED])
+
+    def whitened(self, whitening_KK: Tensor | None) -> "Rows":
+        return self if whitening_KK is None else replace(self, copies_RLK=self.copies_RLK @ whitening_KK.float())
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -55,6 +68,7 @@ class Candidate:
 
     Args:
         top1: accuracy in [0, 1] of the left-out scores; loss: their cross-entropy with the best gain.
+        right_L: which of the judged images got their class.
     """
 
     name: str
@@ -62,18 +76,23 @@ class Candidate:
     top1: float
     loss: float
     gain: float
+    right_L: Tensor
+
+    def told(self) -> dict[str, Any]:
+        return {"name": self.name, "numbers": self.numbers, "top1": self.top1, "loss": self.loss, "gain": self.gain}
 
 
 def judged(name: str, numbers: dict[str, float], scores_LC: Tensor, labels_L: Tensor) -> Candidate:
     gain = best_gain(scores_LC, labels_L)
-    right = (scores_LC.argmax(1) == labels_L).double().mean()
-    return Candidate(name, numbers, float(right), float(F.cross_entropy(scores_LC.double() * gain, labels_L)), gain)
+    right_L = scores_LC.argmax(1) == labels_L
+    loss = float(F.cross_entropy(scores_LC.double() * gain, labels_L))
+    return Candidate(name, numbers, float(right_L.double().mean()), loss, gain, right_L)
 
 
 def kernel_candidates(
     rows: Rows, sharpness: Sequence[float] = SHARPNESS, ridge: Sequence[float] = RIDGE
 ) -> Iterator[Candidate]:
-    rows = replace(rows, copies_RLK=rows.copies_RLK[:, :JUDGED], labels_L=rows.labels_L[:JUDGED])
+    rows = rows.judged
     flat_MK, targets_MC = rows.flat_MK, rows.targets_MC
     copies = len(rows.copies_RLK)
     for sharp in sharpness:
@@ -84,19 +103,47 @@ def kernel_candidates(
             yield judged("kernel", {"sharpness": sharp, "ridge": strength}, scores, rows.labels_L)
 
 
-def ridge_candidates(rows: Rows, strengths: Sequence[float] = LINEAR_RIDGE) -> Iterator[Candidate]:
-    x_RLK = kernel.unit_rows(rows.copies_RLK.flatten(0, 1)).unflatten(0, (len(rows.copies_RLK), -1))
-    sums = linear.products(x_RLK.flatten(0, 1), rows.targets_MC)
-    few = slice(0, JUDGED)
-    targets_LC = kernel.targets(rows.labels_L[few], rows.classes)
+def sum_candidates(
+    rows: Rows, products: Products, landmarks_MK: Tensor | None, sharpness: float | None, strengths: Sequence[float]
+) -> Iterator[Candidate]:
+    """Those whose training rows are added up: a kernel with landmarks, or linear ridge without.
+
+    Args:
+        rows: of images that are in the sums, for judging.
+    """
+    rows = rows.judged
+    x_RLX = _inputs(rows.flat_MK, landmarks_MK, sharpness).unflatten(0, (len(rows.copies_RLK), -1))
+    targets_LC = kernel.targets(rows.labels_L, rows.classes)
+    metric = _metric(landmarks_MK, sharpness)
+    name = "ridge" if landmarks_MK is None else "kernel"
+    numbers = {} if sharpness is None else {"sharpness": sharpness}
     for strength in strengths:
-        weight_KC, inverse_KK = linear.fit(*sums, strength)
-        scores = linear.left_out_scores(x_RLK[:, few], targets_LC, weight_KC, inverse_KK)[:, : rows.scored].mean(1)
-        yield judged("ridge", {"ridge": strength}, scores, rows.labels_L[few])
+        weight, inverse = linear.fit(products, strength, metric)
+        scores = linear.left_out_scores(x_RLX, targets_LC, weight, inverse)[:, : rows.scored].mean(1)
+        yield judged(name, numbers | {"ridge": strength}, scores, rows.labels_L)
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
     return max(candidates, key=lambda candidate: (candidate.top1, -candidate.loss))
+
+
+def expected_top1(candidates: Sequence[Candidate]) -> float:
+    """What the best candidate is worth on new images.
+
+    Its own left-out accuracy would say too much, as it is the highest of several. So each fold of the images is scored
+    by the candidate that is best on the other folds.
+    """
+    right_AL = torch.stack([candidate.right_L.double() for candidate in candidates])
+    fold_L = torch.arange(right_AL.shape[1]) % FOLDS
+    hits = 0.0
+    for fold in fold_L.unique():
+        here = fold_L == fold
+        elsewhere_A = right_AL[:, ~here].sum(1)
+        loss_A = torch.tensor([candidate.loss for candidate in candidates], dtype=torch.float64)
+        tied_A = elsewhere_A == elsewhere_A.max()
+        chosen = int(torch.where(tied_A, loss_A, torch.inf).argmin())
+        hits += float(right_AL[chosen, here].sum())
+    return hits / right_AL.shape[1]
 
 
 @dataclass(frozen=True)
@@ -128,10 +175,12 @@ def fitted(
         classifier: auto (kernel or propagation), kernel, propagation or ridge.
         sharpness, ridge: of the kernel, or of ridge; None: chosen.
     """
-    white = rows if whitening_KK is None else replace(rows, copies_RLK=rows.copies_RLK @ whitening_KK.float())
+    white = rows.whitened(whitening_KK)
     candidates: list[Candidate] = []
     if classifier == "ridge":
-        candidates += ridge_candidates(white, LINEAR_RIDGE if ridge is None else (ridge,))
+        products = Products(white.flat_MK.shape[1], white.classes)
+        products.add(white.flat_MK, white.targets_MC)
+        candidates += sum_candidates(white, products, None, None, LINEAR_RIDGE if ridge is None else (ridge,))
     if classifier in ("auto", "kernel"):
         sharp = SHARPNESS if sharpness is None else (sharpness,)
         candidates += kernel_candidates(white, sharp, RIDGE if ridge is None else (ridge,))
@@ -139,9 +188,9 @@ def fitted(
         whole_NK = everything_NK if whitening_KK is None else everything_NK @ whitening_KK.float()
         graph_NN = graph.neighbour_graph(kernel.unit_rows(whole_NK), NEIGHBOURS)
         spread_NL = graph.spread(graph_NN, unit_columns(len(whole_NK), positions_L), REACH)
-        scores = graph.left_out_scores(spread_NL[positions_L], rows.labels_L, rows.classes)
-        candidates.append(judged("propagation", {}, scores, rows.labels_L))
-    chosen = best(candidates)
+        scores = graph.left_out_scores(spread_NL[positions_L], rows.labels_L, rows.classes)[:JUDGED]
+        candidates.append(judged("propagation", {}, scores, rows.labels_L[:JUDGED]))
+    chosen, expected = best(candidates), expected_top1(candidates)
     whole_map = map_DK if whitening_KK is None else map_DK @ whitening_KK.float()
     buffers = {"map": whole_map, "bias": torch.zeros(rows.classes), "rows": torch.empty(0)}
     if chosen.name == "kernel":
@@ -150,25 +199,66 @@ def fitted(
         buffers["rows"] = white.flat_MK
         buffers["sharpness"] = torch.tensor(chosen.numbers["sharpness"])
     elif chosen.name == "ridge":
-        sums = linear.products(white.flat_MK, white.targets_MC)
-        buffers["weight"] = linear.fit(*sums, chosen.numbers["ridge"])[0].float()
+        buffers["weight"] = linear.fit(products, chosen.numbers["ridge"])[0].float()
     else:
         assert everything_NK is not None
         assert positions_L is not None
         soft_NC = graph.propagated(spread_NL, rows.labels_L, rows.classes)
         weight_KC = from_pseudo_labels(whole_NK, soft_NC, positions_L, rows)
         scores = kernel.unit_rows(whole_NK).double() @ weight_KC
-        hits = chosen.top1 * len(rows.labels_L)
+        hits = expected * len(rows.labels_L)
         chosen = replace(chosen, gain=gain_for(scores, (hits + 0.5) / (len(rows.labels_L) + 1)))
         buffers["weight"] = weight_KC.float()
     buffers["gain"] = torch.tensor(chosen.gain)
-    report = {
-        "expected_top1": chosen.top1,
+    return Fitted(buffers, told(chosen, candidates, expected))
+
+
+def basis(rows: Rows, map_DK: Tensor, whitening_KK: Tensor | None, landmarks: int, sharpness: float | None) -> Fitted:
+    """What many labelled images are compared with: buffers map, rows and sharpness. The weights follow from sums.
+
+    Args:
+        rows: of some labelled images: the landmarks are taken from them, and a sharpness is chosen on them.
+        landmarks: M; 0: none, for linear ridge.
+    """
+    white = rows.whitened(whitening_KK)
+    buffers = {"map": map_DK if whitening_KK is None else map_DK @ whitening_KK.float(), "rows": torch.empty(0)}
+    if landmarks:
+        sharp = (sharpness,) if sharpness is not None else SHARPNESS
+        chosen = sharp[0] if len(sharp) == 1 else best(list(kernel_candidates(white, sharp))).numbers["sharpness"]
+        image_M = torch.arange(min(landmarks, len(rows.labels_L)))
+        copy_M = image_M % len(white.copies_RLK)
+        buffers["rows"] = kernel.unit_rows(white.copies_RLK[copy_M, image_M])
+        buffers["sharpness"] = torch.tensor(chosen)
+    return Fitted(buffers, {})
+
+
+def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], ridge: float | None) -> Fitted:
+    """The best strength for the sums over all labelled images.
+
+    Args:
+        rows: components, whitened, of some of these images, for judging.
+        made: the buffers that `basis` gave.
+    """
+    landmarks_MK = made["rows"] if made["rows"].numel() else None
+    sharpness = float(made["sharpness"]) if landmarks_MK is not None else None
+    strengths = (ridge,) if ridge is not None else LINEAR_RIDGE if landmarks_MK is None else RIDGE
+    candidates = list(sum_candidates(rows, products, landmarks_MK, sharpness, strengths))
+    chosen = best(candidates)
+    weight, _ = linear.fit(products, chosen.numbers["ridge"], _metric(landmarks_MK, sharpness))
+    buffers = {"weight": weight.float(), "bias": torch.zeros(rows.classes), "gain": torch.tensor(chosen.gain)}
+    more = {} if landmarks_MK is None else {"landmarks": len(landmarks_MK)}
+    return Fitted(buffers, told(chosen, candidates, expected_top1(candidates), **more))
+
+
+def told(chosen: Candidate, candidates: Sequence[Candidate], expected: float, **more: Any) -> dict[str, Any]:
+    """The report: expected_top1 in [0, 1], on how many images, the choice, and all candidates."""
+    return {
+        "expected_top1": expected,
+        "labels_judged": len(chosen.right_L),
         "expected_loss": chosen.loss,
-        "chosen": {"classifier": chosen.name, **chosen.numbers},
-        "candidates": [asdict(candidate) for candidate in candidates],
+        "chosen": {"classifier": chosen.name, **chosen.numbers, **more},
+        "candidates": [candidate.told() for candidate in candidates],
     }
-    return Fitted(buffers, report)
 
 
 def unit_columns(size: int, positions_L: Tensor) -> Tensor:
@@ -185,7 +275,20 @@ def from_pseudo_labels(z_NK: Tensor, soft_NC: Tensor, positions_L: Tensor, rows:
     top = shares.topk(min(2, rows.classes), dim=1).values
     weight_N = (top[:, 0] - top[:, -1]).double()
     pseudo_N[positions_L], weight_N[positions_L] = rows.labels_L, TRUE_LABEL
-    x = kernel.unit_rows(z_NK).double()
-    targets_NC = kernel.targets(pseudo_N, rows.classes)
-    root_N1 = weight_N.sqrt()[:, None]
-    return linear.fit(*linear.products(x * root_N1, targets_NC * root_N1), PSEUDO_RIDGE)[0]
+    products = Products(z_NK.shape[1], rows.classes)
+    for z_BK, pseudo_B, weight_B in zip(z_NK.split(CHUNK), pseudo_N.split(CHUNK), weight_N.split(CHUNK), strict=True):
+        root_B1 = weight_B.sqrt()[:, None]
+        products.add(kernel.unit_rows(z_BK).double() * root_B1, kernel.targets(pseudo_B, rows.classes) * root_B1)
+    return linear.fit(products, PSEUDO_RIDGE)[0]
+
+
+def _inputs(unit_BK: Tensor, landmarks_MK: Tensor | None, sharpness: float | None) -> Tensor:
+    if landmarks_MK is None or sharpness is None:
+        return unit_BK
+    return kernel.kernel(unit_BK, landmarks_MK, sharpness)
+
+
+def _metric(landmarks_MK: Tensor | None, sharpness: float | None) -> Tensor | None:
+    if landmarks_MK is None or sharpness is None:
+        return None
+    return kernel.kernel(landmarks_MK, landmarks_MK, sharpness).double()

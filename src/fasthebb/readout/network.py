@@ -26,7 +26,7 @@ class ClosedForm(nn.Module):
     map: Tensor  # (D, K)
     weight: Tensor  # (K, C): linear; (M, C): of the rows
     bias: Tensor  # (C,)
-    rows: Tensor  # (M, K), of length 1; empty: the classifier is linear
+    rows: Tensor  # (M, K), of length 1: labelled images, or landmarks; empty: the classifier is linear
     sharpness: Tensor  # of the kernel
     gain: Tensor  # factor on the scores that calibrates their softmax
 
@@ -41,10 +41,13 @@ class ClosedForm(nn.Module):
         z: Tensor = (self.features(images) - self.mean) @ self.map
         return z
 
-    def scores_of(self, z_BK: Tensor) -> Tensor:
+    def inputs(self, z_BK: Tensor) -> Tensor:
+        """What the weights weigh: z at length 1 (B, K), or its kernel with the rows (B, M)."""
         unit_BK = unit_rows(z_BK)
-        inputs = kernel(unit_BK, self.rows, float(self.sharpness)) if self.rows.numel() else unit_BK
-        scores: Tensor = inputs @ self.weight + self.bias
+        return kernel(unit_BK, self.rows, float(self.sharpness)) if self.rows.numel() else unit_BK
+
+    def scores_of(self, z_BK: Tensor) -> Tensor:
+        scores: Tensor = self.inputs(z_BK) @ self.weight + self.bias
         return scores
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,6 +61,18 @@ class ClosedForm(nn.Module):
         for name in list(self._buffers):
             if prefix + name in state:
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
+
+    @torch.no_grad()
+    def fill(self, image: Tensor, classes: int) -> None:
+        """A linear classifier of zeros, with as many components as features, which takes as long as a fitted one.
+
+        Args:
+            image: one, (1, C, S, S), on the network's device.
+        """
+        count = self.features(image).shape[1]
+        shapes = {"mean": (count,), "map": (count, count), "weight": (count, classes), "bias": (classes,), "gain": ()}
+        for name, shape in shapes.items():
+            setattr(self, name, image.new_zeros(shape))
 
     @torch.no_grad()
     def check(self, image: Tensor, classes: int) -> None:

@@ -1,32 +1,59 @@
-"""Linear ridge regression, and the scores that each image gets when it is left out. M rows, K components, C classes.
+"""Ridge regression from sums over rows, and the scores that each image gets when it is left out.
 
-    (X^T X + ridge tr(X^T X) / K I) W = X^T Y
+    (X^T X + strength R) W = X^T Y
+
+R is tr(X^T X) / K I for linear ridge. For a kernel with M landmark rows (Nystroem), X is the kernel between rows and
+landmarks, and R is the kernel among the landmarks: then W weighs the landmarks as alpha does in `kernel`.
 
 The rows g of an image that is left out get Y_g - (I - H_gg)^-1 (Y_g - X_g W), where H_gg = X_g (X^T X + ...)^-1 X_g^T.
+N rows, K columns of X, C classes.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = 16_384  # rows that are in float64 at once
+JITTER = 1e-7  # relative to the mean diagonal: a kernel among many landmarks has no full rank in rounding
 
 
-def products(x_MK: Tensor, targets_MC: Tensor) -> tuple[Tensor, Tensor]:
-    """X^T X (K, K) and X^T Y (K, C), in float64."""
-    size, classes = x_MK.shape[1], targets_MC.shape[1]
-    inner_KK, cross_KC = (torch.zeros(size, width, dtype=torch.float64) for width in (size, classes))
-    for x_BK, y_BC in zip(x_MK.split(CHUNK), targets_MC.split(CHUNK), strict=True):
-        inner_KK += x_BK.double().T @ x_BK.double()
-        cross_KC += x_BK.double().T @ y_BC
-    return inner_KK, cross_KC
+class Products:
+    """X^T X (K, K) and X^T Y (K, C), in float64. They add over batches and processes.
+
+    Args:
+        size: K.
+        classes: C.
+    """
+
+    def __init__(self, size: int, classes: int) -> None:
+        self.inner_KK = torch.zeros(size, size, dtype=torch.float64)
+        self.cross_KC = torch.zeros(size, classes, dtype=torch.float64)
+
+    def add(self, x_BK: Tensor, targets_BC: Tensor) -> None:
+        self.inner_KK += (x_BK.T @ x_BK).cpu()
+        self.cross_KC += (x_BK.T @ targets_BC.to(x_BK)).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner_KK, "cross": self.cross_KC}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner_KK, self.cross_KC = state["inner"], state["cross"]
 
 
-def fit(inner_KK: Tensor, cross_KC: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """W (K, C), and the inverse (K, K)."""
-    regular = inner_KK.clone()
-    regular.diagonal().add_(ridge * float(inner_KK.diagonal().mean()))
+def fit(products: Products, strength: float, metric_KK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """W (K, C), and the inverse (K, K).
+
+    Args:
+        metric_KK: R; None: that of linear ridge.
+    """
+    regular = products.inner_KK.clone()
+    mean = float(regular.diagonal().mean())
+    if metric_KK is None:
+        regular.diagonal().add_(strength * mean)
+    else:
+        regular.add_(metric_KK, alpha=strength).diagonal().add_(JITTER * mean)
     inverse_KK = torch.cholesky_inverse(torch.linalg.cholesky(regular))
-    return inverse_KK @ cross_KC, inverse_KK
+    return inverse_KK @ products.cross_KC, inverse_KK
 
 
 def left_out_scores(x_RLK: Tensor, targets_LC: Tensor, weight_KC: Tensor, inverse_KK: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Random views of images: other pictures of the same thing. B images of C channels and S x S pixels.
 
-A view is given by eight numbers in [0, 1) for each image, so that it depends on nothing but them.
+A view is given by eight numbers in [0, 1) for each image, so that it depends on nothing but them. The numbers are a
+hash of a seed and the image's index: the same on every device, in every batch and in every process.
 """
 
 import math
@@ -12,11 +13,38 @@ from torch.nn.functional import affine_grid, grid_sample
 
 DRAWS = 8  # numbers that a view takes
 
+GOLDEN, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64, as signed integers
+
 SHIFT = 1 / 8  # of the size
 LIGHT = 0.4  # photograph: brightness and contrast are multiplied by 1 +- this
 COLOUR = 0.7  # photograph: saturation is multiplied by 1 +- this
 ROTATION = 14.0  # digit: degrees
 SCALE, SHEAR = 0.15, 0.15  # digit: the size is multiplied by 1 +- SCALE; SHEAR is relative to the height
+
+
+def draws(seed: int, view: int, index_B: Tensor) -> Tensor:
+    """Numbers (B, DRAWS) in [0, 1), float32: 24 bits of splitmix64 (Steele, Lea and Flood 2014) of each one's place.
+
+    Args:
+        seed, view: any integers below 2^63; views of other numbers are independent.
+        index_B: int64, which image of the data set each one is.
+    """
+    column_P = torch.arange(DRAWS, device=index_B.device)
+    start = _mixed(torch.tensor(seed) + _mixed(torch.tensor(view) * GOLDEN)).to(index_B.device)
+    bits_BP = _mixed(start + (index_B[:, None] * DRAWS + column_P) * GOLDEN)
+    return _shifted(bits_BP, 40).float() / 2**24
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """int64 bits, moved to the right as if they had no sign."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    bits = bits + GOLDEN
+    bits = (bits ^ _shifted(bits, 30)) * FIRST
+    bits = (bits ^ _shifted(bits, 27)) * SECOND
+    return bits ^ _shifted(bits, 31)
 
 
 def photograph(images: Tensor, draws_BP: Tensor, mean: Tensor, std: Tensor) -> Tensor:

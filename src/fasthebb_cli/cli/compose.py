@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from fasthebb_cli.cli.messages import explain
+from fasthebb_cli.cli.messages import explain, unknown_key
 from fasthebb_cli.cli.words import Request
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory
@@ -103,6 +104,31 @@ def composition_errors(request: Request) -> Iterator[None]:
     try:
         yield
     except HydraException as error:
-        raise InputError(explain(error, request.folders)) from error
+        raise InputError(_refused_by_cells(request, error) or explain(error, request.folders)) from error
     except yaml.YAMLError as error:
         raise InputError(" ".join(str(error).split())) from error
+
+
+def _refused_by_cells(request: Request, error: HydraException) -> str | None:
+    """That some choices of a swept group lack a key which others have; None: the error is another one."""
+    found = unknown_key(error)
+    if found is None:
+        return None
+    key, accepted = found
+    group, _, name = key.rpartition(".")
+    swept = [word for word in request.overrides if word.key_or_group == group and word.is_sweep_override()]
+    if not swept or not swept[0].is_discrete_sweep() or swept[0].value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return None
+    having, lacking = list[str](), list[str]()
+    GlobalHydra.instance().clear()  # the failed call has left it
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        for choice in swept[0].sweep_string_iterator():
+            node = compose(request.config, [f"{group}={choice}", *searchpath(request)])[group]
+            (having if name in node else lacking).append(choice)
+    if not having:
+        return None
+    return (
+        f"{key}: cells with {group}={','.join(lacking)} do not have this key, and accept: {', '.join(accepted)}; "
+        f"sweep {group}={','.join(having)} by a command of its own, or sweep experiment=A,B over files that set the "
+        "keys of their choice"
+    )

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.cli.cell import Paces, Row, told
 from fasthebb_cli.compute.device import Compute, set_up
 from fasthebb_cli.console.formats import backward_passes, clock, counted
@@ -84,6 +85,9 @@ def _size(config: Config, dataset: Dataset, compute: Compute, stage: PlannedStag
         paces: of `preview_cell`; None: the stage runs no step, and takes 0 s.
     """
     network = compute.place(new_network(config, dataset, stage.readout))
+    if isinstance(network, ClosedForm):
+        shape = (1, dataset.source.channels, dataset.source.size, dataset.source.size)
+        network.eval().fill(compute.arrange(torch.zeros(shape, device=compute.device)), len(dataset.classes))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     context = Context(

@@ -17,6 +17,7 @@ EXAMPLES = [
     ("fasthebb train", "pre-train, fine-tune, evaluate on the embedded digits"),
     ("fasthebb train dataset=imagenet rule=hpca", "the same on ImageNet (dataset.root=DIR or FASTHEBB_DATA)"),
     ("fasthebb train -m label_fraction=0.01,0.1 rule=hpca,none 'seed=range(0,3)'", "a sweep; pre-trains once a seed"),
+    ("fasthebb advise dataset=image_folder dataset.root=photos minutes=5", "what would pay on your own images"),
     ("fasthebb pretrain dataset=image_folder dataset.root=photos", "features from a folder of photographs, no labels"),
     ("fasthebb data info dataset=image_folder dataset.root=photos", "counts, mean and deviation, samples as a picture"),
     ("fasthebb data prepare dataset=imagenet out=packed", "check every image and pack them; then dataset.root=packed"),
@@ -41,7 +42,7 @@ def page(verb: str, lines: Mapping[str, str]) -> Group:
     """
     if verb in COMMANDS:
         return _command_page(verb)
-    if verb in ("bench", "data"):
+    if verb in ("bench", "data", "advise"):
         return _tool_page(verb, lines[verb])
     return _whole_page(conf_directory(), lines)
 
@@ -63,7 +64,8 @@ def _whole_page(conf: Path, lines: Mapping[str, str]) -> Group:
 
 def _tool_page(verb: str, line: str) -> Group:
     """The page of a verb with a configuration of its own: what it does, and its keys."""
-    parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/] WHAT key=value ...", "", Text(line)]
+    what = "" if verb == "advise" else " WHAT"
+    parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/]{what} key=value ...", "", Text(line)]
     parts += _section("keys", _keys(conf_directory() / f"{verb}.yaml"))
     parts += ["", Text("and the groups and flags of fasthebb --help", style="dim")]
     return Group(*parts)

@@ -37,14 +37,20 @@ def explain(error: HydraException, folders: Sequence[Path]) -> str:
     """
     if isinstance(error, MissingConfigException):
         return _missing(error, folders)
-    unknown = error.__cause__
-    if isinstance(unknown, ConfigAttributeError | ConfigKeyError) and isinstance(unknown.parent_node, DictConfig):
-        accepted = ", ".join(str(key) for key in unknown.parent_node)
-        group = str(unknown.full_key).rpartition(".")[0]
-        return f"unknown key {unknown.full_key}; this choice of {group} accepts: {accepted}"
+    if found := unknown_key(error):
+        key, accepted = found
+        return f"unknown key {key}; this choice of {key.rpartition('.')[0]} accepts: {', '.join(accepted)}"
     cause = error if str(error) else error.__cause__ or error  # it wraps some of OmegaConf's without a word
     lines = [line.strip() for line in str(cause).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(NOT_SHOWN)) or type(cause).__name__
+
+
+def unknown_key(error: HydraException) -> tuple[str, list[str]] | None:
+    """The whole key that a choice of a group does not have, and the keys that it has; None: another error."""
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
+        return str(cause.full_key), [str(key) for key in cause.parent_node]
+    return None
 
 
 def _missing(error: MissingConfigException, folders: Sequence[Path]) -> str:

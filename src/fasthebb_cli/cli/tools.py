@@ -11,7 +11,7 @@ from fasthebb_cli.cli.words import Request, read_words
 from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.load import load, load_bench, load_data
-from fasthebb_cli.settings.stages import VERBS
+from fasthebb_cli.settings.stages import STAGES_OF_VERB
 from fasthebb_cli.settings.tools import DataConfig
 
 
@@ -53,8 +53,8 @@ def cells(_: str, words: Sequence[str]) -> int:
     """
     from fasthebb_cli.cli.cells import cell_lines
 
-    if not words or words[0] not in VERBS:
-        raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(VERBS)}")
+    if not words or words[0] not in STAGES_OF_VERB:
+        raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(STAGES_OF_VERB)}")
     request = read_words("config", f"verb={words[0]}", ["-m", *words[1:]])
     composed = compose_cells(request, "fasthebb cells")
     for line in cell_lines((cell.overrides, load(cell.cfg)) for cell in composed):

@@ -1,6 +1,7 @@
 """The door: `fasthebb VERB word ...` -> the verb's function -> exit code 0 done, 1 failed, 2 bad input, 130 stopped.
 
 A new verb is an entry in VERBS; one that only reads finished runs or a model is an entry in COMMANDS of commands.py.
+The stages that a verb runs by default are in `STAGES_OF_VERB` of settings/stages.py.
 Functions are named as module:function and imported when they are called, so that help and completion answer at once.
 """
 
@@ -47,6 +48,10 @@ VERBS: dict[str, Verb] = {
         TRAIN, "what every layer knows: linear classifiers, k-NN, SVM and retrieval on frozen features", by_all=True
     ),
     "evaluate": Verb(TRAIN, "accuracy on the test images", by_all=True),
+    "advise": Verb(
+        "fasthebb_cli.cli.advise:advise",
+        "which way to learn pays on your images, within minutes: fasthebb advise dataset=... label_fraction=...",
+    ),
     "cells": Verb(
         "fasthebb_cli.cli.tools:cells",
         "a sweep's cells, a command a line, for scripts/sweep.sh: fasthebb cells train key=a,b ...",

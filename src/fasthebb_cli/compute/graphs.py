@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fasthebb.own import is_own
 from fasthebb.replay import NotRecordable
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.errors import RunError
@@ -18,7 +19,7 @@ def replays(config: GpuConfig, compute: Compute, *names: str) -> bool:
     Args:
         names: of the network and the rule; the user's own are called my_package.module:function.
     """
-    own = any(":" in name and not name.startswith("torchvision:") for name in names)
+    own = any(is_own(name) for name in names)
     return compute.recordable and (not own if config.graph is None else config.graph)
 
 

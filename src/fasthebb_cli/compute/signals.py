@@ -53,6 +53,28 @@ def stops_raise() -> Iterator[None]:
 
 
 @contextmanager
+def late_stop(seconds: float) -> Iterator[None]:
+    """Within this context a stage that runs when the time is up is stopped as by a signal, and saves a checkpoint.
+
+    What is done between stages goes on: the alarm rings each second until a stage hears it.
+    """
+
+    def ring(*_: object) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before[0])
+        signal.signal(signal.SIGUSR1, before[1])
+
+
+@contextmanager
 def stops_held() -> Iterator[None]:
     """Within this context STOP_SIGNALS wait. Processes started in it never get them: workers must not end before us."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -45,10 +45,14 @@ class Place(Protocol):
 
 
 class View:
-    """Lines, progress and tables on a console; lines also go to the log of the stage that is running."""
+    """Lines, progress and tables on a console; lines also go to the log of the stage that is running.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Args:
+        brief: it is not said how a stage differs from those before it.
+    """
+
+    def __init__(self, console: Console, *, brief: bool = False) -> None:
+        self.console, self.brief = console, brief
         self.log: logging.Logger | None = None
 
     def note(self, text: str, style: str = "dim") -> None:
@@ -86,6 +90,8 @@ class View:
         Args:
             difference: key -> value in `nearest`, value here.
         """
+        if self.brief:
+            return
         changes = ", ".join(f"{key} {there} -> {here}" for key, (there, here) in difference.items())
         self.note(f"{stage.name}: new directory; from {nearest.name} it differs in {changes or 'the stage before it'}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fasthebb.own import imported
+from fasthebb.own import imported, own_errors
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
@@ -24,7 +24,7 @@ from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
 from fasthebb_cli.data.packed import open_packed, packed_root
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
-from fasthebb_cli.errors import InputError, bad_input
+from fasthebb_cli.errors import InputError, Interrupted, RunError, bad_input
 from fasthebb_cli.settings.config import DatasetConfig
 
 __all__ = ["DATASETS", "Dataset", "label_subset", "load_dataset", "mean_and_std"]
@@ -129,7 +129,8 @@ def _collection(settings: str) -> Collection:
         if name not in accepted:
             choices = ", ".join(accepted) or "none"
             raise InputError(f"dataset.options: unknown option {name}; {config.name} accepts: {choices}")
-    collection = function(config, **config.options)
+    with bad_input(), own_errors("dataset.name", config.name, InputError, RunError, Interrupted):
+        collection = function(config, **config.options)
     if not isinstance(collection, Collection):
         raise InputError(f"dataset.name={config.name} must return a Collection, not {type(collection).__name__}")
     return collection

@@ -36,10 +36,11 @@ def command_of(method: Method, conf: Path) -> str:
     try:
         config = yaml.safe_load((runs[0].chain[-1].path / CONFIG_FILE).read_text())
         choices = [f"{group}={config[group]['name']}" for group in CHOICES]
-        kinds = {group: config[group]["kind"] for group in STAGE_GROUPS if group in config}
-        # a kind that is not the usual one of its group has a file of its name there
-        choices += [f"{group}={kind}" for group, kind in kinds.items() if kind != STAGE_GROUPS[group][0]]
         usual = _composed(conf, choices)
+        kinds = {group: config[group]["kind"] for group in STAGE_GROUPS if group in config}
+        if others := [group for group, kind in kinds.items() if usual[f"{group}.kind"] != kind]:
+            choices += [f"{group}={_choice(conf / group, kinds[group])}" for group in others]
+            usual = _composed(conf, choices)
     except (OSError, yaml.YAMLError, KeyError, TypeError, HydraException, OmegaConfBaseException):
         return ""
     overrides = [
@@ -56,6 +57,11 @@ def command_of(method: Method, conf: Path) -> str:
     sweep = ["-m"] if any("," in word for word in cell) else []
     words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
     return " ".join(["fasthebb", *map(shlex.quote, words)])
+
+
+def _choice(group: Path, kind: str) -> str:
+    """The first choice of a group that sets up such a stage; other keys are overridden below it."""
+    return next(path.stem for path in sorted(group.glob("*.yaml")) if f"kind: {kind}" in path.read_text().splitlines())
 
 
 def _name(weights: Path) -> str:

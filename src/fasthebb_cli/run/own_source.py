@@ -15,7 +15,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from uuid import uuid4
 
-from fasthebb.own import imported
+from fasthebb.own import imported, is_own
 from fasthebb_cli.compute import processes
 from fasthebb_cli.errors import bad_input
 from fasthebb_cli.settings.config import Config
@@ -32,7 +32,7 @@ def own_sources(config: Config) -> dict[str, str | None]:
         InputError: as `source_digest`.
     """
     named = {"dataset.name": config.dataset.name, "model.name": config.model.name, "rule.name": config.rule.name}
-    own = {key: name for key, name in named.items() if ":" in name and not name.startswith("torchvision:")}
+    own = {key: name for key, name in named.items() if is_own(name)}
     return {key: source_digest(key, name) for key, name in own.items()}
 
 

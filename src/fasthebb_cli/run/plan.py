@@ -114,19 +114,28 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
     }
     content |= {key.replace("name", "source"): digest or token() for key, digest in own_sources(config).items()}
     content |= _flat("model", config.model.arguments())
+    if config.rule.name not in settings.rules_without_settings:
+        content |= _content_of_settings(config, settings)
+    for split in settings.splits:
+        content |= _samples(split, getattr(dataset, split))
+    if previous is None:  # else the statistics for normalising come with the weights
+        content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
+    return content
+
+
+def _content_of_settings(config: Config, settings: StageSettings) -> dict[str, Any]:
+    """Flat key -> value of the stage's settings, and of those of the rule and the labels that the stage reads."""
     own = {key: value for key, value in asdict(settings).items() if key not in settings.numberless}
-    content |= _flat(settings.kind, own)
+    content = _flat(settings.kind, own)
     if settings.augment != "none":
         content["dataset.mirror"] = config.dataset.mirror
     if settings.learns_by_rule:
         covered = (*COVERED_RULE_KEYS, *settings.own_rule_keys)
         content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in covered})
-    for split in settings.splits:
-        content |= _samples(split, getattr(dataset, split))
-    if settings.reads_labels:
+    if settings.reads_labels or settings.split == "left_out":
         content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
-    if previous is None:  # else the statistics for normalising come with the weights
-        content |= _samples("train", dataset.train) | {"dataset.statistics": statistics_of(dataset)}
+        if config.leave_out is not None:
+            content["leave_out"] = config.leave_out
     return content
 
 

@@ -50,7 +50,7 @@ def run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     if processes.is_first():
         cell.view.log = open_log(stage.directory)
     try:
-        with explained_failures(stage, force=cell.config.force):
+        with explained_failures(cell, stage):
             return Outcome(stage, _run(cell, stage), cached=False)
     finally:
         cell.view.log = None

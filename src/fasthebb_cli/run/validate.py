@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fasthebb.own import OwnError, own_errors
 from fasthebb.patterns import unmatched
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
@@ -12,33 +13,36 @@ from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.kind import Readout, StageSettings
+from fasthebb_cli.stages import CHECKS
 from fasthebb_cli.stages.autoencoder import autoencoder_of
 from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
 from fasthebb_cli.stages.images import images_of_split, labelled_images
 
 
 def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
-    """Checks labels, splits, patterns of layer names, the size of the images, and the mirror of an autoencoder.
+    """Checks labels, splits, layer names, the size of the images, and what single kinds of stage ask for.
 
     Raises:
         InputError: labels, images or layers are missing, or the network does not fit the images or the rule.
     """
     for stage in stages:
         if stage.settings.split is not None:
-            images_of_split(dataset, stage.settings)
+            images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
             labelled_images(dataset, config)
+        if stage.kind in CHECKS:
+            CHECKS[stage.kind](config, dataset, stage.settings)
     network = _network_that_fits(config, dataset)
     for stage in stages:
         _check_patterns(stage.settings, network)
+    for readout in {stage.readout for stage in stages} - {Readout()}:
+        _built(config, dataset, readout)
     with torch.device("meta"):
         if config.rule.name == "vae":
             autoencoder_of(config, dataset, network)
-        for readout in {stage.readout for stage in stages} - {Readout()}:
-            new_network(config, dataset, readout)
-        for stage in stages:
-            if stage.settings.by_rule:
-                check_by_rule(config, stage.settings, new_network(config, dataset, stage.readout))
+    for stage in stages:
+        if stage.settings.by_rule:
+            check_by_rule(config, stage.settings, _built(config, dataset, stage.readout))
 
 
 def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
@@ -55,13 +59,14 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
             network = new_network(plain, dataset)
             network.eval()(torch.empty(shape))
             return network
-    except InputError:
-        raise
     except Exception:  # noqa: BLE001  a network that reads values can't run on the meta device
         network = new_network(plain, dataset)
     try:
-        with torch.no_grad():
+        # a RuntimeError or ValueError is mostly of the images' size
+        with torch.no_grad(), own_errors("model.name", config.model.name, RuntimeError, ValueError):
             network.eval()(torch.zeros(shape))
+    except OwnError as error:
+        raise InputError(str(error)) from error
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         size = f"{source.channels} x {source.size} x {source.size}"
@@ -69,6 +74,19 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
             f"model={config.model.name} can't take images of {size} ({reason}); see dataset.size"
         ) from error
     return network
+
+
+def _built(config: Config, dataset: Dataset, readout: Readout) -> nn.Module:
+    """The network with its classifier, on the meta device if possible.
+
+    Raises:
+        InputError: the network can't be built, or does not have the layers that the classifier reads.
+    """
+    try:
+        with torch.device("meta"):
+            return new_network(config, dataset, readout)
+    except Exception:  # noqa: BLE001  a network that reads values can't be built on the meta device
+        return new_network(config, dataset, readout)
 
 
 def _check_patterns(settings: StageSettings, network: nn.Module) -> None:

@@ -26,6 +26,7 @@ class ClosedFormConfig:
     sharpness: float | None
     ridge: float | None
     kernel_rows: int
+    landmarks: int
     batch_size: int
 
     after: ClassVar[Sequence[str]] = ("pretrain",)
@@ -38,6 +39,9 @@ class ClosedFormConfig:
     learns_by_rule: ClassVar = False
     own_rule_keys: ClassVar[Sequence[str]] = ()
     numberless: ClassVar[Sequence[str]] = ("batch_size",)
+    rules_without_settings: ClassVar[Sequence[str]] = ()
+    memory_keys: ClassVar[Sequence[str]] = ("batch_size", "components", "kernel_rows", "pool")
+    recorded: ClassVar = False
     in_hooks: ClassVar = False
     by_rule: ClassVar[Sequence[str]] = ()
     layer_lr: ClassVar[dict[str, float]] = {}
@@ -50,6 +54,7 @@ class ClosedFormConfig:
         for name in ("pool", "components", "batch_size"):
             at_least(name, getattr(self, name), 1)
         at_least("kernel_rows", self.kernel_rows, 100)
+        at_least("landmarks", self.landmarks, 10)
         in_range("floor", self.floor, 0, 1)
         if self.view is not None:
             one_of("view", self.view, ("photograph", "digit"))

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 DEFAULTS_FILES = {"dataset": "base/dataset", "rule": "base/rule", "model": "base/model", "gpu": "gpu/auto",
-                  "closed_form": "finetune/closed_form"}  # fmt: skip
+                  "finetune": "finetune/backprop", "closed_form": "finetune/closed_form"}  # fmt: skip
 
 
 def conf_directory() -> Path:

@@ -4,12 +4,13 @@
 are checked when that function is called.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, not_empty, one_of
 from fasthebb_cli.settings.kind import StageSettings
-from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, VERBS
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, STAGES_OF_VERB
 
 
 @dataclass
@@ -139,6 +140,7 @@ class Config:
     stages: list[str]
     label_fraction: float
     label_subset: str
+    leave_out: str | None
     seed: int
     out: str
     force: bool
@@ -154,6 +156,7 @@ class TopLevel:
     verb: str
     label_fraction: float
     label_subset: str
+    leave_out: str | None
     seed: int
     stages: list[str] | None
     out: str
@@ -163,13 +166,28 @@ class TopLevel:
     init_from: str | None
 
     def __post_init__(self) -> None:
-        one_of("verb", self.verb, tuple(VERBS))
+        one_of("verb", self.verb, tuple(STAGES_OF_VERB))
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], not {self.label_fraction}")
         not_empty("out", self.out)
         not_empty("init_from", self.init_from)
         one_of("label_subset", self.label_subset, ("stratified", "random"))
+        if self.leave_out is not None:
+            fold_of(self.leave_out)
         in_range("seed", self.seed, 0, 2**63 - 1)
+
+
+def fold_of(text: str) -> tuple[int, int]:
+    """`leave_out` as (fold, number of folds), the fold counted from 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch("([0-9]{1,4})/([0-9]{1,4})", text)
+    fold, folds = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= fold <= folds or folds < 2:
+        raise ValueError(f"leave_out must be a fold and their number, as in 1/5, not {text!r}")
+    return fold - 1, folds
 
 
 SHARED: dict[str, type] = {"dataset": DatasetConfig, "rule": RuleConfig, "model": ModelConfig, "gpu": GpuConfig}

@@ -25,6 +25,9 @@ class EvaluateConfig:
     learns_by_rule: ClassVar = False
     own_rule_keys: ClassVar[Sequence[str]] = ()
     numberless: ClassVar[Sequence[str]] = ("batch_size",)
+    rules_without_settings: ClassVar[Sequence[str]] = ()
+    memory_keys: ClassVar[Sequence[str]] = ("batch_size",)
+    recorded: ClassVar = False
     in_hooks: ClassVar = False
     by_rule: ClassVar[Sequence[str]] = ()
     layer_lr: ClassVar[dict[str, float]] = {}
@@ -32,16 +35,16 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("evaluate",))
-        one_of("split", self.split, ("test", "validation"))
+        one_of("split", self.split, ("test", "validation", "left_out"))
         at_least("batch_size", self.batch_size, 1)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return (self.split,)
+        return ("train",) if self.split == "left_out" else (self.split,)
 
     @classmethod
     def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
         return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
-        return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"
+        return None if self.split != "test" else f"would choose on test images; use {stage}.split=validation"

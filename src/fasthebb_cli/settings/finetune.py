@@ -40,6 +40,9 @@ class FinetuneConfig:
     split: ClassVar = None
     own_rule_keys: ClassVar[Sequence[str]] = ()
     numberless: ClassVar[Sequence[str]] = ()
+    rules_without_settings: ClassVar[Sequence[str]] = ()
+    memory_keys: ClassVar[Sequence[str]] = ("batch_size",)
+    recorded: ClassVar = True
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("finetune",))

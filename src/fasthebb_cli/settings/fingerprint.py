@@ -31,7 +31,7 @@ def omitted(kind: str) -> dict[str, Any]:
 def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier run's fingerprint covers, with the defaults of the keys that are newer than that run."""
     kind = content.get("kind")
-    if kind not in KINDS:
+    if kind not in KINDS or content.get("rule.name") in KINDS[kind].rules_without_settings:
         return dict(content)
     own, rule = _fixed(kind, without=KINDS[kind].numberless), _fixed("rule", without=["whitening"])
     later = own | (rule if rule.keys() & content.keys() else {})

@@ -9,7 +9,7 @@ class ClosedReadout(NamedTuple):
     """What a classifier in closed form reads; see `fasthebb.readout.features`.
 
     Args:
-        layers: children of the network; None: the first two that give maps.
+        layers: patterns of layer names; None: the first two children of the network that give maps.
         mirror: the scores of an image and its mirror image are averaged.
     """
 
@@ -54,6 +54,9 @@ class StageSettings(Protocol):
         pretrains: the rule alone teaches the network. Without a rule there is nothing to do. Cells of a sweep share it.
         own_rule_keys: settings of the rule that the stage does not read, since it has its own of the same name.
         numberless: settings of the stage that change no number, so the fingerprint does not cover them.
+        rules_without_settings: values of `rule.name` with which the stage reads neither its settings nor the rule's.
+        memory_keys: settings of the stage which, when lowered, lower the memory that it needs.
+        recorded: steps can be recorded as CUDA graphs.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -62,6 +65,9 @@ class StageSettings(Protocol):
     pretrains: ClassVar[bool]
     own_rule_keys: ClassVar[Sequence[str]]
     numberless: ClassVar[Sequence[str]]
+    rules_without_settings: ClassVar[Sequence[str]]
+    memory_keys: ClassVar[Sequence[str]]
+    recorded: ClassVar[bool]
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
 from fasthebb_cli.settings.kind import StageSettings
-from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, VERBS
+from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, STAGES_OF_VERB
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ def load(cfg: DictConfig) -> Config:
         group: _typed(KINDS[_kind(cfg[group], group)], cfg[group], group) for group in STAGE_GROUPS
     }
     settings |= _extra(cfg.get("extra") or {})
-    names = top.stages if top.stages is not None else VERBS[top.verb]
+    names = top.stages if top.stages is not None else STAGES_OF_VERB[top.verb]
     if not names:
         raise InputError("stages is empty; name at least one of: " + ", ".join(settings))
     for name in names:

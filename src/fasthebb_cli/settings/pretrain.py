@@ -39,6 +39,9 @@ class PretrainConfig:
     learns_by_rule: ClassVar = True
     own_rule_keys: ClassVar[Sequence[str]] = ("lr", "optimizer", "layer_lr")
     numberless: ClassVar[Sequence[str]] = ()
+    rules_without_settings: ClassVar[Sequence[str]] = ("random",)
+    memory_keys: ClassVar[Sequence[str]] = ("batch_size",)
+    recorded: ClassVar = True
     in_hooks: ClassVar = True
     by_rule: ClassVar[Sequence[str]] = ()
 

@@ -39,6 +39,9 @@ class ProbeConfig:
     learns_by_rule: ClassVar = False
     own_rule_keys: ClassVar[Sequence[str]] = ()
     numberless: ClassVar[Sequence[str]] = ("batch_size",)
+    rules_without_settings: ClassVar[Sequence[str]] = ()
+    memory_keys: ClassVar[Sequence[str]] = ("batch_size", "pool")
+    recorded: ClassVar = False
     in_hooks: ClassVar = False
     by_rule: ClassVar[Sequence[str]] = ()
     layer_lr: ClassVar[dict[str, float]] = {}

@@ -1,4 +1,7 @@
-"""The kinds of stage, each with its settings, and the verbs, each with the stages that it runs."""
+"""The kinds of stage, each with its settings, and the stages that a verb runs by default.
+
+`VERBS` in cli/verbs.py lists all verbs with what they call; here are those that run stages.
+"""
 
 from fasthebb_cli.settings.closed_form import ClosedFormConfig
 from fasthebb_cli.settings.evaluate import EvaluateConfig
@@ -21,5 +24,8 @@ STAGE_GROUPS = {
     "probe": ("probe",),
     "evaluate": ("evaluate",),
 }
-# A verb is the default of `stages`; every group is one
-VERBS: dict[str, list[str]] = {"train": ["pretrain", "finetune", "evaluate"]} | {name: [name] for name in STAGE_GROUPS}
+# Verb -> the default of `stages`; every group is such a verb
+STAGES_OF_VERB: dict[str, list[str]] = {
+    "train": ["pretrain", "finetune", "evaluate"],
+    **{name: [name] for name in STAGE_GROUPS},
+}

@@ -1,8 +1,11 @@
 """The stages by kind: each a function from a Context to a Task."""
 
 from collections.abc import Callable
+from typing import Any
 
-from fasthebb_cli.stages.closed_form import closed_form
+from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.settings.config import Config
+from fasthebb_cli.stages.closed_form import check_closed_form, closed_form
 from fasthebb_cli.stages.evaluate import evaluate
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.pretrain import pretrain
@@ -16,5 +19,7 @@ STAGES: dict[str, Callable[[Context], Task]] = {
     "evaluate": evaluate,
     "closed_form": closed_form,
 }
+# What a kind asks of images and labels, before any stage of the cell runs; it raises an InputError
+CHECKS: dict[str, Callable[[Config, Dataset, Any], None]] = {"closed_form": check_closed_form}
 
-__all__ = ["STAGES", "Context", "Task"]
+__all__ = ["CHECKS", "STAGES", "Context", "Task"]

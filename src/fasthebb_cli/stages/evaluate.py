@@ -18,7 +18,7 @@ LARGEST_CONFUSION = 200  # classes: more would make results.json megabytes
 def evaluate(context: Context) -> Task:
     settings, classes = context.settings, context.dataset.classes
     assert isinstance(settings, EvaluateConfig)
-    indices = images_of_split(context.dataset, settings)
+    indices = images_of_split(context.dataset, settings, context.config)
     totals = Totals(context.compute.device)
     calibration, confusion = Calibration(), Confusion(len(classes))
     context.network.eval()

@@ -1,8 +1,9 @@
 """The outputs of a network's layers over many batches, collected by forward hooks and kept on the CPU."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,14 +75,23 @@ class Features:
         return torch.cat(self.outputs.pop(name))
 
     @torch.no_grad()
-    def check_memory(self, network: nn.Module, image: Tensor, images: int) -> None:
-        """Tries one image of shape (1, C, S, S).
+    def check(self, network: nn.Module, image: Tensor, images: int, named: Sequence[str]) -> None:
+        """Tries one image of shape (1, C, S, S), and leaves out layers that do not give one tensor a forward pass.
+
+        Args:
+            named: layers that the user asked for.
 
         Raises:
-            InputError: the features of so many images need more than half of this machine's memory.
+            InputError: a layer that the user asked for is left out, or none is left, or the features of so many images
+                need more than half of this machine's memory.
         """
         self.collect(network, Batch(image, torch.zeros(1, dtype=torch.int64), total=1))
-        wanted = 4 * images * sum(output.numel() for outputs in self.outputs.values() for output in outputs)
+        taken = {name: len(outputs) for name, outputs in self.outputs.items() if len(outputs) != 1}
+        for name, count in taken.items():
+            if name in named or len(taken) == len(self.layers):
+                raise InputError(f"probe.layers: the network takes {count} tensors from {name}, not one; name another")
+        self.layers = {name: layer for name, layer in self.layers.items() if name not in taken}
+        wanted = 4 * images * sum(self.outputs[name][0].numel() for name in self.layers)
         self.outputs, self.labels = {name: [] for name in self.layers}, []
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if wanted > memory / 2:
@@ -90,7 +100,9 @@ class Features:
                 f"{memory / 2**31:.0f} GiB; choose fewer probe.layers, a smaller probe.pool or label_fraction"
             )
 
-    def _keep(self, name: str, output: Tensor) -> None:
+    def _keep(self, name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
         if output.dim() == 4 and self.pool:
             output = F.adaptive_avg_pool2d(output, min(self.pool, *output.shape[2:]))
         # a copy: the layer after this one may change its input in place

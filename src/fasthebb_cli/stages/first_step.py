@@ -1,26 +1,41 @@
 """What an untrained network needs before its first step: whitening and batch norm statistics. Reads no label."""
 
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fasthebb.nets.patch_whitening import PatchWhitening
 from fasthebb.nets.whitening import Whitening
 from fasthebb_cli.stages.task import Context
 
 WHITENING_SAMPLES = 20_000  # images: enough for the covariance of 3,072 pixels
+PATCH_WHITENING_SAMPLES = 2_000  # images, of many patches each
 CALIBRATION_BATCHES = 20
 BATCH_SIZE = 64
 
 
 def fit_whitening(context: Context) -> None:
-    """Fits the network's whitening layer, if it has one, on the first images of a shuffled epoch."""
+    """Fits the network's whitening of images and of patches, if it has them, on the first images of a shuffled epoch.
+
+    Patches are those of whitened images, if the network whitens both.
+    """
+    modules = list(context.network.modules())
+    layer = next((module for module in modules if isinstance(module, Whitening)), None)
+    patches = next((module for module in modules if isinstance(module, PatchWhitening)), None)
     smoothing = context.config.rule.whitening
-    layer = next((module for module in context.network.modules() if isinstance(module, Whitening)), None)
-    if layer is None or smoothing is None:
-        return
-    stream = context.batches(context.dataset.train, BATCH_SIZE, epoch=0, part_of=slice)  # every process reads all of it
-    layer.fit((batch.images for batch in islice(stream, WHITENING_SAMPLES // BATCH_SIZE)), smoothing)
+    if layer is not None and smoothing is not None:
+        layer.fit(_first_images(context, WHITENING_SAMPLES), smoothing)
+    if patches is not None:
+        images = _first_images(context, PATCH_WHITENING_SAMPLES)
+        patches.fit(images if layer is None else map(layer, images))
+
+
+def _first_images(context: Context, samples: int) -> Iterator[Tensor]:
+    """Batches of training images. Every process reads all of them, so that all fit the same."""
+    stream = context.batches(context.dataset.train, BATCH_SIZE, epoch=0, part_of=slice)
+    return (batch.images for batch in islice(stream, samples // BATCH_SIZE))
 
 
 @torch.no_grad()

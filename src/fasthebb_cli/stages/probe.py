@@ -30,7 +30,7 @@ def probe(context: Context) -> Task:
     settings, dataset, network = context.settings, context.dataset, context.network
     assert isinstance(settings, ProbeConfig)
     _check_packages(settings)
-    train, test = labelled_images(dataset, context.config), images_of_split(dataset, settings)
+    train, test = labelled_images(dataset, context.config), images_of_split(dataset, settings, context.config)
     if context.begins:
         fit_whitening(context)
         calibrate_batch_norm(context)
@@ -38,7 +38,7 @@ def probe(context: Context) -> Task:
     features = Features(probed_layers(network, settings.layers), settings.pool)
     source = dataset.source
     blank = torch.zeros(1, source.channels, source.size, source.size, device=context.compute.device)
-    features.check_memory(network, blank, len(train) + len(test))
+    features.check(network, blank, len(train) + len(test), settings.layers or [])
     epochs_of_heads = linear_epochs(len(train), settings) if "linear" in settings.methods else 0
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:

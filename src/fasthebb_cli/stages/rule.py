@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fasthebb.learner import HebbianLearner
-from fasthebb.own import imported
+from fasthebb.own import OwnError, imported, own_errors
 from fasthebb.responses import RESPONSES
 from fasthebb.settings import RULES, Execution, RuleSetting, StepSetting
 from fasthebb_cli.compute import processes
@@ -43,7 +43,10 @@ def attached(rule: RuleConfig, network: nn.Module, key: str, **arguments: Any) -
     setting = rule_setting(rule)
     step = StepSetting(normalise=rule.normalise, per_input=rule.per_input, norm_power=rule.norm_power)
     try:
-        return HebbianLearner(network, setting, step=step, **arguments)
+        with own_errors("rule.name", rule.name, ValueError):
+            return HebbianLearner(network, setting, step=step, **arguments)
+    except OwnError as error:
+        raise InputError(str(error)) from error
     except (ValueError, TypeError) as error:
         raise InputError(f"rule {rule.name} or {key}: {error}") from error
 

@@ -74,7 +74,8 @@ class Context:
     @property
     def replays(self) -> bool:
         """Whether steps are recorded as CUDA graphs and replayed."""
-        return replays(self.config.gpu, self.compute, self.config.model.name, self.config.rule.name)
+        names = (self.config.model.name, self.config.rule.name)
+        return self.settings.recorded and replays(self.config.gpu, self.compute, *names)
 
     def batches(
         self,

@@ -7,10 +7,20 @@ from torch import Tensor, nn
 from fasthebb.nets.networks import conv6
 from fasthebb.readout import graph, kernel, ridge
 from fasthebb.readout.calibration import best_gain, calibration_error, calibration_gaps, gain_for
+from fasthebb.readout.choose import (
+    SHARPNESS,
+    Rows,
+    basis,
+    best,
+    expected_top1,
+    fitted,
+    fitted_to_sums,
+    judged,
+)
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.moments import Moments
 from fasthebb.readout.projection import leading_components, standard_scale, view_whitening
-from fasthebb.readout.views import DRAWS, VIEWS
+from fasthebb.readout.views import DRAWS, VIEWS, draws
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -112,17 +122,17 @@ def test_layers_are_read_before_their_batch_norm_and_pooled() -> None:
 
 @pytest.mark.parametrize("kind", VIEWS)
 def test_a_view_depends_on_its_own_numbers_alone(kind: str) -> None:
-    images, draws = normal(4, 3, 16, 16), torch.rand(4, DRAWS, generator=torch.Generator().manual_seed(1))
+    images, numbers = normal(4, 3, 16, 16), torch.rand(4, DRAWS, generator=torch.Generator().manual_seed(1))
     mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
-    whole = VIEWS[kind](images, draws, mean, std)
-    torch.testing.assert_close(VIEWS[kind](images[2:3], draws[2:3], mean, std), whole[2:3])
+    whole = VIEWS[kind](images, numbers, mean, std)
+    torch.testing.assert_close(VIEWS[kind](images[2:3], numbers[2:3], mean, std), whole[2:3])
     assert not torch.allclose(whole, images)
 
 
 def test_a_photograph_is_moved_by_whole_pixels() -> None:
     images = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    draws = torch.tensor([[0.9, 0.99, 0.5, 0.5, 0.5, 0.5, 0, 0]])  # not mirrored, 2 to the left, same light
-    moved = VIEWS["photograph"](images, draws, torch.zeros(1), torch.ones(1))
+    numbers = torch.tensor([[0.9, 0.99, 0.5, 0.5, 0.5, 0.5, 0, 0]])  # not mirrored, 2 to the left, same light
+    moved = VIEWS["photograph"](images, numbers, torch.zeros(1), torch.ones(1))
     torch.testing.assert_close(moved[..., :-2], images[..., 2:])
 
 
@@ -155,10 +165,11 @@ def test_ridge_scores_of_a_left_out_image_are_those_of_a_model_that_never_saw_it
     x, classes = normal(copies, 12, 4), 3
     labels = torch.arange(12) % classes
     targets = kernel.targets(labels, classes)
-    inner, cross = ridge.products(x.flatten(0, 1), targets.repeat(copies, 1))
-    weight, inverse = ridge.fit(inner, cross, 0.1)
+    products = ridge.Products(4, classes)
+    products.add(x.flatten(0, 1).double(), targets.repeat(copies, 1))
+    weight, inverse = ridge.fit(products, 0.1)
     found = ridge.left_out_scores(x, targets, weight, inverse)
-    strength = 0.1 * float(inner.diagonal().mean())
+    strength = 0.1 * float(products.inner_KK.diagonal().mean())
     for image in range(12):
         others = [other for other in range(12) if other != image]
         rest = x[:, others].flatten(0, 1).double()
@@ -171,3 +182,70 @@ def test_a_gain_can_be_found_for_a_mean_confidence() -> None:
     scores = normal(500, 4)
     sure = (scores * gain_for(scores, 0.8)).softmax(1).amax(1).mean()
     assert float(sure) == pytest.approx(0.8, abs=0.02)
+
+
+def rows_of(images: int, copies: int = 3, size: int = 6, classes: int = 3) -> Rows:
+    labels = torch.arange(images) % classes
+    centres = normal(classes, size, seed=1)
+    return Rows(centres[labels] + 0.8 * normal(copies, images, size, seed=2), labels, 2, classes)
+
+
+@pytest.mark.parametrize("strength", [0.03, 3.0])
+def test_a_kernel_with_every_row_as_a_landmark_is_the_whole_kernel(strength: float) -> None:
+    rows = rows_of(20)
+    whole = fitted(rows, torch.eye(6), classifier="kernel", sharpness=3.0, ridge=strength)
+    flat, targets = rows.flat_MK, rows.targets_MC
+    products = ridge.Products(len(flat), rows.classes)
+    for some in (slice(0, 13), slice(13, None)):
+        products.add(kernel.kernel(flat[some], flat, 3.0).double(), targets[some])
+    made = {"rows": flat, "sharpness": torch.tensor(3.0)}
+    found = fitted_to_sums(rows, products, made, strength)
+    new = kernel.kernel(kernel.unit_rows(normal(9, 6, seed=5)), flat, 3.0)
+    torch.testing.assert_close(new @ found.buffers["weight"], new @ whole.buffers["weight"], rtol=1e-2, atol=1e-3)
+    assert found.report["expected_top1"] == whole.report["expected_top1"]
+    assert found.report["expected_loss"] == pytest.approx(whole.report["expected_loss"], rel=1e-2)
+    assert found.report["chosen"] == {"classifier": "kernel", "sharpness": 3.0, "ridge": strength, "landmarks": 60}
+
+
+def test_few_landmarks_are_distinct_images_in_all_their_copies() -> None:
+    rows = rows_of(20)
+    made = basis(rows, torch.eye(6), None, 7, None).buffers
+    expected = kernel.unit_rows(torch.stack([rows.copies_RLK[k % 3, k] for k in range(7)]))
+    torch.testing.assert_close(made["rows"], expected)
+    assert float(made["sharpness"]) in SHARPNESS
+    assert basis(rows, torch.eye(6), None, 0, None).buffers["rows"].numel() == 0
+
+
+def test_sums_over_all_rows_are_linear_ridge_in_memory() -> None:
+    rows = rows_of(20)
+    products = ridge.Products(6, rows.classes)
+    for row, target in zip(rows.flat_MK.split(7), rows.targets_MC.split(7), strict=True):
+        products.add(row, target)
+    found = fitted_to_sums(rows, products, {"rows": torch.empty(0)}, None)
+    whole = fitted(rows, torch.eye(6), classifier="ridge")
+    torch.testing.assert_close(found.buffers["weight"], whole.buffers["weight"], rtol=1e-3, atol=1e-5)
+    assert found.report["chosen"] == whole.report["chosen"]
+
+
+def test_the_best_of_many_guesses_is_expected_to_be_a_guess() -> None:
+    seems, expected = [], []
+    for draw in range(20):
+        labels = torch.randint(4, (200,), generator=torch.Generator().manual_seed(draw))
+        guesses = [judged("kernel", {}, normal(200, 4, seed=100 * draw + seed), labels) for seed in range(20)]
+        seems.append(best(guesses).top1)
+        expected.append(expected_top1(guesses))
+    assert sum(seems) / 20 > 0.29, "the best of twenty seems better than chance"
+    assert sum(expected) / 20 == pytest.approx(0.25, abs=0.02)
+
+
+def test_draws_depend_on_seed_view_and_image_alone() -> None:
+    index = torch.tensor([5, 0, 123_456_789])
+    found = draws(3, 1, index)
+    assert found.shape == (3, DRAWS)
+    torch.testing.assert_close(draws(3, 1, index[[2]]), found[[2]], rtol=0, atol=0)
+    assert not torch.equal(draws(3, 2, index), found)
+    assert not torch.equal(draws(4, 1, index), found)
+    many = draws(0, 0, torch.arange(20_000))
+    assert 0 <= float(many.min()) < float(many.max()) < 1
+    torch.testing.assert_close(many.mean(0), torch.full((DRAWS,), 0.5), rtol=0, atol=0.01)
+    torch.testing.assert_close(many.var(0), torch.full((DRAWS,), 1 / 12), rtol=0.03, atol=0)

@@ -1,0 +1,102 @@
+"""A user's own code that fails is one line: the key, the file, the line and the error."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Ran
+
+Command = Callable[..., Ran]
+WORDS = {
+    "rule.name": ("rule={}:made", "dataset=digits"),
+    "model.name": ("model={}:made", "dataset=digits"),
+    "dataset.name": ("dataset={}:made",),
+}
+
+
+def refused(command: Command, folder: Path, key: str, module: str, place: str, error: str) -> None:
+    words = [word.format(module) for word in WORDS[key]]
+    ran = command("pretrain", *words, "gpu=cpu", "pretrain.epochs=1", small=False)
+    assert ran.code == 2, ran.err
+    assert ran.err.startswith(f"error: {key}={module}:made: {folder / place}: {error}"), ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", WORDS)
+@pytest.mark.parametrize(
+    ("text", "line", "error"),
+    [
+        ("import torch\ndef made(:\n", 2, "SyntaxError: invalid syntax"),
+        ("import torch\n\nx = torhc.zeros(1)\n", 3, "NameError: name 'torhc' is not defined"),
+        ("from torch import no_such\n", 1, "ImportError: cannot import name 'no_such' from 'torch'"),
+        ("import no_such_package\n", 1, "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("import torch\ntorch.zeros(2).view(3)\n", 2, "RuntimeError: shape '[3]' is invalid for input of size 2"),
+    ],
+)
+def test_a_module_that_fails_on_import(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, text: str, line: int, error: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"fails_{key.partition('.')[0]}_{error.partition(':')[0].lower()}"
+    (tmp_path / f"{module}.py").write_text(text)
+    refused(command, tmp_path, key, module, f"{module}.py, line {line}", error)
+
+
+def test_a_module_beside_it_that_fails_is_named(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "beside_it.py").write_text("\n\n1 / 0\n")
+    (tmp_path / "fails_beside.py").write_text("import beside_it\n")
+    refused(
+        command, tmp_path, "rule.name", "fails_beside", "beside_it.py, line 3", "ZeroDivisionError: division by zero"
+    )
+
+
+@pytest.mark.parametrize("key", WORDS)
+def test_a_function_that_fails_when_it_is_called(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"fails_called_{key.partition('.')[0]}"
+    (tmp_path / f"{module}.py").write_text("def made(*given, **named):\n    return inner()\n\ndef inner():\n    x.y\n")
+    refused(command, tmp_path, key, module, f"{module}.py, line 5", "NameError: name 'x' is not defined")
+
+
+def test_a_network_whose_forward_pass_fails(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "fails_forward.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Flatten):\n"
+        "    def forward(self, x):\n"
+        "        return self.no_such_layer(x)\n"
+        "def made(channels, size, classes):\n"
+        "    return Net()\n"
+    )
+    error = "AttributeError: 'Net' object has no attribute 'no_such_layer'"
+    refused(command, tmp_path, "model.name", "fails_forward", "fails_forward.py, line 4", error)
+
+
+def test_what_the_users_code_says_itself_is_told_as_it_is(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = "from fasthebb_cli.errors import InputError\ndef made(config):\n    raise InputError('mount the disk')\n"
+    (tmp_path / "says_data.py").write_text(data)
+    (tmp_path / "says_net.py").write_text("def made(channels, size, classes):\n    raise ValueError('size is odd')\n")
+    ran = command("pretrain", "dataset=says_data:made", "gpu=cpu", small=False)
+    assert (ran.code, ran.err) == (2, "error: mount the disk\n")
+    ran = command("pretrain", "dataset=digits", "model=says_net:made", "gpu=cpu", small=False)
+    assert (ran.code, ran.err) == (2, "error: model says_net:made: size is odd\n")
+
+
+def test_a_traceback_is_shown_if_it_is_asked_for(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("FASTHEBB_TRACEBACK", "1")
+    (tmp_path / "fails_shown.py").write_text("1 / 0\n")
+    ran = command("pretrain", "rule=fails_shown:made", "dataset=digits", "gpu=cpu", small=False)
+    assert "ZeroDivisionError" in ran.err
+    assert "Traceback" in ran.err
