@@ -63,9 +63,10 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         OwnError: a line of the user's code, or what it calls, raised an error. Other errors pass, and so does a lack
             of memory.
     """
+    passing: tuple[type[Exception], ...] = (*told, OwnError, torch.OutOfMemoryError)
     try:
         yield
-    except (*told, OwnError, torch.OutOfMemoryError):
+    except passing:
         raise
     except Exception as error:
         place = _place(error) if is_own(name) else None

@@ -269,7 +269,10 @@ def test_a_single_run_and_a_sweep_cell_share_directories(command: Command) -> No
 @pytest.mark.slow
 def test_a_sweep_over_seeds_ends_with_their_means(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "seed=range(0,2)", "finetune.epochs=1")
-    assert "top-1 %, mean" in ran.out
+    top1 = [100 * json.loads((path / "results.json").read_text())["top1"] for path in ran.directories("evaluate")]
+    (row,) = [line for line in ran.out.splitlines() if line.startswith("none, backprop ")]
+    assert f" {sum(top1) / 2:.1f} ({abs(top1[0] - top1[1]) / 2**0.5:.1f}) " in row
+    assert " 1,000 " in row.replace(" 1,000 ", "", 1)  # the labels, and in one epoch as many backward passes
 
 
 def test_dry_run_writes_nothing(command: Command) -> None:

@@ -11,6 +11,7 @@ from fasthebb_cli import cli
 from fasthebb_cli.run.directory import write_json, write_text
 
 LABELS_OF_ALL = 3000
+CHOSEN = {"chosen": {"classifier": "kernel", "sharpness": 3.0, "ridge": 0.03}, "expected_top1": 0.9}
 # A PNG of one grey pixel
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
@@ -29,7 +30,8 @@ def make_stage(runs: Path, kind: str, content: dict[str, Any], results: dict[str
     everything = {
         "stage": kind, "kind": kind, "dataset": content["dataset.name"], "model": "conv6",
         "rule": content["rule.name"], "label_fraction": 0.1, "seed": content["seed"], "top1": None, "top5": None,
-        "loss": None, "samples": 1000, "labels_train": 0, "labels_validation": 0, "epochs": 2, "seconds": 10.0,
+        "loss": None, "samples": 1000, "labels_train": 0, "labels_validation": 0, "epochs": 2, "backward_passes": 0,
+        "seconds": 10.0,
         "images_per_second": 100.0, "device": "cpu, fp32, 1 threads", "fingerprint": fingerprint,
         "versions": {"fasthebb": "0.1.0", "git": "abc1234"}, "finished": "2026-01-01T00:00:00Z",
     }  # fmt: skip
@@ -39,9 +41,12 @@ def make_stage(runs: Path, kind: str, content: dict[str, Any], results: dict[str
 
 def make_run(
     runs: Path, rule: str, fraction: float, seed: int, top1: float,
-    finetune: dict[str, Any] | None = None, **evaluated: Any,
+    finetune: dict[str, Any] | None = None, *, closed_form: bool = False, **evaluated: Any,
 ) -> Path:  # fmt: skip
-    """Pre-training unless the rule is none, fine-tuning and evaluation; returns the directory of the evaluation."""
+    """Pre-training unless the rule is none, fine-tuning and evaluation; returns the directory of the evaluation.
+
+    Fine-tuning is by backprop, with 20 epochs, or in closed form.
+    """
     shared = {"seed": seed, "rule.name": rule, "rule.whitening": 0.1 if rule == "swta" else None}
     previous = None
     if rule != "none":
@@ -53,9 +58,15 @@ def make_run(
             json.dumps({"epoch": epoch, "layers": layers}) + "\n" for epoch in (1, 2)))  # fmt: skip
         (directory / "filters.png").write_bytes(PNG)
     labels = {"label_fraction": fraction, "labels_train": round(LABELS_OF_ALL * fraction)}
-    settings = {"previous": previous, "finetune.layer": None, "finetune.lr": 0.003, "label_fraction": fraction}
+    settings = {"stage": "finetune", "previous": previous, "label_fraction": fraction}
     settings["dataset.train"] = f"3000 images {seed:016x}"
-    directory, previous = make_stage(runs, "finetune", shared | settings | (finetune or {}), labels)
+    if closed_form:
+        kind, told = "closed_form", CHOSEN | {"backward_passes": 0}
+        settings["closed_form.pool"] = 4
+    else:
+        kind, told = "finetune", {"backward_passes": 20 * labels["labels_train"]}
+        settings |= {"finetune.layer": None, "finetune.lr": 0.003}
+    directory, previous = make_stage(runs, kind, shared | settings | (finetune or {}), labels | told)
     write_text(directory / "metrics.jsonl", '{"epoch": 1, "train_loss": 2.0, "train_top1": 0.5}\n'
                                             '{"epoch": 2, "train_loss": 1.0, "train_top1": 0.75}\n')  # fmt: skip
     (directory / "filters.png").write_bytes(PNG)

@@ -70,6 +70,38 @@ def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert printed.splitlines()[-1] == "4 stages: 3 finished, 1 stale"
 
 
+def test_runs_show_what_a_closed_form_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "none", 0.1, 0, 0.5, closed_form=True)
+    make_run(tmp_path, "none", 0.1, 0, 0.5)
+    chosen = "kernel, sharpness=3, ridge=0.03 (expects 90.0 %)"
+    code, printed, _ = call(capsys, "runs", tmp_path)
+    assert code == 0
+    (row,) = [line for line in printed.splitlines() if chosen in line]
+    assert "closed_form-" in row
+    (row,) = [line for line in printed.splitlines() if "/finetune-" in line]
+    assert " 6,000 " in row  # images that went through a backward pass
+    monkeypatch.setenv("COLUMNS", "80")
+    code, printed, _ = call(capsys, "runs", tmp_path)
+    (line,) = [line for line in printed.splitlines() if chosen in line]
+    assert line.startswith("…")
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_compare_shows_what_a_closed_form_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, "none", 0.1, 0, 0.5, closed_form=True)
+    make_run(tmp_path, "none", 0.1, 0, 0.5)
+    (closed,), (tuned,) = tmp_path.glob("closed_form-*"), tmp_path.glob("finetune-*")
+    code, printed, _ = call(capsys, "compare", closed, tuned)
+    assert code == 0
+    rows = {tuple(line.split()[:-3]): line.split()[-3:] for line in printed.splitlines()}
+    assert ["fine-tuning", "closed", "form", "backprop"] in [line.split() for line in printed.splitlines()]
+    assert rows["backward", "passes"] == ["0", "6,000", "+6,000"]
+    assert rows["expected", "top-1", "%"] == ["90.0", "–", "–"]
+    assert ["chosen", "classifier", "kernel", "–"] in [line.split() for line in printed.splitlines()]
+
+
 def test_runs_of_one_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, "none", 0.1, 0, 0.5)
     directory = unfinished(tmp_path, "left")

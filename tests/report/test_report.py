@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fasthebb_cli.report import tables
-from fasthebb_cli.report.answers import answers, verdict
+from fasthebb_cli.report.answers import answers, answers_on_learning, verdict, verdict_on_learning
 from fasthebb_cli.report.chains import Index, name_methods
 from fasthebb_cli.report.directories import find_directories, siblings
 from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
@@ -101,6 +101,115 @@ def test_answers_are_about_hebbian_rules(tmp_path: Path) -> None:
     (grid,) = grids_of(tmp_path)
     assert "hpca has 82.0" in answers(grid)[0].text
     assert dict(tables.accuracy_rows(grid, "top1"))["vae"][0].best
+
+
+def make_closed_forms(runs: Path) -> None:
+    """hpca and random filters with closed forms, hpca by backprop, and two variants from scratch, on three seeds."""
+    for seed, (learnt, random) in enumerate([(0.90, 0.86), (0.92, 0.87), (0.94, 0.90)]):
+        make_run(runs, "hpca", 0.01, seed, learnt, closed_form=True, calibration_error=0.02)
+        make_run(runs, "random", 0.01, seed, random, closed_form=True, calibration_error=0.01)
+        make_run(runs, "hpca", 0.01, seed, 0.75 + seed / 100)
+        make_run(runs, "none", 0.01, seed, (0.70, 0.73, 0.73)[seed])
+        make_run(runs, "none", 0.01, seed, 0.60, {"finetune.layer": "conv2"})
+
+
+def test_closed_forms_are_compared_with_the_better_training_from_scratch(tmp_path: Path) -> None:
+    make_closed_forms(tmp_path)
+    make_run(tmp_path, "none", 0.01, 0, 0.99, closed_form=True)  # random filters: nothing is trained from scratch
+    (grid,) = grids_of(tmp_path)
+    names = [method.name for method in grid.methods]
+    assert names[:3] == ["hpca, backprop", "hpca, closed form", "random, closed form"]
+    assert set(names[3:]) == {"none, backprop", "none, backprop (finetune.layer=conv2)", "none, closed form"}
+    (answer,) = answers(grid)
+    assert answer.verdict == "yes"
+    assert "hpca with closed form (best of 2) has 92.0 ± 5.0 %, none with backprop (best of 2) 72.0" in answer.text
+    assert answer.text.endswith("They differ in fine-tuning, too.")
+
+
+def test_what_learning_adds_to_random_filters_with_the_same_fine_tuning(tmp_path: Path) -> None:
+    """Differences 0.04, 0.05, 0.04: t = 0.0433 / (0.00577 / √3) = 13, for which p = 0.0059 at 2 degrees of freedom."""
+    make_closed_forms(tmp_path)
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "random", 0.01, seed, 0.99, {"finetune.lr": 0.1})  # by backprop, but not as hpca
+        make_run(tmp_path, "vae", 0.01, seed, 0.98, closed_form=True)
+    (grid,) = grids_of(tmp_path)
+    (found,) = answers_on_learning(grid)
+    assert found.text == (
+        "1 % (30 labels): hpca with closed form against random with closed form: "
+        "learning of filters adds +4.3 points (p = 0.006, n = 3)."
+    )
+    assert found.verdict == "yes"
+    assert (
+        verdict_on_learning([found])
+        == "Of 1 comparison with random filters, learnt filters are significantly better in 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("random", "verdicts", "text"),
+    [
+        ([0.95, 0.962], ["no"], "adds −5.1 points"),
+        ([0.89, 0.92], ["open"], "adds ±0.0 points"),
+        ([0.89], ["untold"], "adds +1.0 points (no test, n = 1)"),
+        ([], [], ""),
+    ],
+)
+def test_learning_may_add_nothing(tmp_path: Path, random: list[float], verdicts: list[str], text: str) -> None:
+    for seed, learnt in enumerate([0.90, 0.91]):
+        make_run(tmp_path, "hpca", 0.01, seed, learnt)
+    for seed, top1 in enumerate(random):
+        make_run(tmp_path, "random", 0.01, seed, top1)
+    found = answers_on_learning(grids_of(tmp_path)[0])
+    assert [answer.verdict for answer in found] == verdicts
+    assert all(text in answer.text for answer in found)
+
+
+def test_random_filters_are_a_control_and_no_hebbian_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / "runs", "random", 0.01, seed, 0.9 + seed / 100)
+        make_run(tmp_path / "runs", "hpca", 0.01, seed, 0.8)
+        make_run(tmp_path / "runs", "none", 0.01, seed, 0.7)
+    (answer,) = answers(grids_of(tmp_path / "runs")[0])
+    assert "hpca has 80.0" in answer.text
+    code, printed, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")
+    assert code == 0
+    assert "# hpca against random filters and training from scratch on digits" in (tmp_path / "report.md").read_text()
+    for text in (printed, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
+        assert "learnt filters are significantly worse in 1" in text
+
+
+def test_backward_passes_and_calibration_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_closed_forms(tmp_path / "runs")
+    make_run(tmp_path / "runs", "none", 0.1, 0, 0.9)
+    (grid,) = grids_of(tmp_path / "runs")
+    passes = {row["method"]: row["backward passes"] for row in tables.time_rows(grid)}
+    assert passes["hpca, closed form"] == passes["random, closed form"] == "0"
+    assert passes["hpca, backprop"] == "600"
+    assert passes["none, backprop"] == "600 to 6,000"
+    rows = dict(tables.calibration_rows(grid))
+    assert {name: cells[0].text for name, cells in rows.items()} == {
+        "hpca, closed form": "2.0 ± 0.0", "random, closed form": "1.0 ± 0.0",
+    }  # fmt: skip
+    assert [name for name, cells in rows.items() if cells[0].best] == ["random, closed form"]
+    assert call(capsys, "report", tmp_path / "runs", f"out={tmp_path}")[0] == 0
+    for name in ("report.md", "report.html"):
+        assert "Calibration error" in (tmp_path / name).read_text()
+        assert "600 to 6,000" in (tmp_path / name).read_text()
+    with (tmp_path / "report.csv").open() as file:
+        told = [row for row in csv.DictReader(file) if row["metric"] == "calibration_error" and row["mean"]]
+    assert {(row["method"], row["mean"], row["baseline"]) for row in told} == {
+        ("hpca, closed form", "0.02", ""), ("random, closed form", "0.01", ""),
+    }  # fmt: skip
+
+
+def test_a_stage_of_an_earlier_version_has_no_count(tmp_path: Path) -> None:
+    make_run(tmp_path, "none", 0.1, 0, 0.7)
+    (path,) = tmp_path.glob("finetune-*/results.json")
+    results = json.loads(path.read_text())
+    del results["backward_passes"]
+    path.write_text(json.dumps(results))
+    (row,) = tables.time_rows(grids_of(tmp_path)[0])
+    assert row["backward passes"] == "–"
 
 
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:

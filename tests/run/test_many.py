@@ -112,7 +112,13 @@ def test_two_processes_learn_from_photographs_as_one(tmp_path: Path) -> None:
         "pretrain.batch_size=25",
         "pretrain.augment=light",
     )
-    learning = ("finetune=backprop", "finetune.batch_size=25", "finetune.lr=0.01", "finetune.epochs=8", "evaluate.batch_size=25")
+    learning = (
+        "finetune=backprop",
+        "finetune.batch_size=25",
+        "finetune.lr=0.01",
+        "finetune.epochs=8",
+        "evaluate.batch_size=25",
+    )
     for size, out in ((2, "two"), (1, "one")):
         finished(start(tmp_path / out, "train", *settings, *learning, size=size))
     for stage in ("pretrain", "finetune"):

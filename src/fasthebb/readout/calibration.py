@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+BINS = 15
 GAINS = torch.logspace(-1, 4, 251, dtype=torch.float64)
 
 
@@ -21,8 +22,25 @@ def gain_for(scores_NC: Tensor, confidence: float) -> float:
     return float(GAINS[(sure - confidence).abs().argmin()])
 
 
-def calibration_error(confidence_N: Tensor, right_N: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy, by bins of the confidence."""
-    place = (confidence_N * bins).long().clamp(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, confidence_N.double() - right_N.double())
-    return float(gaps.abs().sum() / max(len(confidence_N), 1))
+def calibration_gaps(confidence_N: Tensor, right_N: Tensor) -> Tensor:
+    """Sums of confidence minus hits (BINS,), by bins of the confidence: they add over batches and processes.
+
+    Args:
+        confidence_N: the largest softmax of each image, in [0, 1].
+        right_N: whether the image is classified right.
+    """
+    place_N = (confidence_N * BINS).long().clamp(0, BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64)
+    return gaps.index_add_(0, place_N.cpu(), confidence_N.cpu().double() - right_N.cpu().double())
+
+
+def calibration_error(gaps: Tensor, count: int) -> float:
+    """Expected calibration error in [0, 1]: the mean distance of confidence and accuracy, by bins of the confidence.
+
+        sum over bins b of n_b / N |accuracy_b - confidence_b|        (Naeini et al. 2015; Guo et al. 2017)
+
+    Args:
+        gaps: of all images, see `calibration_gaps`.
+        count: the number of images.
+    """
+    return float(gaps.abs().sum()) / max(count, 1)

@@ -12,11 +12,13 @@ from fasthebb_cli.errors import RunError
 from fasthebb_cli.settings.load import completed, load
 
 if TYPE_CHECKING:
+    from fasthebb_cli.run.plan import PlannedStage
     from fasthebb_cli.run.stage import Outcome
 
 Row = dict[str, Any]
 Paces = dict[tuple[object, ...], float]  # seconds that an image of a stage takes, by all that they depend on
-IN_ROW = ("stage", "top1", "top5", "labels_train", "labels_validation", "seconds")  # keys of results.json
+# Keys of results.json
+IN_ROW = ("stage", "rule", "seed", "top1", "top5", "labels_train", "labels_validation", "seconds")
 
 
 def run_composed(
@@ -70,5 +72,15 @@ def make_folder(path: str) -> None:
 
 
 def _row(outcome: "Outcome") -> Row:
-    where = {"cached": outcome.cached, "directory": str(outcome.stage.directory)}
-    return {key: outcome.results[key] for key in IN_ROW} | where
+    row = {key: outcome.results[key] for key in IN_ROW} | told(outcome.stage)
+    return row | {"cached": outcome.cached, "backward_passes": outcome.results.get("backward_passes")}
+
+
+def told(stage: "PlannedStage") -> Row:
+    """What a row says of its stage whether it has run or not."""
+    settings = stage.settings
+    how = settings.fine_tuning(vars(settings))
+    return {
+        "stage": stage.name, "measures": settings.measures, "fine_tuning": how.name if how else "",
+        "directory": str(stage.directory),
+    }  # fmt: skip

@@ -2,15 +2,16 @@
 
 import statistics
 import time
+from typing import Literal, NamedTuple
 
 import torch
 
 from fasthebb.readout.network import ClosedForm
-from fasthebb_cli.cli.cell import Paces, Row
+from fasthebb_cli.cli.cell import Paces, Row, told
 from fasthebb_cli.compute.device import Compute, set_up
-from fasthebb_cli.console.formats import clock, counted
+from fasthebb_cli.console.formats import backward_passes, clock, counted
 from fasthebb_cli.console.tables import plain_table
-from fasthebb_cli.console.view import View
+from fasthebb_cli.console.view import BACKWARD, View
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.run.directory import CHECKPOINT_FILE
@@ -25,6 +26,15 @@ STEPS = 5  # timed steps, spread over the epochs because layers may take turns
 RECORDING = 4  # steps before each timed one where steps are replayed: after them its replay has been recorded
 
 
+class Size(NamedTuple):
+    """Images in a pass, labels, and of all passes the images that go through a backward pass and the seconds."""
+
+    samples: int
+    labels: int
+    backward_passes: int
+    seconds: float
+
+
 def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
     """Prints the cell's stages and returns them as a sweep's rows.
 
@@ -34,19 +44,23 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
     compute = set_up(config.gpu)
     dataset = open_dataset(config.dataset, config.seed, view)
     table = plain_table()
-    for name in ("stage", "state", "images", "labels", "time", "where"):
-        table.add_column(name, justify="right" if name in ("images", "labels", "time") else "left", overflow="fold")
+    for name in ("stage", "state", "images", "labels", BACKWARD, "time", "where"):
+        justify: Literal["left", "right"] = "left" if name in ("stage", "state", "where") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     rows = []
     seen = 0  # labels that the network has learnt from
     for stage in plan(config, dataset):
         state = _state(stage, config)
         known = None if state in ("finished", "missing") else paces
-        samples, labels, seconds = _size(config, dataset, compute, stage, known)
-        seen = max(seen, labels)
-        labels = seen if stage.settings.measures else labels  # as the stage itself reports them
-        shown = "–" if state in ("finished", "missing") else f"about {clock(seconds)}"
-        table.add_row(stage.name, state, f"{samples:,}", f"{labels:,}", shown, str(stage.directory))
-        rows.append(_row(stage, labels, seconds, cached=state == "finished"))
+        size = _size(config, dataset, compute, stage, known)
+        seen = max(seen, size.labels)
+        labels = seen if stage.settings.measures else size.labels  # as the stage itself reports them
+        shown = "–" if state in ("finished", "missing") else f"about {clock(size.seconds)}"
+        table.add_row(
+            stage.name, state, f"{size.samples:,}", f"{labels:,}", backward_passes(size.backward_passes), shown,
+            str(stage.directory),
+        )  # fmt: skip
+        rows.append(_row(config, stage, size, labels, cached=state == "finished"))
     view.note(
         f"{dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation, "
         f"{len(dataset.test):,} test images, {counted(len(dataset.classes), 'class', 'classes')}; {compute.describe()}"
@@ -64,10 +78,8 @@ def _state(stage: PlannedStage, config: Config) -> str:
     return "to be resumed" if (stage.directory / CHECKPOINT_FILE).exists() and not config.force else "new"
 
 
-def _size(
-    config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, paces: Paces | None
-) -> tuple[int, int, float]:
-    """Images in a pass, labels, and seconds for all passes, from the pace of a few steps on this machine.
+def _size(config: Config, dataset: Dataset, compute: Compute, stage: PlannedStage, paces: Paces | None) -> Size:
+    """The size of a stage; its seconds come from the pace of a few steps on this machine.
 
     Args:
         paces: of `preview_cell`; None: the stage runs no step, and takes 0 s.
@@ -84,8 +96,9 @@ def _size(
     )  # fmt: skip
     task = STAGES[stage.kind](context)
     labels = len(labelled_images(dataset, config)) if stage.settings.reads_labels else 0
+    passes = task.backward * task.epochs
     if paces is None or not task.epochs:
-        return task.samples, labels, 0.0
+        return Size(task.samples, labels, passes, 0.0)
     batch = min(task.batch_size, task.samples)
     key = (
         str(stage.settings),
@@ -98,7 +111,7 @@ def _size(
     )
     if key not in paces:
         paces[key] = _seconds_an_image(task, compute, replay=context.replays)
-    return task.samples, labels, paces[key] * task.samples * task.epochs
+    return Size(task.samples, labels, passes, paces[key] * task.samples * task.epochs)
 
 
 def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
@@ -120,8 +133,8 @@ def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
     return statistics.fmean(timed or first[1:] or first)
 
 
-def _row(stage: PlannedStage, labels: int, seconds: float, *, cached: bool) -> Row:
-    return {
-        "stage": stage.name, "top1": None, "top5": None, "labels_train": labels, "labels_validation": 0,
-        "seconds": seconds, "cached": cached, "directory": str(stage.directory),
+def _row(config: Config, stage: PlannedStage, size: Size, labels: int, *, cached: bool) -> Row:
+    return told(stage) | {
+        "rule": config.rule.name, "seed": config.seed, "top1": None, "top5": None, "labels_train": labels,
+        "labels_validation": 0, "backward_passes": size.backward_passes, "seconds": size.seconds, "cached": cached,
     }  # fmt: skip

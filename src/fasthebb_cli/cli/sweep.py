@@ -24,7 +24,8 @@ from fasthebb_cli.cli.failures import fail_together
 from fasthebb_cli.cli.hydra_main import call_hydra
 from fasthebb_cli.cli.messages import explain_job, is_failed_search
 from fasthebb_cli.cli.objective import check_search
-from fasthebb_cli.cli.sweep_table import Cell, print_cells, title
+from fasthebb_cli.cli.sweep_summary import Cell
+from fasthebb_cli.cli.sweep_table import print_cells, title
 from fasthebb_cli.cli.words import Request
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOPPED, requeue

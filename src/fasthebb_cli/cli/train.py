@@ -7,7 +7,8 @@ from fasthebb_cli.cli.compose import compose_cells, compose_one, composition_err
 from fasthebb_cli.cli.failures import fail_together
 from fasthebb_cli.cli.hydra_main import call_hydra
 from fasthebb_cli.cli.sweep import cell_of_sweep, run_sweep
-from fasthebb_cli.cli.sweep_table import Cell, print_cells, title
+from fasthebb_cli.cli.sweep_summary import Cell
+from fasthebb_cli.cli.sweep_table import print_cells, title
 from fasthebb_cli.cli.words import Request, read_words
 from fasthebb_cli.compute.signals import STOPPED, requeue
 from fasthebb_cli.console.formats import make_console

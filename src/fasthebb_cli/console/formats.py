@@ -21,6 +21,24 @@ def labels(results: Mapping[str, Any]) -> str:
     return f"{results['labels_train']:,}{choosing}"
 
 
+def backward_passes(count: float | None) -> str:
+    """How many images went through a backward pass; "–" for a run of an earlier version, which does not say."""
+    return "–" if count is None else f"{count:,.0f}"
+
+
+def choice(chosen: Mapping[str, Any], expected_top1: float | None) -> str:
+    """What a closed form chose, and the top-1 that it expects: kernel, sharpness=1, ridge=0.03 (expects 93.3 %)."""
+    settings = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in chosen.items()}
+    parts = [value if key == "classifier" else f"{key}={value}" for key, value in settings.items()]
+    return ", ".join(parts) + (f" (expects {percent(expected_top1)} %)" if expected_top1 is not None else "")
+
+
+def points(difference: float) -> str:
+    """A difference of accuracies in [-1, 1] as points, with its sign: +4.1, −0.5, ±0.0."""
+    value = f"{100 * difference:+.1f}"
+    return "±0.0" if float(value) == 0 else value.replace("-", "−")
+
+
 def pace(rate: float) -> str:
     """Images per second: 1,234; below ten with two digits, as 0.25."""
     return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.2g}"

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 140  # a console of so many characters has room for all columns
+
 
 def plain_table(**options: Any) -> Table:
     """An empty table; options as `rich.table.Table` takes them."""

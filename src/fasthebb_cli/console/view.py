@@ -10,11 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fasthebb_cli.console.formats import clock, counted, labels, pace, percent, printable
+from fasthebb_cli.console.formats import backward_passes, clock, counted, labels, pace, percent, printable
 from fasthebb_cli.console.progress import StageProgress, Work
+from fasthebb_cli.console.spent import backward_passes_of, seconds_of
 from fasthebb_cli.console.tables import plain_table
 
+BACKWARD = "backward\npasses"  # a column of images that went through one
 LINES_LEFT_OUT = 10  # damaged images whose errors are shown
+
+
+class Settings(Protocol):
+    @property
+    def measures(self) -> bool: ...
 
 
 class Stage(Protocol):
@@ -24,6 +31,8 @@ class Stage(Protocol):
     def name(self) -> str: ...
     @property
     def directory(self) -> Path: ...
+    @property
+    def settings(self) -> Settings: ...
 
 
 class Place(Protocol):
@@ -93,6 +102,8 @@ class View:
         parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
         if results["top1"] is not None:
             parts.append(f"top-1 {percent(results['top1'])} %")
+        if results.get("calibration_error") is not None:
+            parts.append(f"calibration error {percent(results['calibration_error'])} %")
         if results.get("chosen"):
             settings = ", ".join(f"{key}={value}" for key, value in results["chosen"].items())
             parts.append(f"chose {settings}: {percent(results['expected_top1'])} % of left-out labels right")
@@ -120,14 +131,20 @@ class View:
             rows: stage, its results, and whether they were there before.
         """
         table = plain_table()
-        for name in ("stage", "top-1 %", "top-5 %", "labels", "time", "where"):
+        for name in ("stage", "top-1 %", "top-5 %", "labels", BACKWARD, "time", "where"):
             table.add_column(name, justify="left" if name in ("stage", "where") else "right", overflow="fold")
+        stages = []
         for stage, results, cached in rows:
             split = f" ({results['split']})" if results.get("split") else ""
             table.add_row(
                 stage.name + split, percent(results["top1"]), percent(results["top5"]), labels(results),
-                "cached" if cached else clock(results["seconds"]), str(stage.directory),
+                backward_passes(results.get("backward_passes")),
+                clock(results["seconds"]) + (" (cached)" if cached else ""), str(stage.directory),
             )  # fmt: skip
+            stages.append({**results, "measures": stage.settings.measures})
+        if len(rows) > 1:
+            total = backward_passes(backward_passes_of(stages))
+            table.add_row("in all", "", "", "", total, clock(seconds_of(stages)), "", style="bold")
         self.console.print()
         self.console.print(table)
 

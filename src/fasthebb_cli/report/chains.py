@@ -1,7 +1,7 @@
 """What led to an accuracy: the chain of its stages, their settings in one mapping, and the name of the method.
 
-A *method* is everything that differs between runs except seed and label fraction. Its name is its rule, then the
-fewest keys that tell it from the other methods of that rule.
+A *method* is everything that differs between runs except seed and label fraction. Its name is its rule and its way of
+fine-tuning, then the fewest keys that tell it from the other methods of that rule.
 """
 
 import json
@@ -13,8 +13,11 @@ from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.run.directory import MODEL_FILE, digest_of_file
 
 Settings = dict[str, Any]
+WAY = "fine-tuning"  # the key of its name; the settings of the stage are further keys
 METRICS = {"top1": "top-1", "top5": "top-5"}
-SCRATCH = "none"  # the rule that learns nothing: methods with pre-training are compared with it
+SCRATCH = "none"  # the rule without pre-training: methods with pre-training are compared with it
+RANDOM = "random"  # the rule that teaches nothing: the control that shows what the learning of filters adds
+NOT_HEBBIAN = (SCRATCH, RANDOM, "vae")  # the last one learns without labels too, but by backprop
 # Keys that are no part of a method: the cell, the split that was measured, and the place of the stage in its chain
 NOT_METHOD = ("seed", "label_fraction", "stage", "kind", "previous", "evaluate.split", "dataset.test",
               "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip
@@ -71,6 +74,8 @@ def settings_of(chain: Sequence[StageDirectory]) -> Settings:
                 settings[f"{stage}: {name}"] = plain
     if len(chain) > 1 and chain[-1].kind == "probe":  # which stage's features it measured
         settings["after"] = chain[-2].stage
+    if ways := [way.name for directory in chain if (way := directory.fine_tuning)]:
+        settings[WAY] = ways[-1]
     if chain[0].previous is not None:
         settings["init_from"] = str(chain[0].previous)[:8]
     return settings
@@ -82,20 +87,25 @@ def method_of(settings: Mapping[str, Any]) -> Settings:
 
 
 def name_methods(methods: Sequence[Settings]) -> list[str]:
-    """A short name for each: its rule, and the keys that tell methods of the same rule apart."""
-    names = []
+    """A short name for each: its rule, its way of fine-tuning if there are several, and the keys that tell the rest
+    apart: hpca, closed form (closed_form.pool=4).
+    """
+    names, are_ways_told = [], len({method[WAY] for method in methods if WAY in method}) > 1
+    told = ("rule.name", WAY) if are_ways_told else ("rule.name",)
     for method in methods:
-        rule = str(method.get("rule.name", "?")).split(":")[-1]
-        rivals = [other for other in methods if other.get("rule.name") == method.get("rule.name")]
+        name = str(method.get("rule.name", "?")).split(":")[-1]
+        if are_ways_told and method.get(WAY):
+            name += f", {method[WAY]}"
+        rivals = [other for other in methods if all(other.get(key) == method.get(key) for key in told)]
         shown = [f"{key}={_plain(method[key])}" for key in distinguishing(rivals) if method.get(key) is not None]
-        names.append(f"{rule} ({', '.join(shown)})" if shown else rule)
+        names.append(f"{name} ({', '.join(shown)})" if shown else name)
     return [name if names.count(name) == 1 else f"{name} #{number + 1}" for number, name in enumerate(names)]
 
 
 def distinguishing(methods: Sequence[Settings]) -> list[str]:
     """Few keys that tell all the methods apart. The key that separates most methods comes first."""
     keys = [key for key in dict.fromkeys(key for method in methods for key in method)
-            if len({repr(method.get(key)) for method in methods}) > 1]  # fmt: skip
+            if key != WAY and len({repr(method.get(key)) for method in methods}) > 1]  # fmt: skip
     keys.sort(key=lambda key: (key not in TELLING, key in UNTELLING, ":" in key))
     chosen: list[str] = []
     groups = [list(methods)]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.report.chains import SCRATCH, Index
+from fasthebb_cli.report.chains import RANDOM, SCRATCH, Index
 from fasthebb_cli.report.directories import DAMAGED, StageDirectory, count_states, find_directories, siblings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fasthebb_cli.report.tables import Cell
 
 NARROW, MEAN_WIDTH = 80, 18  # characters: of a narrow terminal, and of a mean with its number of seeds
+CONTROLS = {RANDOM: "random filters", SCRATCH: "training from scratch"}
 NEEDED = ("jinja2", "matplotlib", "scipy")  # the packages of the extra `report`
 
 
@@ -59,7 +60,8 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
         console.print(grid.title, style="bold", highlight=False)
         if section.tables:
             console.print(_means(section.tables[0].columns, section.tables[0].rows))
-            console.print(section.verdict, highlight=False)
+            for line in filter(None, (section.verdict, section.verdict_on_learning)):
+                console.print(line, highlight=False)
         elif section.layers:
             console.print(_by_column(section.layers.columns, section.layers.rows))
         for line in section.choosing:
@@ -74,8 +76,11 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
 def title_of(grids: Sequence["Grid"]) -> str:
     """The report's title: rules on data sets."""
     all_rules = {method.rule for grid in grids for method in grid.main}
-    rules, scratch = sorted(all_rules - {SCRATCH}), SCRATCH in all_rules
-    what = f"{', '.join(rules)} against training from scratch" if rules and scratch else ", ".join(rules or [SCRATCH])
+    rules = sorted(all_rules - CONTROLS.keys())
+    against = [text for rule, text in CONTROLS.items() if rule in all_rules]
+    what = ", ".join(rules or sorted(all_rules))
+    if rules and against:
+        what += f" against {' and '.join(against)}"
     return f"{what} on {', '.join(dict.fromkeys(grid.dataset for grid in grids))}"
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fasthebb_cli.console.formats import clock, labels, pace, percent
+from fasthebb_cli.console.formats import backward_passes, clock, labels, pace, percent
 from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.chains import METRICS, Index, setting_text, settings_of
@@ -79,8 +79,24 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     a, b = ours.get("labels_train"), theirs.get("labels_train")
     difference = UNKNOWN if a is None or b is None else f"{b - a:+,}"
     rows.append(("labels", *(labels(results) if results else UNKNOWN for results in (ours, theirs)), difference))
+    a, b = ours.get("backward_passes"), theirs.get("backward_passes")
+    difference = UNKNOWN if a is None or b is None else f"{b - a:+,}"
+    rows.append(("backward passes", backward_passes(a), backward_passes(b), difference))
+    rows += _closed_form(ours, theirs)
     rows.append(("finished", *(str(results.get("finished", UNKNOWN)) for results in (ours, theirs)), ""))
     return rows
+
+
+def _closed_form(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What closed forms have chosen, and the accuracy that they expect; empty for other stages."""
+    chosen = [item.get("chosen") or {} for item in (ours, theirs)]
+    keys = dict.fromkeys((*chosen[0], *chosen[1]))
+    rows: list[tuple[str, ...]] = [(f"chosen {key}", *(setting_text(item, key) for item in chosen), "") for key in keys]
+    a, b = ours.get("expected_top1"), theirs.get("expected_top1")
+    if a is None and b is None:
+        return rows
+    difference = f"{100 * (b - a):+.1f}" if a is not None and b is not None else UNKNOWN
+    return [*rows, ("expected top-1 %", percent(a), percent(b), difference)]
 
 
 def _by_layer(results: Mapping[str, Any]) -> dict[str, float]:

@@ -5,9 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fasthebb_cli.report.chains import METRICS
 from fasthebb_cli.report.estimates import Estimate
 from fasthebb_cli.report.grid import Grid, Method
 from fasthebb_cli.report.layers import Layers
+from fasthebb_cli.report.tables import CALIBRATION, calibration_rows
 
 COLUMNS = (
     "dataset", "split", "images", "method", "label_fraction", "labels", "metric", "n", "mean", "ci95", "sd",
@@ -28,9 +30,10 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def accuracy_rows(grid: Grid) -> list[Row]:
     """One row per metric, method and fraction."""
+    metrics = [*grid.metrics, CALIBRATION] if calibration_rows(grid) else grid.metrics
     return [
         _accuracy_row(grid, metric, method, fraction)
-        for metric in grid.metrics for method in grid.methods for fraction in grid.fractions
+        for metric in metrics for method in grid.methods for fraction in grid.fractions
     ]  # fmt: skip
 
 
@@ -45,7 +48,9 @@ def layer_rows(grid: Grid, layers: Layers) -> list[Row]:
 
 def _accuracy_row(grid: Grid, metric: str, method: Method, fraction: float) -> Row:
     values, value = method.values(fraction, metric), method.estimate(fraction, metric)
-    baseline, difference = grid.baseline(method, fraction, metric), grid.difference(method, fraction, metric)
+    baseline = difference = None
+    if metric in METRICS:
+        baseline, difference = grid.baseline(method, fraction, metric), grid.difference(method, fraction, metric)
     return _place(grid) | _statistics(values, value) | {
         "method": method.name,
         "label_fraction": fraction,

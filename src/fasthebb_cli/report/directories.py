@@ -23,6 +23,8 @@ from fasthebb_cli.run.directory import (
     read_json,
 )
 from fasthebb_cli.settings.fingerprint import with_later_keys
+from fasthebb_cli.settings.kind import FineTuning
+from fasthebb_cli.settings.stages import KINDS
 
 STATES = ("finished", "running", "failed", "stale")
 DAMAGED = "damaged"  # the first word of the note of a directory whose files can't be read
@@ -51,6 +53,23 @@ class StageDirectory:
     @property
     def stage(self) -> str:
         return str(self.content.get("stage", self.kind))
+
+    @property
+    def pretrains(self) -> bool:
+        """The rule alone taught the network."""
+        return self.kind in KINDS and KINDS[self.kind].pretrains
+
+    @property
+    def measures(self) -> bool:
+        """The stage left the weights as they were."""
+        return self.kind in KINDS and KINDS[self.kind].measures
+
+    @property
+    def fine_tuning(self) -> FineTuning | None:
+        """How the stage made a classifier from labels; None: it made none."""
+        prefix = f"{self.kind}."
+        own = {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
+        return KINDS[self.kind].fine_tuning(own) if self.kind in KINDS else None
 
     @property
     def fingerprint(self) -> str | None:

@@ -9,7 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fasthebb_cli.report.chains import METRICS, SCRATCH, Index, Settings, method_of, name_methods, settings_of
+from fasthebb_cli.console.spent import backward_passes_of
+from fasthebb_cli.report.chains import (
+    METRICS,
+    RANDOM,
+    SCRATCH,
+    WAY,
+    Index,
+    Settings,
+    method_of,
+    name_methods,
+    settings_of,
+)
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.estimates import Difference, Estimate, estimate, paired_difference
 
@@ -35,9 +46,27 @@ class Run:
     def seed(self) -> int:
         return int(self.results["seed"])
 
-    def stage(self, kind: str) -> StageDirectory | None:
-        """The last stage of a kind."""
-        return next((item for item in reversed(self.chain) if item.kind == kind), None)
+    @property
+    def pretrained(self) -> StageDirectory | None:
+        """The last stage in which the rule alone taught the network."""
+        return next((item for item in reversed(self.chain) if item.pretrains), None)
+
+    @property
+    def fine_tuned(self) -> StageDirectory | None:
+        """The last stage that made a classifier from labels."""
+        return next((item for item in reversed(self.chain) if item.fine_tuning), None)
+
+    @property
+    def is_by_backprop(self) -> bool:
+        """Backward passes trained the classifier."""
+        return self.fine_tuned is not None and bool(
+            self.fine_tuned.fine_tuning and self.fine_tuned.fine_tuning.backprop
+        )
+
+    @property
+    def backward_passes(self) -> int | None:
+        """Images that went through one in all stages; None: a stage of an earlier version did not count."""
+        return backward_passes_of([item.results | {"measures": item.measures} for item in self.chain])
 
 
 @dataclass(frozen=True)
@@ -51,6 +80,21 @@ class Method:
     @property
     def rule(self) -> str:
         return str(self.settings.get("rule.name"))
+
+    @property
+    def spoken(self) -> str:
+        """The name within a sentence: hpca with closed form."""
+        way = self.settings.get(WAY)
+        return self.name.replace(f", {way}", f" with {way}", 1)
+
+    @property
+    def is_by_backprop(self) -> bool:
+        return any(run.is_by_backprop for run in self.all_runs())
+
+    @property
+    def but_filters(self) -> Settings:
+        """The settings of network, fine-tuning and measurement: all but those that say where the filters come from."""
+        return {key: value for key, value in self.settings.items() if not key.startswith(("rule.", "pretrain"))}
 
     def values(self, fraction: float, metric: str) -> dict[int, float]:
         """The metric by seed, in [0, 1]. Runs without the metric are left out."""
@@ -127,10 +171,20 @@ class Grid:
         most = max((estimate.n for estimate, _ in found), default=0)
         return [(estimate.mean, method) for estimate, method in found if estimate.n == most]
 
+    def is_scratch(self, method: Method) -> bool:
+        """Whether a method has no pre-training: by backprop, or if none of these is, by another classifier."""
+        scratch = [other for other in self.methods if other.rule == SCRATCH]
+        return method.rule == SCRATCH and (method.is_by_backprop or not any(other.is_by_backprop for other in scratch))
+
+    def control(self, method: Method, fraction: float) -> Method | None:
+        """Random filters with the same network and the same fine-tuning; None: there are none at this fraction."""
+        alike = [other for other in self.methods if other.rule == RANDOM and other.but_filters == method.but_filters]
+        return next((other for other in alike if fraction in other.runs), None)
+
     def baseline(self, method: Method, fraction: float, metric: str) -> Method | None:
         """The method to compare with: the best without pre-training, or if there is none, the best other method."""
-        if any(other.rule == SCRATCH for other in self.methods):
-            found = self.best(fraction, metric, lambda other: other.rule == SCRATCH)
+        if any(map(self.is_scratch, self.methods)):
+            found = self.best(fraction, metric, self.is_scratch)
         else:
             found = self.best(fraction, metric, lambda other: other is not method)
         return found if found is not method else None
@@ -156,7 +210,7 @@ class Grid:
 def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Grid]:
     """The grids of all finished evaluations and probes. The test split comes before the validation split."""
     finished = [item for item in directories if item.state == "finished"]
-    evaluations = [item for item in finished if item.kind == "evaluate" and item.results.get("top1") is not None]
+    evaluations = [item for item in finished if item.measures and item.results.get("top1") is not None]
     probes = [item for item in finished if isinstance(item.results.get("layers"), dict)]
     groups: dict[tuple[Any, ...], tuple[list[Run], list[Run]]] = {}
     for kind, found in enumerate((evaluations, probes)):
@@ -201,5 +255,6 @@ def _methods(runs: Sequence[Run]) -> tuple[list[Method], int]:
             cell = method.runs.setdefault(run.fraction, {})
             superseded += run.seed in cell
             cell[run.seed] = run
-    methods.sort(key=lambda method: (method.rule == SCRATCH, method.name))
+    controls = (RANDOM, SCRATCH)  # below all others
+    methods.sort(key=lambda method: (controls.index(method.rule) if method.rule in controls else -1, method.name))
     return methods, superseded

@@ -8,15 +8,14 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from fasthebb_cli.console.formats import clock, labels, pace, percent
-from fasthebb_cli.console.tables import plain_table
+from fasthebb_cli.console.formats import backward_passes, choice, clock, labels, pace, percent
+from fasthebb_cli.console.tables import WIDE, plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
 from fasthebb_cli.settings.stages import KINDS
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
-WIDE = 140  # a console of so many characters has room for all columns
-NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "images/s")
+NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "backward passes", "images/s")
 UNKNOWN = "–"
 UNBOUNDED = 10_000
 
@@ -38,6 +37,9 @@ def list_runs(places: list[Path], settings: dict[str, str], console: Console) ->
             unbounded = console.options.update(width=UNBOUNDED)
             console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
         console.print(table)
+    for item in shown if console.width < WIDE else ():  # there is no column for it
+        if chosen := _chosen(item):
+            console.print(f"{_short(item)} chose {escape(chosen)}", highlight=False, soft_wrap=True)
     for item in shown:
         if item.state != "finished":
             console.print(f"[{STYLES[item.state]}]{item.state}[/] {escape(f'{item.path}: {item.note}')}",
@@ -63,9 +65,12 @@ def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
         "time": [_time(item) for item in directories],
     }
     if is_wide:
+        columns["backward passes"] = [_backward_passes(item) for item in directories]
         columns["images/s"] = [_speed(item) for item in directories]
         columns["finished (UTC)"] = [_when(item) for item in directories]
-    columns["where"] = [str(item.path) if is_wide else f"…{item.path.name[-8:]}" for item in directories]
+        if any(_chosen(item) for item in directories):
+            columns["chosen"] = [_chosen(item) or UNKNOWN for item in directories]
+    columns["where"] = [str(item.path) if is_wide else _short(item) for item in directories]
     shared = [columns.pop(name)[0] for name in ("data", "model") if len(set(columns[name])) == 1]
     table = plain_table(padding=(0, 2 if is_wide else 1, 0, 0), title=", ".join(shared) or None, title_justify="left",
                         title_style="bold")  # fmt: skip
@@ -74,6 +79,11 @@ def _table(directories: Sequence[StageDirectory], *, is_wide: bool) -> Table:
     for state, *rest in zip(*columns.values(), strict=True):
         table.add_row(f"[{STYLES[state]}]{state}[/]", *map(escape, rest))
     return table
+
+
+def _short(item: StageDirectory) -> str:
+    """The end of a directory's name, which is unique."""
+    return f"…{item.path.name[-8:]}"
 
 
 def _order(item: StageDirectory) -> tuple[object, ...]:
@@ -100,7 +110,7 @@ def _rule(item: StageDirectory) -> str:
 
 def _fraction_value(item: StageDirectory) -> float | None:
     """None for a pre-training, which all fractions share."""
-    if item.kind == "pretrain":
+    if item.pretrains:
         return None
     found = item.content.get("label_fraction", item.results.get("label_fraction"))
     return None if found is None else float(found)
@@ -132,6 +142,16 @@ def _labels(item: StageDirectory, *, is_wide: bool) -> str:
 def _time(item: StageDirectory) -> str:
     seconds = item.results.get("seconds")
     return UNKNOWN if seconds is None else clock(seconds)
+
+
+def _backward_passes(item: StageDirectory) -> str:
+    return backward_passes(item.results.get("backward_passes"))
+
+
+def _chosen(item: StageDirectory) -> str:
+    """The classifier that a closed form chose; empty for other stages."""
+    chosen = item.results.get("chosen")
+    return choice(chosen, item.results.get("expected_top1")) if chosen else ""
 
 
 def _speed(item: StageDirectory) -> str:

@@ -22,7 +22,7 @@ def write_report(out: Path, title: str, rows: Sequence[Row], sections: Sequence[
     """
     context = {
         "title": title, "sections": sections, "notes": notes, "explanation": tables.explanation(),
-        "version": __version__,
+        "calibration": tables.CALIBRATION_TOLD, "costs": tables.COSTS_TOLD, "version": __version__,
     }  # fmt: skip
     write_text(out / "report.md", _environment(html=False).get_template("report.md.j2").render(context))
     write_text(out / "report.csv", csv_text(rows))

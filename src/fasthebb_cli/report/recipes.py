@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fasthebb_cli.report.grid import Method
 from fasthebb_cli.run.directory import CONFIG_FILE
+from fasthebb_cli.settings.stages import STAGE_GROUPS
 
 CHOICES = ("dataset", "model", "rule")
 LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "seed", "init_from", "dataset.root",
@@ -35,6 +36,9 @@ def command_of(method: Method, conf: Path) -> str:
     try:
         config = yaml.safe_load((runs[0].chain[-1].path / CONFIG_FILE).read_text())
         choices = [f"{group}={config[group]['name']}" for group in CHOICES]
+        kinds = {group: config[group]["kind"] for group in STAGE_GROUPS if group in config}
+        # a kind that is not the usual one of its group has a file of its name there
+        choices += [f"{group}={kind}" for group, kind in kinds.items() if kind != STAGE_GROUPS[group][0]]
         usual = _composed(conf, choices)
     except (OSError, yaml.YAMLError, KeyError, TypeError, HydraException, OmegaConfBaseException):
         return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fasthebb_cli.report import tables
-from fasthebb_cli.report.answers import Answer, answers, verdict
+from fasthebb_cli.report.answers import Answer, answers, answers_on_learning, verdict, verdict_on_learning
 from fasthebb_cli.report.chains import METRICS, setting_text
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.grid import Grid, Method, Run
@@ -55,7 +55,10 @@ class Section:
     title: str
     verdict: str
     answers: list[Answer]
+    verdict_on_learning: str
+    answers_on_learning: list[Answer]
     tables: list[AccuracyTable]
+    calibration: AccuracyTable | None
     figures: list[Figure]
     layers: LayerTable | None
     times: list[dict[str, str]]
@@ -78,21 +81,19 @@ def build_section(grid: Grid, layers: Layers | None, unfinished: Sequence[str]) 
         unfinished: a line for each stage on its data set that was begun and is not finished.
     """
     looks = looks_of(grid.main)
-    found = answers(grid)
+    found, on_learning = answers(grid), answers_on_learning(grid)
+    columns = [(percent_label(fraction), f"{grid.labels(fraction) or 0:,}") for fraction in grid.fractions]
+    calibration = tables.calibration_rows(grid)
     differing, shared = _settings(grid.main)
     superseded = [f"{grid.superseded} earlier runs of the same cells are left out; the latest count."]
     return Section(
         title=grid.title,
         verdict=verdict(found),
         answers=found,
-        tables=[
-            AccuracyTable(
-                METRICS[metric],
-                [(percent_label(fraction), f"{grid.labels(fraction) or 0:,}") for fraction in grid.fractions],
-                tables.accuracy_rows(grid, metric),
-            )
-            for metric in grid.metrics
-        ],
+        verdict_on_learning=verdict_on_learning(on_learning),
+        answers_on_learning=on_learning,
+        tables=[AccuracyTable(METRICS[name], columns, tables.accuracy_rows(grid, name)) for name in grid.metrics],
+        calibration=AccuracyTable("calibration error", columns, calibration) if calibration else None,
         figures=[Figure(_accuracy_caption(grid), accuracy_figure(grid, "top1", looks))] if grid.metrics else [],
         layers=_layers(layers, looks) if layers else None,
         times=tables.time_rows(grid),
@@ -134,7 +135,7 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
     figures = []
     for fraction in dict.fromkeys((grid.fractions[0], grid.fractions[-1]) if grid.methods else ()):
         stages = {method.name: stage for method in grid.methods
-                  if (run := _first(method, fraction)) and (stage := run.stage("finetune"))}  # fmt: skip
+                  if (run := _first(method, fraction)) and (stage := run.fine_tuned)}  # fmt: skip
         for key, label in (("train_loss", "training loss"), ("train_top1", "training accuracy in %")):
             scale = 100 if "top1" in key else 1
             curves = {name: [(epoch["epoch"], scale * epoch[key]) for epoch in stage.epochs if key in epoch]
@@ -147,7 +148,7 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
                 figures.append(Figure(caption, curves_figure(curves, "epoch", label, looks)))
     for method in grid.main:
         run = next(iter(method.all_runs()), None)
-        stage = run.stage("pretrain") if run else None
+        stage = run.pretrained if run else None
         updates: dict[str, list[tuple[float, float]]] = {}
         for epoch in stage.epochs if stage else []:
             for layer, values in epoch.get("layers", {}).items():
@@ -165,14 +166,14 @@ def _filters(grid: Grid) -> list[Figure]:
     for method in grid.main:
         most = max(method.runs)
         run = _first(method, most)
-        stage = (run.stage("pretrain") or run.stage("finetune")) if run else None
+        stage = (run.pretrained or run.fine_tuned) if run else None
         if stage is None:
             continue
         try:
             png = base64.b64encode((stage.path / FILTERS_FILE).read_bytes()).decode()
         except OSError:
             continue
-        how = "pre-training" if stage.kind == "pretrain" else f"fine-tuning on {budget_text(most, grid.labels(most))}"
+        how = "pre-training" if stage.pretrains else f"fine-tuning on {budget_text(most, grid.labels(most))}"
         figures.append(Figure(f"{method.name}, after {how}, seed {stage.results['seed']}.", png=png))
     return figures
 

@@ -5,11 +5,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fasthebb_cli.console.formats import clock, pace
+from fasthebb_cli.console.formats import backward_passes, clock, pace
 from fasthebb_cli.report.estimates import LEVEL, SIGNIFICANT, Estimate
-from fasthebb_cli.report.grid import Grid, Method
+from fasthebb_cli.report.grid import Grid, Method, Run
 from fasthebb_cli.report.texts import mean_text, p_text, percent_label, points
 
+CALIBRATION = "calibration_error"  # a key of an evaluation's results
+CALIBRATION_TOLD = (
+    "The expected calibration error is the mean distance between confidence and accuracy, over 15 bins of the "
+    "confidence. At 0 %, a network that is 90 % sure is right in 90 % of the cases. Mean ± half of the 95 % confidence "
+    "interval over n seeds; the lowest mean of each column is bold."
+)
+COSTS_TOLD = (
+    "Means over the runs. Fine-tuning and backward passes are given from the fewest labels to the most. Pre-training "
+    "is done once a seed, for all label budgets. Backward passes are the images that went through one, summed over "
+    "the epochs of all stages that learn."
+)
 ABSENT = "not available"
 
 
@@ -52,6 +63,20 @@ def _cell(grid: Grid, metric: str, method: Method, fraction: float) -> Cell:
     return Cell(mean_text(value), value.n, against, best, baseline is None, is_significant)
 
 
+def calibration_rows(grid: Grid) -> list[tuple[str, list[Cell]]]:
+    """As `accuracy_rows`, for the calibration error: the lowest mean of a column is the best."""
+    found = {method.name: [method.estimate(fraction, CALIBRATION) for fraction in grid.fractions]
+             for method in grid.methods}  # fmt: skip
+    lowest = [
+        min((value.mean for value in column if value), default=None) for column in zip(*found.values(), strict=True)
+    ]
+    return [
+        (name, [Cell(mean_text(value), value.n, best=len(found) > 1 and value.mean == least) if value else Cell(ABSENT)
+                for value, least in zip(values, lowest, strict=True)])
+        for name, values in found.items() if any(values)
+    ]  # fmt: skip
+
+
 def layer_rows(by_method: Mapping[str, Mapping[str, Estimate]]) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
     """The layers, and a row per method and kind of classifier with a cell per layer. Each row marks its best layer."""
     layers = list(dict.fromkeys(layer for by_layer in by_method.values() for layer in by_layer))
@@ -67,11 +92,13 @@ def layer_rows(by_method: Mapping[str, Mapping[str, Estimate]]) -> tuple[list[st
 
 
 def time_rows(grid: Grid) -> list[dict[str, str]]:
-    """Per method the mean time and speed of pre-training and, from the fewest labels to the most, of fine-tuning."""
+    """Per method the mean time and speed of pre-training and, from the fewest labels to the most, of fine-tuning; and
+    how many images went through a backward pass in all stages.
+    """
     rows = []
     for method in grid.main:
-        pretrained = {str(stage.path): stage.results for run in method.all_runs() if (stage := run.stage("pretrain"))}
-        tuned = {fraction: [stage.results for run in runs.values() if (stage := run.stage("finetune"))]
+        pretrained = {str(stage.path): stage.results for run in method.all_runs() if (stage := run.pretrained)}
+        tuned = {fraction: [stage.results for run in runs.values() if (stage := run.fine_tuned)]
                  for fraction, runs in sorted(method.runs.items())}  # fmt: skip
         times = [_mean_time(results) for results in tuned.values() if results]
         everything = [results for several in tuned.values() for results in several]
@@ -80,8 +107,9 @@ def time_rows(grid: Grid) -> list[dict[str, str]]:
             "method": method.name,
             "pretrain": _mean_time(list(pretrained.values())) if pretrained else "–",
             "pretrain speed": _mean_speed(list(pretrained.values())),
-            "finetune": " to ".join(dict.fromkeys([times[0], times[-1]])) if times else "–",
+            "finetune": _span(times),
             "finetune speed": _mean_speed(everything),
+            "backward passes": _span([_mean_passes(list(runs.values())) for _, runs in sorted(method.runs.items())]),
             "device": "; ".join(devices),
         })  # fmt: skip
     return rows
@@ -121,6 +149,17 @@ def explanation() -> str:
 
 def _mean_time(results: Sequence[Mapping[str, Any]]) -> str:
     return clock(statistics.fmean(item["seconds"] for item in results))
+
+
+def _mean_passes(runs: Sequence[Run]) -> str:
+    counts = [run.backward_passes for run in runs]
+    known = [count for count in counts if count is not None]
+    return backward_passes(statistics.fmean(known) if len(known) == len(counts) else None)
+
+
+def _span(texts: Sequence[str]) -> str:
+    """The first and the last one, or one if they are the same."""
+    return " to ".join(dict.fromkeys([texts[0], texts[-1]])) if texts else "–"
 
 
 def _mean_speed(results: Sequence[Mapping[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """The numbers of a report as text. Per cents have one decimal, differences are in points, n is the number of seeds."""
 
+from fasthebb_cli.console import formats
 from fasthebb_cli.report.estimates import Difference, Estimate
 
 
@@ -19,8 +20,7 @@ def mean_text(value: Estimate) -> str:
 
 
 def points(difference: Difference) -> str:
-    value = f"{100 * difference.mean:+.1f}"
-    return "±0.0" if float(value) == 0 else value.replace("-", "−")
+    return formats.points(difference.mean)
 
 
 def p_text(difference: Difference) -> str:

@@ -27,6 +27,9 @@ def results_of(
     Args:
         position: after the last epoch.
         measured: what `task.finish` returned.
+
+    `backward_passes` is how many images went through a backward pass, summed over epochs. Finished epochs count, not
+    steps of this process, so it is the same after a resume and with several processes.
     """
     config = cell.config
     epochs, seconds = len(position.records), position.seconds
@@ -40,6 +43,7 @@ def results_of(
         "seed": config.seed,
         **measured,
         "epochs": epochs,
+        "backward_passes": task.backward * epochs,
         "seconds": round(seconds, 3),
         "images_per_second": round(task.samples * epochs / seconds, 3) if seconds > 0 else None,
         "device": cell.compute.describe(),

@@ -1,11 +1,11 @@
 """What a stage of the kind `closed_form` accepts, and what it says of itself. It is a way to fine-tune."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
-from fasthebb_cli.settings.kind import ClosedReadout, Readout
+from fasthebb_cli.settings.kind import ClosedReadout, FineTuning, Readout
 
 
 @dataclass
@@ -73,6 +73,10 @@ class ClosedFormConfig:
     @property
     def view_kind(self) -> str:
         return self.view or ("photograph" if self.mirror else "digit")
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
+        return FineTuning("closed form", backprop=False)
 
     def no_objective(self, stage: str, metric: str) -> str | None:
         return "has no value on validation images; use objective=evaluate.top1 evaluate.split=validation"

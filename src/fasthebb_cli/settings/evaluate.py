@@ -1,11 +1,11 @@
 """What a stage of the kind `evaluate` accepts, and what it says of itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import at_least, one_of
-from fasthebb_cli.settings.kind import Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout
 
 
 @dataclass
@@ -41,6 +41,10 @@ class EvaluateConfig:
     @property
     def splits(self) -> tuple[str, ...]:
         return ("train",) if self.split == "left_out" else (self.split,)
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
+        return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
         return None if self.split != "test" else f"would choose on test images; use {stage}.split=validation"

@@ -1,11 +1,11 @@
 """What a stage of the kind `finetune` accepts, and what it says of itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, are_factors, at_least, in_range, one_of
-from fasthebb_cli.settings.kind import Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout
 from fasthebb_cli.settings.pretrain import AUGMENTATIONS
 
 
@@ -80,6 +80,12 @@ class FinetuneConfig:
     @property
     def patterns(self) -> dict[str, Iterable[str]]:
         return {"layer_lr": self.layer_lr}
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
+        if settings.get("classifier") == "hebbian":
+            return FineTuning("Hebbian classifier", backprop=False)
+        return FineTuning("frozen features" if settings.get("features_lr") == 0 else "backprop", backprop=True)
 
     def no_objective(self, stage: str, metric: str) -> str | None:
         if metric != "top1" or self.select == "best":

@@ -33,6 +33,18 @@ class Readout(NamedTuple):
     closed: ClosedReadout | None = None
 
 
+class FineTuning(NamedTuple):
+    """How a stage makes a classifier from labels.
+
+    Args:
+        name: as methods are called by it.
+        backprop: by backward passes.
+    """
+
+    name: str
+    backprop: bool
+
+
 class StageSettings(Protocol):
     """The settings of one stage. `settings/stages.py` lists the dataclasses that are such settings.
 
@@ -104,6 +116,10 @@ class StageSettings(Protocol):
     @property
     def patterns(self) -> Mapping[str, Iterable[str]]:
         """Setting -> patterns that a user gave, each of which must match a layer of the network."""
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
+        """How a stage with these settings makes a classifier from labels; None: it makes none that is kept."""
 
     def no_objective(self, stage: str, metric: str) -> str | None:
         """Why a search can't look at this metric of the stage of this name; None: it can."""

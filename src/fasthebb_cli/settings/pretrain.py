@@ -1,11 +1,11 @@
 """What a stage of the kind `pretrain` accepts, and what it says of itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, are_factors, at_least, one_of
-from fasthebb_cli.settings.kind import Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout
 
 AUGMENTATIONS = ("none", "shift", "light", "hard")
 
@@ -63,6 +63,10 @@ class PretrainConfig:
     def patterns(self) -> dict[str, Iterable[str]]:
         excluded = [pattern for pattern in self.exclude if pattern != "classifier*"]  # the default
         return {"include": self.include, "exclude": excluded, "teacher_units": self.teacher_units}
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
+        return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
         return None

@@ -1,12 +1,12 @@
 """What a stage of the kind `probe` accepts, and what it says of itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
 from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.kind import Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout
 
 
 @dataclass
@@ -68,6 +68,10 @@ class ProbeConfig:
     @property
     def splits(self) -> tuple[str, ...]:
         return ("train", self.split)
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:
+        return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
         return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"

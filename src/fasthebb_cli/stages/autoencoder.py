@@ -93,6 +93,7 @@ def vae(context: Context) -> Task:
         end_epoch=end_epoch,
         finish=finish,
         state={"autoencoder": autoencoder, "optimizer": optimizer, "totals": totals},
+        backward=len(indices),
     )
     return task
 

@@ -1,4 +1,4 @@
-"""Measures top-1, top-5, loss and confusion on the test images, or on the validation images.
+"""Measures top-1, top-5, loss, calibration and confusion on the test images, or on the validation images.
 
 `evaluate.split=validation` is for choosing settings; the labels that it reads are counted.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.stages.images import images_of_split
-from fasthebb_cli.stages.scores import Confusion, add_batch
+from fasthebb_cli.stages.scores import Calibration, Confusion, add_batch
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 from fasthebb_cli.stages.totals import Totals
 
@@ -20,11 +20,12 @@ def evaluate(context: Context) -> Task:
     assert isinstance(settings, EvaluateConfig)
     indices = images_of_split(context.dataset, settings, context.config)
     totals = Totals(context.compute.device)
-    confusion = Confusion(len(classes))
+    calibration, confusion = Calibration(), Confusion(len(classes))
     context.network.eval()
 
     def step(epoch: int, step: int, batch: Batch) -> None:
-        predictions = add_batch(totals, context, batch)
+        predictions, confidence = add_batch(totals, context, batch)
+        calibration.add(confidence, predictions == batch.labels)
         confusion.add(batch.labels, predictions)
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def evaluate(context: Context) -> Task:
             loss=last["loss"],
             samples=len(indices),
             labels_validation=len(indices) if settings.split == "validation" else 0,
+            calibration_error=calibration.error(len(indices)),
             split=settings.split,
             classes=list(classes),
             top1_by_class=confusion.accuracy(),
@@ -48,5 +50,5 @@ def evaluate(context: Context) -> Task:
         step=step,
         end_epoch=lambda epoch: totals.means(),
         finish=finish,
-        state={"totals": totals, "confusion": confusion},
+        state={"totals": totals, "calibration": calibration, "confusion": confusion},
     )

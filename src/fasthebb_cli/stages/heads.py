@@ -43,7 +43,7 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     count = len(samples.train_NF)
     steps = math.ceil(count / BATCH)
-    epochs = max(settings.epochs, math.ceil(MINIMUM_STEPS / steps))
+    epochs = linear_epochs(count, settings)
     for epoch in range(epochs):
         for step, chosen in enumerate(torch.randperm(count).split(BATCH)):
             set_rate(optimizer, settings.schedule, step, steps, epoch, epochs)
@@ -57,6 +57,11 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
         parts = [head(((x.to(mean.device) - mean) * scale).to(device)).cpu() for x in samples.test_MF.split(1024)]
     best = torch.cat(parts).topk(min(5, samples.classes), dim=1).indices == samples.labels_M.unsqueeze(1)
     return {"top1": float(best[:, 0].float().mean()), "top5": float(best.any(1).float().mean())}
+
+
+def linear_epochs(count: int, settings: ProbeConfig) -> int:
+    """How often the linear classifier sees each of its training images: more often if they are few."""
+    return max(settings.epochs, math.ceil(MINIMUM_STEPS / math.ceil(count / BATCH)))
 
 
 def on_device_if_it_fits(values: Tensor, device: torch.device) -> Tensor:

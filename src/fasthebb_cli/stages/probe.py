@@ -21,7 +21,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.features import Features, probed_layers
 from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
-from fasthebb_cli.stages.heads import HEADS, NEEDS, Samples
+from fasthebb_cli.stages.heads import HEADS, NEEDS, Samples, linear_epochs
 from fasthebb_cli.stages.images import images_of_split, labelled_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
@@ -39,6 +39,7 @@ def probe(context: Context) -> Task:
     source = dataset.source
     blank = torch.zeros(1, source.channels, source.size, source.size, device=context.compute.device)
     features.check(network, blank, len(train) + len(test), settings.layers or [])
+    epochs_of_heads = linear_epochs(len(train), settings) if "linear" in settings.methods else 0
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
         return chain.from_iterable(context.batches(indices, settings.batch_size) for indices in (train, test))
@@ -86,6 +87,7 @@ def probe(context: Context) -> Task:
         end_epoch=end_epoch,
         finish=finish,
         resumable=False,
+        backward=len(train) * epochs_of_heads * len(features.layers),
     )
 
 

@@ -1,4 +1,4 @@
-"""How well a network classifies: top-1, top-5, loss and the confusion matrix. B images, C classes."""
+"""How well a network classifies: top-1, top-5, loss, calibration and the confusion matrix. B images, C classes."""
 
 from collections.abc import Generator
 from typing import Any
@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasthebb.readout.calibration import BINS, calibration_error, calibration_gaps
 from fasthebb_cli.compute import processes
 from fasthebb_cli.stages.task import Batch, Context
 from fasthebb_cli.stages.totals import Totals
 
 
 @torch.no_grad()
-def add_batch(totals: Totals, context: Context, batch: Batch) -> Tensor:
+def add_batch(totals: Totals, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
     """Adds one batch's loss and hits to the totals.
 
     With at most five classes top-5 is always a hit.
 
     Returns:
-        The predicted labels (B,).
+        The predicted labels (B,), and how sure the network is of each: the largest softmax (B,), in [0, 1].
     """
     with context.compute.autocast():
         scores_BC: Tensor = context.network(batch.images).float()
@@ -27,7 +28,7 @@ def add_batch(totals: Totals, context: Context, batch: Batch) -> Tensor:
     hits = ranked == batch.labels.unsqueeze(1)
     loss = F.cross_entropy(scores_BC, batch.labels, reduction="sum")
     totals.add(top1=hits[:, 0].sum(), top5=hits.sum(), loss=loss, samples=len(batch.labels))
-    return ranked[:, 0]
+    return ranked[:, 0], scores_BC.softmax(1).amax(1)
 
 
 def accuracy(context: Context, indices: Tensor, batch_size: int) -> Generator[None, None, dict[str, float]]:
@@ -47,6 +48,26 @@ def accuracy(context: Context, indices: Tensor, batch_size: int) -> Generator[No
     for module, training in modes.items():
         module.training = training
     return totals.means()
+
+
+class Calibration:
+    """How far accuracy and confidence are apart. Each process adds its own images."""
+
+    def __init__(self) -> None:
+        self.gaps = torch.zeros(BINS, dtype=torch.float64)
+
+    def add(self, confidence_B: Tensor, right_B: Tensor) -> None:
+        self.gaps += calibration_gaps(confidence_B, right_B)
+
+    def error(self, count: int) -> float:
+        """The expected calibration error in [0, 1] over the `count` images of all processes."""
+        return calibration_error(processes.summed(self.gaps.clone()), count)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gaps": processes.summed(self.gaps.clone())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.gaps = state["gaps"] if processes.is_first() else torch.zeros_like(state["gaps"])
 
 
 class Confusion:

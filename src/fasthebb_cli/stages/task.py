@@ -150,6 +150,8 @@ class Task:
         ended: is asked before each epoch: the reason why it and all later ones are left out; empty: they are not.
         resumable: checkpoints may be taken; otherwise a stopped task starts over.
         notes: what a user should know before the first step, one line each.
+        backward: how many images an epoch sends through a backward pass, over all processes. An image counts each time,
+            and as one, however many layers the pass crosses. 0: the stage makes no backward pass.
     """
 
     epochs: int
@@ -165,6 +167,7 @@ class Task:
     ended: Callable[[], str] = lambda: ""
     resumable: bool = True
     notes: list[str] = field(default_factory=list)
+    backward: int = 0
 
     @property
     def steps(self) -> int:

@@ -70,8 +70,10 @@ def test_layers_in_any_order_are_read_in_that_of_the_network() -> None:
     one = Features(network, ["conv2", "conv1.0", "fc5"], 2, root=False)(IMAGES)
     other = Features(network, ["fc5", "conv1.0", "conv2"], 2, root=False)(IMAGES)
     torch.testing.assert_close(one, other, rtol=0, atol=0)
-    first = F.adaptive_avg_pool2d(network.conv1[0](IMAGES), 2).flatten(1)
-    before_norm = network.conv2[:-1](output_of(network, IMAGES, "conv1"))
+    first = F.adaptive_avg_pool2d(network.get_submodule("conv1.0")(IMAGES), 2).flatten(1)
+    conv2 = network.get_submodule("conv2")
+    assert isinstance(conv2, nn.Sequential)
+    before_norm = conv2[:-1](output_of(network, IMAGES, "conv1"))
     expected = torch.cat([first, F.adaptive_avg_pool2d(before_norm, 2).flatten(1)], dim=1)
     torch.testing.assert_close(one[:, : expected.shape[1]], expected)
 
@@ -111,7 +113,7 @@ def test_a_network_that_is_no_sequence_is_read_in_the_order_of_its_computing() -
 )
 def test_a_layer_without_features_is_refused(layer: str, expected: str) -> None:
     network = Branching()
-    network.classifier = nn.Identity()
+    network.classifier = nn.Identity()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=expected):
         Features(network, [layer], 1, root=False).check(1, 32)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fasthebb.nets.networks import conv6
 from fasthebb.readout import graph, kernel, ridge
-from fasthebb.readout.calibration import best_gain, calibration_error, gain_for
+from fasthebb.readout.calibration import best_gain, calibration_error, calibration_gaps, gain_for
 from fasthebb.readout.choose import (
     SHARPNESS,
     Rows,
@@ -142,8 +142,22 @@ def test_the_best_gain_makes_scores_as_sure_as_they_are_right() -> None:
     labels = torch.multinomial(logits.softmax(1), 1, generator=draws)[:, 0]
     assert best_gain(logits / 37, labels) == pytest.approx(37, rel=0.1)
     confidence, predicted = logits.softmax(1).max(1)
-    assert calibration_error(confidence, predicted == labels) < 0.03
-    assert calibration_error(torch.ones(100), torch.arange(100) < 60) == pytest.approx(0.4)
+    assert calibration_error(calibration_gaps(confidence, predicted == labels), len(labels)) < 0.03
+    assert calibration_error(calibration_gaps(torch.ones(100), torch.arange(100) < 60), 100) == pytest.approx(0.4)
+
+
+def test_calibration_error_is_that_of_a_loop_over_bins_however_the_images_are_split() -> None:
+    confidence_N, right_N = torch.rand(500).clamp_min(0.1), torch.rand(500) < 0.6
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for confidence, right in zip(confidence_N.tolist(), right_N.tolist(), strict=True):
+        bins.setdefault(min(int(confidence * 15), 14), []).append((confidence, float(right)))
+    naive = sum(
+        len(items) / 500 * abs(sum(c for c, _ in items) / len(items) - sum(r for _, r in items) / len(items))
+        for items in bins.values()
+    )
+    assert naive > 0.05
+    parts = [calibration_gaps(c, r) for c, r in zip(confidence_N.split(33), right_N.split(33), strict=True)]
+    assert calibration_error(torch.stack(parts).sum(0), 500) == pytest.approx(naive, rel=1e-6)
 
 
 @pytest.mark.parametrize("copies", [1, 2])

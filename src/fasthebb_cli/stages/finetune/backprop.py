@@ -73,4 +73,5 @@ def by_backprop(context: Context) -> Task:
         finish=finish,
         state={"optimizer": optimizer, "totals": totals, "selection": selection},
         ended=selection.ended,
+        backward=len(indices),
     )

@@ -88,6 +88,7 @@ def by_rule_beside_backprop(context: Context) -> Task:
         warnings=lambda metrics: layer_warnings(metrics.get("by_rule", {}), RATES),
         ended=selection.ended,
         notes=untrainable_notes(learner),
+        backward=len(indices),
     )
 
 
