@@ -63,13 +63,11 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         OwnError: a line of the user's code, or what it calls, raised an error. Other errors pass, and so does a lack
             of memory.
     """
-    passing: tuple[type[Exception], ...] = (*told, OwnError, torch.OutOfMemoryError)
     try:
         yield
-    except passing:
-        raise
     except Exception as error:
-        place = _place(error) if is_own(name) else None
+        passes = not is_own(name) or isinstance(error, (*told, OwnError, torch.OutOfMemoryError))
+        place = None if passes else _place(error)
         if place is None:
             raise
         text = error.msg if isinstance(error, SyntaxError) else str(error)
