@@ -34,7 +34,7 @@ if [[ $1 == @* ]]; then
   eval "set -- $line" # the file quotes its words for the shell
 fi
 
-# srun does not take cpus-per-task from sbatch; on a node of its own it would start a process on every core
+# srun does not take cpus-per-task from sbatch; without it, srun would start a process on every core of the node
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --ntasks="${SLURM_NTASKS:-1}" --kill-on-bad-exit=1 fasthebb "$@"
 code=$?

@@ -2,7 +2,7 @@
 
     python scripts/plot_scale.py conv6_hpca_scale.json conv6_swta_scale.json scale.svg
 
-Dashed lines are in proportion to the first point. It needs matplotlib, which fasthebb[report] installs.
+Dashed lines are proportional growth from the first point. matplotlib is needed; fasthebb[report] installs it.
 """
 
 import argparse

@@ -3,8 +3,8 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Submits a sweep to SLURM and returns. It submits a job for each pre-training that is not done yet, and an array for the
-cells that share it, one cell per task, which starts when that job has succeeded. No job holds a node while it waits.
+Submits a sweep to SLURM and returns. Each pre-training that is not done yet is one job. The cells that share it are an
+array, one cell per task, which starts when that job has succeeded. No job holds a node while it waits.
 
   scripts/sweep.sh [SBATCH OPTIONS] VERB key=a,b ...      the cells of `fasthebb VERB -m key=a,b ...`
 
@@ -18,7 +18,7 @@ EOF
 }
 
 options=()
-dependency=() # the caller's own, to which those of the cells are added
+dependency=() # the caller's own; an array of cells depends on its pre-training, too
 while [[ ${1:-} == -* ]]; do
   case $1 in
     -h | --help) usage; exit ;;
@@ -37,12 +37,12 @@ for word in "$@"; do
   esac
 done
 job=$(dirname "$(realpath "$0")")/job.sh
-cells=$(fasthebb cells "$@") # an error in any cell ends this before anything is submitted
+cells=$(fasthebb cells "$@") # an error in any cell ends this script before anything is submitted
 folder=$(realpath -m "$out")/.jobs/$(date +%Y%m%d-%H%M%S)-$$
 mkdir -p "$folder"
 cut -f2 <<<"$cells" >"$folder/cells.txt"
 
-# the numbers of the cells by the pre-training that they need; "-": none
+# each pre-training, or "-" for none, with the numbers of the cells that need it
 awk -F '\t' '{ of[$1] = of[$1] (of[$1] ? "," : "") NR } END { for (name in of) print name "\t" of[name] }' <<<"$cells" |
   sort >"$folder/pretraining.txt"
 while IFS=$'\t' read -r pretraining numbers; do

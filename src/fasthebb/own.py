@@ -65,10 +65,9 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (*told, OwnError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
-        place = _place(error) if is_own(name) else None
+        passes = not is_own(name) or isinstance(error, (*told, OwnError, torch.OutOfMemoryError))
+        place = None if passes else _place(error)
         if place is None:
             raise
         text = error.msg if isinstance(error, SyntaxError) else str(error)

@@ -141,9 +141,11 @@ def test_what_does_not_go_together(command: Callable[..., Ran], words: list[str]
 
 def context_around(network: nn.Module, *words: str) -> Context:
     """A cell that trains the network by plain gradient descent on digits."""
-    config = loaded("dataset=digits", "gpu=cpu", "finetune=backprop", "finetune.epochs=2", "finetune.lr=0.1", "finetune.schedule=constant",
-                    "finetune.momentum=0", "finetune.weight_decay=0", "finetune.augment=none", "label_fraction=0.3",
-                    *words)  # fmt: skip
+    config = loaded(
+        "dataset=digits", "gpu=cpu", "finetune=backprop", "finetune.epochs=2", "finetune.lr=0.1",
+        "finetune.schedule=constant", "finetune.momentum=0", "finetune.weight_decay=0", "finetune.augment=none",
+        "label_fraction=0.3", *words,
+    )  # fmt: skip
     dataset = load_dataset(config.dataset, config.seed)
     statistics = torch.full((3,), 0.2), torch.full((3,), 0.4)
     return Context(

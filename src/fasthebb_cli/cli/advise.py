@@ -7,6 +7,7 @@ All are judged within the budget's labels, and no validation or test image is lo
 * Others learn without a fold of the labelled images (`leave_out`) and are scored on it, fold after fold.
 """
 
+import math
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ class Way:
     def margin(self) -> float:
         """Half of the 95 % interval of top1; with one added right and one wrong, so that it is never 0."""
         share = (self.hits + 1) / (self.judged + 2)
-        return NORMAL * (share * (1 - share) / self.judged) ** 0.5
+        return NORMAL * math.sqrt(share * (1 - share) / self.judged)
 
 
 def advise(verb: str, words: Sequence[str]) -> int:
@@ -91,7 +92,7 @@ def _settings(words: Sequence[str]) -> tuple[float, int, list[Way], list[str]]:
     Raises:
         InputError: a value is out of range, or a word sets what the ways set.
     """
-    conf = OmegaConf.load(conf_directory() / "advise.yaml")
+    conf: Any = OmegaConf.load(conf_directory() / "advise.yaml")
     own = {name: str(conf[name]) for name in OWN}
     given: list[str] = []
     for word in words:
@@ -218,7 +219,7 @@ def _sentences(best: Way, known: dict[str, Way]) -> Iterator[str]:
         if other is None or other is best:
             continue
         gain = best.top1 - other.top1
-        near = gain < (best.margin**2 + other.margin**2) ** 0.5
+        near = gain < math.hypot(best.margin, other.margin)
         doubt = "; so few labels can't tell whether that is chance" if near else ""
         yield f"That is {percent(gain)} points above {text}{doubt}."
 

@@ -22,7 +22,7 @@ class Branching(nn.Module):
         self.early = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
         self.pair = Pair()
         self.unused = nn.Linear(2, 2)
-        self.classifier = Fails()
+        self.classifier: nn.Module = Fails()
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.early(images)
@@ -70,8 +70,9 @@ def test_layers_in_any_order_are_read_in_that_of_the_network() -> None:
     one = Features(network, ["conv2", "conv1.0", "fc5"], 2, root=False)(IMAGES)
     other = Features(network, ["fc5", "conv1.0", "conv2"], 2, root=False)(IMAGES)
     torch.testing.assert_close(one, other, rtol=0, atol=0)
-    first = F.adaptive_avg_pool2d(network.conv1[0](IMAGES), 2).flatten(1)
-    before_norm = network.conv2[:-1](output_of(network, IMAGES, "conv1"))
+    first = F.adaptive_avg_pool2d(network.get_submodule("conv1.0")(IMAGES), 2).flatten(1)
+    conv2 = nn.Sequential(*list(network.get_submodule("conv2").children())[:-1])
+    before_norm = conv2(output_of(network, IMAGES, "conv1"))
     expected = torch.cat([first, F.adaptive_avg_pool2d(before_norm, 2).flatten(1)], dim=1)
     torch.testing.assert_close(one[:, : expected.shape[1]], expected)
 
