@@ -61,7 +61,8 @@ def command_of(method: Method, conf: Path) -> str:
 
 def _choice(group: Path, kind: str) -> str:
     """The first choice of a group that sets up such a stage; other keys are overridden below it."""
-    return next(path.stem for path in sorted(group.glob("*.yaml")) if f"kind: {kind}" in path.read_text().splitlines())
+    files = sorted(group.glob("*.yaml"))
+    return next((path.stem for path in files if f"kind: {kind}" in path.read_text().splitlines()), kind)
 
 
 def _name(weights: Path) -> str:
