@@ -86,8 +86,20 @@ TWO = (
 PLANNED = {  # beside every rule x finetune choice
     **{f"pretrain=paper rule={rule}": ("pretrain=paper", f"rule={rule}") for rule in ("hpca", "swta", "vae")},
     "probe": ("stages=[pretrain,finetune,probe,evaluate]", "label_fraction=0.05"),
-    "evaluate=validation": ("evaluate=validation", "finetune=backprop", "finetune.select=best", "seed=3", "label_subset=random"),
-    "extra": ("finetune=backprop", *ONWARD, "extra.onward.by_rule=[conv2]", "finetune.layer=conv3", "finetune.hidden=64"),
+    "evaluate=validation": (
+        "evaluate=validation",
+        "finetune=backprop",
+        "finetune.select=best",
+        "seed=3",
+        "label_subset=random",
+    ),
+    "extra": (
+        "finetune=backprop",
+        *ONWARD,
+        "extra.onward.by_rule=[conv2]",
+        "finetune.layer=conv3",
+        "finetune.hidden=64",
+    ),
     "patterns": (
         "finetune=backprop",
         "++pretrain.layer_lr={conv*: 0.5, conv1*: 0.1}",

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fasthebb.nets import readout
-from fasthebb.nets.networks import conv6, conv10
+from fasthebb.nets.networks import children_of, conv6, conv10
 from fasthebb.nets.softhebb import softhebb
 from fasthebb.nets.triangle import triangle
 from fasthebb.nets.whitening import Whitening
@@ -61,7 +61,7 @@ def build_network(
     if whitening:
         if not isinstance(network, nn.Sequential):
             raise ValueError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential")
-        network = nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *network.named_children()]))
+        network = nn.Sequential(OrderedDict([("whitening", Whitening(channels, size)), *children_of(network)]))
     if layer is not None:
         network = cut_network(network, layer, channels=channels, size=size, classes=classes)
     if hidden:

@@ -124,13 +124,18 @@ def _network(
     return nn.Sequential(layers)
 
 
+def children_of(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Names and children, in order. `named_children` leaves out the second place of a child that stands twice."""
+    return [(name, child) for name, child in network._modules.items() if child is not None]
+
+
 def features(network: nn.Sequential, images: Tensor, layer: str) -> Tensor:
     """The output of a named child of the network, batch norm included.
 
     Raises:
         ValueError: there is no such layer.
     """
-    for name, module in network.named_children():
+    for name, module in children_of(network):
         images = module(images)
         if name == layer:
             return images

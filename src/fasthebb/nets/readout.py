@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.fx.proxy import TraceError
 
+from fasthebb.nets.networks import children_of
+
 GRID = 4  # largest height and width of the maps that the classifier reads
 
 
@@ -26,7 +28,7 @@ def cut_after(network: nn.Module, layer: str, *, channels: int, size: int, class
     Raises:
         ValueError: there is no such layer, or the network is no such sequence.
     """
-    children = dict(network.named_children())
+    children = dict(children_of(network))
     if not isinstance(network, nn.Sequential) or next(reversed(children), None) != "classifier":
         raise ValueError("only an nn.Sequential that ends in a child called classifier can be cut after a layer")
     names = [name for name in children if name not in ("whitening", "classifier")]

@@ -75,6 +75,18 @@ def test_cutting_leaves_mode_and_batch_norm_alone() -> None:
     assert network.get_buffer("conv1.3.num_batches_tracked") == 0
 
 
+def test_a_module_that_stands_twice_stays_in_both_places() -> None:
+    shared = nn.ReLU()
+    layers = [("one", nn.Conv2d(1, 2, 3)), ("act1", shared), ("two", nn.Conv2d(2, 3, 3)), ("act2", shared)]
+    head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 4))
+    network = nn.Sequential(OrderedDict([*layers, ("classifier", head)])).eval()
+    images = torch.randn(2, 1, 8, 8)
+    cut = cut_after(network, "act2", channels=1, size=8, classes=4)
+    assert list(cut._modules) == ["one", "act1", "two", "act2", "classifier"]
+    assert float(features(cut, images, "act2").detach().min()) == 0
+    torch.testing.assert_close(features(network, images, "act2"), network[:4](images))
+
+
 def test_what_can_not_be_cut() -> None:
     network = conv6(channels=3, size=32, classes=10, width=0.04)
     with pytest.raises(ValueError, match="no layer 'conv9'; the network has: conv1, conv2, conv3, conv4, fc5"):
