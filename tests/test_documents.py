@@ -223,6 +223,11 @@ def scaled(words: list[str], *, last: bool = False) -> list[str] | None:
     verb, *rest = [word for word in words if not word.startswith("hydra/launcher=")] if words else [""]
     if verb in COMMANDS or verb.startswith("-"):
         return words
+    if verb == "advise":  # tests/cli/test_advise.py tries all ways
+        own = [word for word in rest if word.startswith(("minutes=", "folds=", "ways="))]
+        small = scaled(["train", *(word for word in rest if word not in own)])
+        assert small is not None
+        return ["advise", *small[1:], "ways=random", "minutes=30"]
     rest = [word for word in rest if not word.startswith("hydra.launcher.")]
     first, config, kind = {"bench": ("what", load_bench, "bench"), "data": ("what", load_data, "data")}.get(
         verb, ("verb", load, "config")

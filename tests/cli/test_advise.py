@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from fasthebb_cli import cli
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.stages.images import labelled_images, left_out_images
 from tests.conftest import Ran, loaded
 
@@ -45,6 +47,16 @@ def test_ways_are_judged_and_the_commands_to_run_them_are_said(
     assert again.out.count("finished before") == 2 + 2 * 2
     assert cli.run(["train", *TINY, f"out={tmp_path}", "rule=random"]) == 0, "its command can be run"
     assert capsys.readouterr().out.count("finished before") == 2, "and goes on from what was done"
+
+
+@pytest.mark.slow
+def test_every_way_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("dataset.size=24", "dataset.train_samples=200", "label_fraction=0.2", "pretrain.epochs=1", "folds=2")
+    ran = advise(capsys, tmp_path, *words, "minutes=60")
+    assert ran.code == 0, ran.err
+    ways = OmegaConf.load(conf_directory() / "advise.yaml")["choices"]
+    for way in ways:
+        assert re.search(rf"^{way} +[0-9]+\.[0-9] +±", ran.out, re.MULTILINE), f"{way}: {ran.out}"
 
 
 @pytest.mark.slow

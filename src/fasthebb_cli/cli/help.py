@@ -67,8 +67,17 @@ def _tool_page(verb: str, line: str) -> Group:
     what = "" if verb == "advise" else " WHAT"
     parts: list[RenderableType] = [f"[bold]fasthebb {verb}[/]{what} key=value ...", "", Text(line)]
     parts += _section("keys", _keys(conf_directory() / f"{verb}.yaml"))
-    parts += ["", Text("and the groups and flags of fasthebb --help", style="dim")]
+    if verb == "advise":
+        parts += _section("ways", _ways(conf_directory() / "advise.yaml"))
+        parts += ["", Text("and the groups and keys of fasthebb --help", style="dim")]
+    else:
+        parts += ["", Text("and the groups and flags of fasthebb --help", style="dim")]
     return Group(*parts)
+
+
+def _ways(path: Path) -> list[tuple[str, str]]:
+    """What `fasthebb advise` tries: name, and the words of `fasthebb train`."""
+    return re.findall(r"^  (\w+): \[(.*)\]$", path.read_text().replace(", ", " "), re.MULTILINE)
 
 
 def _command_page(name: str) -> Group:
