@@ -54,8 +54,8 @@ def test_every_way_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     words = ("dataset.size=24", "dataset.train_samples=200", "label_fraction=0.2", "pretrain.epochs=1", "folds=2")
     ran = advise(capsys, tmp_path, *words, "minutes=60")
     assert ran.code == 0, ran.err
-    ways = OmegaConf.load(conf_directory() / "advise.yaml")["choices"]
-    for way in ways:
+    conf = OmegaConf.load(conf_directory() / "advise.yaml")
+    for way in conf.choices:
         assert re.search(rf"^{way} +[0-9]+\.[0-9] +±", ran.out, re.MULTILINE), f"{way}: {ran.out}"
 
 

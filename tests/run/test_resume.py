@@ -55,11 +55,11 @@ def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, size: int) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_command_itself_is_killed_and_goes_on(tmp_path: Path, size: int) -> None:
-    """Of several processes one; the others notice, and torchrun ends."""
+    """Of several processes one; torchrun ends, and the others, unless it ends them before they notice."""
     killed = Moment(7, "pretrain", rank=size - 1)
     code, text = start_anew(tmp_path / "runs", 0.0, *SHORT, moment=killed, size=size).wait()
     assert code == (1 if size > 1 else -signal.SIGKILL)
-    assert ("another process of this run ended" in text) is (size > 1)
+    assert size > 1 or "another process of this run ended" not in text
     code, text = start_anew(tmp_path / "runs", 1000, *SHORT, size=size).wait()
     assert code == 0, text
     assert "resumed at epoch 1, step 7" in text

@@ -14,6 +14,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.use.features import flattened, last_layer, layer_names, layer_reader
 from fasthebb_cli.use.images import load_images
 from tests.conftest import Ran
+from tests.data.images import class_folders
 from tests.use.conftest import TEST, Taught
 
 pytestmark = pytest.mark.xdist_group("taught")  # they share a model
@@ -152,3 +153,20 @@ def test_the_parts_of_a_network_in_one_piece_are_named() -> None:
 def test_an_output_that_is_not_a_row_an_image_is_refused() -> None:
     with pytest.raises(InputError, match="not one row an image"):
         flattened(torch.zeros(2, 3), 4, "attention", images=5)
+
+
+@pytest.mark.slow
+def test_a_classifier_in_closed_form_gives_its_components_and_its_layers(command: Command, tmp_path: Path) -> None:
+    words = ("dataset=image_folder", f"dataset.root={tmp_path / 'photos'}", "finetune=closed_form", "gpu=cpu")
+    class_folders(tmp_path / "photos/train", {"a": 20, "b": 20})
+    small = ("model.width=0.03", "pretrain.epochs=1", "finetune.components=7", "stages=[pretrain,finetune]")
+    ran = command("train", *words, *small, small=False)
+    assert ran.code == 0, ran.err
+    (model,) = ran.directories("finetune")
+    photos = tmp_path / "photos/train/a"
+    for layer, length in ((), 7), (("layer=conv1",), 16 * 3):
+        done = features(command, model, photos, f"out={tmp_path / 'f'}", *layer)
+        assert done.code == 0, done.err
+        assert np.load(tmp_path / "f.npy").shape == (20, length)
+    refused = features(command, model, photos, f"out={tmp_path / 'f'}", "layer=conv9")
+    assert "the network has: components, conv1, conv2" in refused.err

@@ -10,14 +10,16 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from fasthebb_cli.cli.messages import explain, unknown_key
+from fasthebb_cli.cli.messages import explain
 from fasthebb_cli.cli.words import Request
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory
+from fasthebb_cli.settings.config import GROUPS
+from fasthebb_cli.settings.stages import STAGE_GROUPS
 
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 
@@ -42,10 +44,14 @@ def compose_one(request: Request) -> DictConfig:
 def compose_sweep(request: Request) -> DictConfig:
     """What the cells of a sweep share, with Hydra's own node: the request without the keys that have several values.
 
+    Of a swept group it has the first choice, since other keys may belong to that group's choices.
+
     Raises:
         InputError: it can't be composed.
     """
-    lines = [str(override.input_line) for override in request.overrides if not override.is_sweep_override()]
+    lines = [line for override in request.overrides if (line := _shared_line(override)) is not None]
+    if refused := _refused_by_cells(request):
+        raise InputError(refused)
     with _composing(request):
         shared = compose(request.config, [*lines, *searchpath(request)], return_hydra_config=True)
     for override in request.overrides:
@@ -55,6 +61,22 @@ def compose_sweep(request: Request) -> DictConfig:
                 f"{key}: interval() is for a search; add hydra/sweeper=optuna, or list the values: {key}=a,b"
             )
     return shared
+
+
+def _shared_line(override: Override) -> str | None:
+    """An override for what cells share; None: it sweeps over values, or over choices that Hydra has to find."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    if not _is_swept_choice(override):
+        return None
+    return f"{override.key_or_group}={next(override.sweep_string_iterator())}"
+
+
+def _is_swept_choice(override: Override) -> bool:
+    """Whether it lists several choices of a group."""
+    is_listed = override.is_sweep_override() and override.is_discrete_sweep()
+    is_group = override.key_or_group in (*GROUPS, "experiment")
+    return is_group and is_listed and override.value_type != ValueType.GLOB_CHOICE_SWEEP
 
 
 def is_search(shared: DictConfig) -> bool:
@@ -104,31 +126,53 @@ def composition_errors(request: Request) -> Iterator[None]:
     try:
         yield
     except HydraException as error:
-        raise InputError(_refused_by_cells(request, error) or explain(error, request.folders)) from error
+        raise InputError(explain(error, request.folders)) from error
     except yaml.YAMLError as error:
         raise InputError(" ".join(str(error).split())) from error
 
 
-def _refused_by_cells(request: Request, error: HydraException) -> str | None:
-    """That some choices of a swept group lack a key which others have; None: the error is another one."""
-    found = unknown_key(error)
-    if found is None:
-        return None
-    key, accepted = found
-    group, _, name = key.rpartition(".")
-    swept = [word for word in request.overrides if word.key_or_group == group and word.is_sweep_override()]
-    if not swept or not swept[0].is_discrete_sweep() or swept[0].value_type == ValueType.GLOB_CHOICE_SWEEP:
-        return None
-    having, lacking = list[str](), list[str]()
-    GlobalHydra.instance().clear()  # the failed call has left it
-    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        for choice in swept[0].sweep_string_iterator():
-            node = compose(request.config, [f"{group}={choice}", *searchpath(request)])[group]
-            (having if name in node else lacking).append(choice)
-    if not having:
-        return None
-    return (
-        f"{key}: cells with {group}={','.join(lacking)} do not have this key, and accept: {', '.join(accepted)}; "
-        f"sweep {group}={','.join(having)} by a command of its own, or sweep experiment=A,B over files that set the "
-        "keys of their choice"
-    )
+def sweep_lines(request: Request) -> list[str]:
+    """The overrides of a sweep for Hydra, which first composes a configuration without the swept choices.
+
+    So a key that only swept choices have, as finetune.epochs with finetune=backprop,frozen, is added by force: `load`
+    names the cells that lack it.
+    """
+    swept = {override.key_or_group for override in request.overrides if override.is_sweep_override()}
+    may_differ = {group for group in STAGE_GROUPS if swept & {group, "rule", "experiment"}}
+    return [
+        f"++{override.input_line}"
+        if override.type == OverrideType.CHANGE
+        and override.key_or_group.partition(".")[0] in may_differ - {override.key_or_group}
+        else str(override.input_line)
+        for override in request.overrides
+    ]
+
+
+def _refused_by_cells(request: Request) -> str | None:
+    """That some choices of a swept group lack a key which others have; None: they agree."""
+    for swept in request.overrides:
+        group = swept.key_or_group
+        if not _is_swept_choice(swept) or len(STAGE_GROUPS.get(group, ())) < 2:
+            continue
+        names = {
+            word.key_or_group.removeprefix(f"{group}.")
+            for word in request.overrides
+            if word.key_or_group.startswith(f"{group}.") and word.type == OverrideType.CHANGE
+        }
+        if not names:
+            continue
+        nodes = {}
+        with _composing(request):
+            for choice in swept.sweep_string_iterator():
+                nodes[choice] = compose(request.config, [f"{group}={choice}", *searchpath(request)])[group]
+        for name in sorted(names):
+            having = [choice for choice, node in nodes.items() if name in node]
+            lacking = [choice for choice in nodes if choice not in having]
+            if having and lacking:
+                accepted = ", ".join(map(str, nodes[lacking[0]]))
+                return (
+                    f"{group}.{name}: cells with {group}={','.join(lacking)} do not have this key, and accept: "
+                    f"{accepted}; sweep {group}={','.join(having)} by a command of its own, or sweep experiment=A,B "
+                    "over files that set the keys of their choice"
+                )
+    return None

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from fasthebb_cli.cli.cell import make_folder, run_composed
-from fasthebb_cli.cli.compose import compose_sweep, composition_errors, searchpath
+from fasthebb_cli.cli.compose import compose_sweep, composition_errors, searchpath, sweep_lines
 from fasthebb_cli.cli.failures import fail_together
 from fasthebb_cli.cli.hydra_main import call_hydra
 from fasthebb_cli.cli.messages import explain_job, is_failed_search
@@ -50,7 +50,7 @@ def run_sweep(request: Request) -> int:
     mark_start()
     failure = None
     with _sweep_directory(str(shared.hydra.sweep.dir)) as directory:
-        words = ["--multirun", *request.lines, *searchpath(request)]
+        words = ["--multirun", *sweep_lines(request), *searchpath(request)]
         if not launch().first:
             words.append(f"hydra.sweep.dir={directory}")
         try:

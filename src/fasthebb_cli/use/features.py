@@ -17,12 +17,15 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import features as features_of_child
+from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.console.formats import size
 from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.run.directory import replacing
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable, whole_number
+
+COMPONENTS = "components"  # what a classifier in closed form reads: features, projected and whitened by views
 
 
 def features(paths: list[Path], settings: dict[str, str], console: Console) -> None:
@@ -58,11 +61,13 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
 
 
 def last_layer(network: nn.Module) -> str:
-    """The child before the child `classifier`.
+    """The child before the child `classifier`; of a classifier in closed form, the components that it reads.
 
     Raises:
         InputError: the network has no child `classifier`, or nothing before it.
     """
+    if isinstance(network, ClosedForm):
+        return COMPONENTS
     children = [name for name, _ in network.named_children()]
     if "classifier" not in children[1:]:
         raise InputError(f"layer has no value; the network has: {', '.join(layer_names(network))}")
@@ -71,6 +76,8 @@ def last_layer(network: nn.Module) -> str:
 
 def layer_names(network: nn.Module) -> list[str]:
     """Names to choose from: the children; if there is only one besides whitening and classifier, its children too."""
+    if isinstance(network, ClosedForm):
+        return [COMPONENTS, *layer_names(network.features)]
     children = dict(network.named_children())
     own = [name for name in children if name not in ("whitening", "classifier")]
     if len(own) == 1:
@@ -84,6 +91,10 @@ def layer_reader(network: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
     Raises:
         InputError: the layer is missing. The function raises it if the layer does not give one tensor.
     """
+    if isinstance(network, ClosedForm):
+        if layer == COMPONENTS:
+            return network.components
+        return layer_reader(network.features, layer)
     if isinstance(network, nn.Sequential) and layer in dict(network.named_children()):
         return partial(features_of_child, network, layer=layer)
     if not layer or layer not in dict(network.named_modules()):
