@@ -174,9 +174,7 @@ def test_a_process_that_dies_takes_the_others_along(tmp_path: Path, rank: int) -
     assert "another process of this run ended" in finished(life, 1)
 
 
-@pytest.mark.parametrize(
-    ("rank", "expected"), [(0, "error: rule.name="), (1, "error: process 1: rule.name=")]
-)
+@pytest.mark.parametrize(("rank", "expected"), [(0, "error: rule.name="), (1, "error: process 1: rule.name=")])
 def test_a_process_that_fails_alone_says_why_and_ends_the_run(tmp_path: Path, rank: int, expected: str) -> None:
     rule = ("rule=own", "rule.name=tests.run.test_many:faulty", f"+rule.options.rank={rank}")
     text = finished(start(tmp_path / "runs", "pretrain", *rule, "pretrain.lr=0.01"), 1)

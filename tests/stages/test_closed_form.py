@@ -88,7 +88,7 @@ def test_a_damaged_or_foreign_closed_form_is_refused_in_one_line(command: Comman
     for name, value in {
         "mean": torch.zeros(3),
         "map": weights["map"][:, :7],
-        "weight": weights["weight"][:, :4],
+        "linear": weights["linear"][:, :4],
     }.items():
         save_file(weights | {name: value.contiguous()}, tmp_path / "weights", {"fasthebb": json.dumps(described)})
         with pytest.raises(ValueError, match="its readout"):

@@ -69,6 +69,7 @@ class Candidate:
     Args:
         top1: accuracy in [0, 1] of the left-out scores; loss: their cross-entropy with the best gain.
         right_L: which of the judged images got their class.
+        scores_LC: the left-out scores, as they came.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Candidate:
     loss: float
     gain: float
     right_L: Tensor
+    scores_LC: Tensor
 
     def told(self) -> dict[str, Any]:
         return {"name": self.name, "numbers": self.numbers, "top1": self.top1, "loss": self.loss, "gain": self.gain}
@@ -86,7 +88,7 @@ def judged(name: str, numbers: dict[str, float], scores_LC: Tensor, labels_L: Te
     gain = best_gain(scores_LC, labels_L)
     right_L = scores_LC.argmax(1) == labels_L
     loss = float(F.cross_entropy(scores_LC.double() * gain, labels_L))
-    return Candidate(name, numbers, float(right_L.double().mean()), loss, gain, right_L)
+    return Candidate(name, numbers, float(right_L.double().mean()), loss, gain, right_L, scores_LC.double())
 
 
 def kernel_candidates(
@@ -121,6 +123,12 @@ def sum_candidates(
         weight, inverse = linear.fit(products, strength, metric)
         scores = linear.left_out_scores(x_RLX, targets_LC, weight, inverse)[:, : rows.scored].mean(1)
         yield judged(name, numbers | {"ridge": strength}, scores, rows.labels_L)
+
+
+def both_of(kernels: Candidate, spread: Candidate, labels_L: Tensor) -> Candidate:
+    """The product of their calibrated probabilities: the kernel knows the labels best, the graph all images."""
+    scores_LC = kernels.gain * kernels.scores_LC + spread.gain * spread.scores_LC
+    return judged("both", kernels.numbers, scores_LC, labels_L)
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
@@ -172,7 +180,7 @@ def fitted(
         whitening_KK: Q, see `projection.view_whitening`; None: components stay as they are.
         everything_NK: the components of all images, for a graph; None: there is none.
         positions_L: of the labelled images in it.
-        classifier: auto (kernel or propagation), kernel, propagation or ridge.
+        classifier: auto (kernel, propagation or both), kernel, propagation or ridge.
         sharpness, ridge: of the kernel, or of ridge; None: chosen.
     """
     white = rows.whitened(whitening_KK)
@@ -189,26 +197,33 @@ def fitted(
         graph_NN = graph.neighbour_graph(kernel.unit_rows(whole_NK), NEIGHBOURS)
         spread_NL = graph.spread(graph_NN, unit_columns(len(whole_NK), positions_L), REACH)
         scores = graph.left_out_scores(spread_NL[positions_L], rows.labels_L, rows.classes)[:JUDGED]
-        candidates.append(judged("propagation", {}, scores, rows.labels_L[:JUDGED]))
+        spread = judged("propagation", {}, scores, rows.labels_L[:JUDGED])
+        candidates += [both_of(best(candidates), spread, rows.labels_L[:JUDGED]), spread] if candidates else [spread]
     chosen, expected = best(candidates), expected_top1(candidates)
     whole_map = map_DK if whitening_KK is None else map_DK @ whitening_KK.float()
-    buffers = {"map": whole_map, "bias": torch.zeros(rows.classes), "rows": torch.empty(0)}
-    if chosen.name == "kernel":
+    blank = torch.zeros(whole_map.shape[1], rows.classes)
+    buffers = {"map": whole_map, "linear": blank, "rows": torch.empty(0), "weight": torch.empty(0)}
+    if chosen.name in ("kernel", "both"):
         similar_MM = kernel.kernel(white.flat_MK, white.flat_MK, chosen.numbers["sharpness"])
         buffers["weight"] = kernel.solve(similar_MM, rows.targets_MC, chosen.numbers["ridge"]).float()
         buffers["rows"] = white.flat_MK
         buffers["sharpness"] = torch.tensor(chosen.numbers["sharpness"])
-    elif chosen.name == "ridge":
-        buffers["weight"] = linear.fit(products, chosen.numbers["ridge"])[0].float()
-    else:
+    if chosen.name == "ridge":
+        buffers["linear"] = linear.fit(products, chosen.numbers["ridge"])[0].float()
+    if chosen.name in ("propagation", "both"):
         assert everything_NK is not None
         assert positions_L is not None
         soft_NC = graph.propagated(spread_NL, rows.labels_L, rows.classes)
         weight_KC = from_pseudo_labels(whole_NK, soft_NC, positions_L, rows)
         scores = kernel.unit_rows(whole_NK).double() @ weight_KC
         hits = expected * len(rows.labels_L)
-        chosen = replace(chosen, gain=gain_for(scores, (hits + 0.5) / (len(rows.labels_L) + 1)))
-        buffers["weight"] = weight_KC.float()
+        gain = gain_for(scores, (hits + 0.5) / (len(rows.labels_L) + 1))
+        buffers["linear"] = weight_KC.float()
+        if chosen.name == "both":
+            (kernel_gain,) = {one.gain for one in candidates if one.name == "kernel" and one.numbers == chosen.numbers}
+            buffers["linear"], buffers["weight"] = buffers["linear"] * gain, buffers["weight"] * kernel_gain
+        else:
+            chosen = replace(chosen, gain=gain)
     buffers["gain"] = torch.tensor(chosen.gain)
     return Fitted(buffers, told(chosen, candidates, expected))
 
@@ -245,7 +260,9 @@ def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], r
     candidates = list(sum_candidates(rows, products, landmarks_MK, sharpness, strengths))
     chosen = best(candidates)
     weight, _ = linear.fit(products, chosen.numbers["ridge"], _metric(landmarks_MK, sharpness))
-    buffers = {"weight": weight.float(), "bias": torch.zeros(rows.classes), "gain": torch.tensor(chosen.gain)}
+    blank = torch.zeros(rows.copies_RLK.shape[2], rows.classes)
+    buffers = {"weight": torch.empty(0), "linear": blank, "gain": torch.tensor(chosen.gain)}
+    buffers["linear" if landmarks_MK is None else "weight"] = weight.float()
     more = {} if landmarks_MK is None else {"landmarks": len(landmarks_MK)}
     return Fitted(buffers, told(chosen, candidates, expected_top1(candidates), **more))
 

@@ -15,7 +15,7 @@ from fasthebb.readout.views import mirrored
 
 
 class ClosedForm(nn.Module):
-    """Features z = (x - mean) map, then weights of a linear classifier, or the labelled rows of a kernel.
+    """Features z = (x - mean) map, then a linear classifier, the labelled rows of a kernel, or the sum of both.
 
     Args:
         features: images -> x (B, D).
@@ -24,8 +24,8 @@ class ClosedForm(nn.Module):
 
     mean: Tensor  # (D,)
     map: Tensor  # (D, K)
-    weight: Tensor  # (K, C): linear; (M, C): of the rows
-    bias: Tensor  # (C,)
+    linear: Tensor  # (K, C)
+    weight: Tensor  # (M, C), of the rows
     rows: Tensor  # (M, K), of length 1: labelled images, or landmarks; empty: the classifier is linear
     sharpness: Tensor  # of the kernel
     gain: Tensor  # factor on the scores that calibrates their softmax
@@ -33,7 +33,7 @@ class ClosedForm(nn.Module):
     def __init__(self, features: Features, *, mirror: bool) -> None:
         super().__init__()
         self.features, self.mirror = features, mirror
-        for name in ("mean", "map", "weight", "bias", "rows", "sharpness", "gain"):
+        for name in ("mean", "map", "linear", "weight", "rows", "sharpness", "gain"):
             self.register_buffer(name, torch.empty(0))
 
     def components(self, images: Tensor) -> Tensor:
@@ -42,13 +42,13 @@ class ClosedForm(nn.Module):
         return z
 
     def inputs(self, z_BK: Tensor) -> Tensor:
-        """What the weights weigh: z at length 1 (B, K), or its kernel with the rows (B, M)."""
+        """What a classifier weighs: z at length 1 (B, K), or its kernel with the rows (B, M)."""
         unit_BK = unit_rows(z_BK)
         return kernel(unit_BK, self.rows, float(self.sharpness)) if self.rows.numel() else unit_BK
 
     def scores_of(self, z_BK: Tensor) -> Tensor:
-        scores: Tensor = self.inputs(z_BK) @ self.weight + self.bias
-        return scores
+        scores: Tensor = unit_rows(z_BK) @ self.linear
+        return scores + self.inputs(z_BK) @ self.weight if self.rows.numel() else scores
 
     def forward(self, images: Tensor) -> Tensor:
         scores = self.scores_of(self.components(images))
@@ -70,7 +70,7 @@ class ClosedForm(nn.Module):
             image: one, (1, C, S, S), on the network's device.
         """
         count = self.features(image).shape[1]
-        shapes = {"mean": (count,), "map": (count, count), "weight": (count, classes), "bias": (classes,), "gain": ()}
+        shapes = {"mean": (count,), "map": (count, count), "linear": (count, classes), "gain": ()}
         for name, shape in shapes.items():
             setattr(self, name, image.new_zeros(shape))
 

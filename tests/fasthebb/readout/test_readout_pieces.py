@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb.nets.networks import conv6
-from fasthebb.readout import graph, kernel, ridge
+from fasthebb.readout import choose, graph, kernel, ridge
 from fasthebb.readout.calibration import best_gain, calibration_error, calibration_gaps, gain_for
 from fasthebb.readout.choose import (
     SHARPNESS,
@@ -223,7 +223,7 @@ def test_sums_over_all_rows_are_linear_ridge_in_memory() -> None:
         products.add(row, target)
     found = fitted_to_sums(rows, products, {"rows": torch.empty(0)}, None)
     whole = fitted(rows, torch.eye(6), classifier="ridge")
-    torch.testing.assert_close(found.buffers["weight"], whole.buffers["weight"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.buffers["linear"], whole.buffers["linear"], rtol=1e-3, atol=1e-5)
     assert found.report["chosen"] == whole.report["chosen"]
 
 
@@ -249,3 +249,28 @@ def test_draws_depend_on_seed_view_and_image_alone() -> None:
     assert 0 <= float(many.min()) < float(many.max()) < 1
     torch.testing.assert_close(many.mean(0), torch.full((DRAWS,), 0.5), rtol=0, atol=0.01)
     torch.testing.assert_close(many.var(0), torch.full((DRAWS,), 1 / 12), rtol=0.03, atol=0)
+
+
+def test_two_classifiers_together_are_the_product_of_their_probabilities() -> None:
+    rows = rows_of(30)
+    generator = torch.Generator().manual_seed(3)
+    everything = torch.cat([rows.copies_RLK[0], rows.copies_RLK[1] + 0.1 * torch.randn(30, 6, generator=generator)])
+    words = {"everything_NK": everything, "positions_L": torch.arange(30)}
+    auto = fitted(rows, torch.eye(6), **words)  # type: ignore[arg-type]
+    by_name = {one["name"]: one for one in auto.report["candidates"]}
+    assert set(by_name) == {"kernel", "both", "propagation"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "best", lambda candidates: next(
+            (one for one in candidates if one.name == "both"), max(candidates, key=lambda one: (one.top1, -one.loss))
+        ))  # fmt: skip
+        both = fitted(rows, torch.eye(6), **words)  # type: ignore[arg-type]
+    assert both.report["chosen"]["classifier"] == "both"
+    unit = kernel.unit_rows(normal(9, 6, seed=5))
+    numbers = {name: both.report["chosen"][name] for name in ("sharpness", "ridge")}
+    alone = fitted(rows, torch.eye(6), classifier="kernel", **numbers)
+    graph_alone = fitted(rows, torch.eye(6), classifier="propagation", **words)  # type: ignore[arg-type]
+    seen = kernel.kernel(unit, both.buffers["rows"], float(both.buffers["sharpness"])) @ both.buffers["weight"]
+    expected = kernel.kernel(unit, alone.buffers["rows"], numbers["sharpness"]) @ alone.buffers["weight"]
+    torch.testing.assert_close(seen, expected * alone.buffers["gain"], rtol=1e-4, atol=1e-5)
+    ratio = (unit @ both.buffers["linear"]) / (unit @ graph_alone.buffers["linear"])
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-3, atol=1e-3)
