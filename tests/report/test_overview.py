@@ -76,6 +76,7 @@ def test_runs_show_what_a_closed_form_chose(
     make_run(tmp_path, "none", 0.1, 0, 0.5, closed_form=True)
     make_run(tmp_path, "none", 0.1, 0, 0.5)
     chosen = "kernel, sharpness=3, ridge=0.03 (expects 90.0 %)"
+    monkeypatch.setenv("COLUMNS", "400")
     code, printed, _ = call(capsys, "runs", tmp_path)
     assert code == 0
     (row,) = [line for line in printed.splitlines() if chosen in line]

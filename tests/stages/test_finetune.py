@@ -44,7 +44,7 @@ def test_few_labels_still_get_200_steps(command: Callable[..., Ran]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("choice", "moves"), [("frozen", False), ("default", True), ("frozen hidden=7", False), ("hebbian", False)]
+    ("choice", "moves"), [("frozen", False), ("backprop", True), ("frozen hidden=7", False), ("hebbian", False)]
 )
 def test_frozen_features_stay_to_the_bit(command: Callable[..., Ran], choice: str, moves: bool) -> None:
     choice, *more = choice.split()

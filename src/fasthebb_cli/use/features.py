@@ -5,7 +5,7 @@ The array is written row by row, so it needs no memory; numpy.load(path, mmap_mo
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -85,8 +85,11 @@ def layer_names(network: nn.Module) -> list[str]:
     return own
 
 
-def layer_reader(network: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
+def layer_reader(network: nn.Module, layer: str, choices: Sequence[str] | None = None) -> Callable[[Tensor], Tensor]:
     """A function from images (B, C, S, S) to the layer's output (B, ...). In a sequence, it computes no later child.
+
+    Args:
+        choices: names for the message about a layer that is missing; None: those of the network.
 
     Raises:
         InputError: the layer is missing. The function raises it if the layer does not give one tensor.
@@ -94,11 +97,11 @@ def layer_reader(network: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
     if isinstance(network, ClosedForm):
         if layer == COMPONENTS:
             return network.components
-        return layer_reader(network.features, layer)
+        return layer_reader(network.features, layer, layer_names(network))
     if isinstance(network, nn.Sequential) and layer in dict(network.named_children()):
         return partial(features_of_child, network, layer=layer)
     if not layer or layer not in dict(network.named_modules()):
-        names = ", ".join(layer_names(network))
+        names = ", ".join(choices or layer_names(network))
         raise InputError(f"layer={layer}: no such layer; the network has: {names} (or a part of one, as conv1.0)")
     caught: list[Tensor] = []
 
