@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -21,7 +22,9 @@ from fasthebb_cli.report.chains import NOT_HEBBIAN, RANDOM, SCRATCH
 
 Cell = dict[str, Any]  # overrides; code: exit code; error: message, if it failed; rows: one for each stage
 BUDGET_KEYS = ("seed", "label_fraction")  # they tell no method apart
-METHOD_KEYS = ("rule", "pretrain", "finetune", "extra", "stages")  # groups whose keys may differ between methods
+# groups whose keys may differ between methods; experiments are compared where they have the same images and network
+METHOD_KEYS = ("experiment", "rule", "pretrain", "finetune", "extra", "stages")
+NAMED_BY = ("finetune", "experiment")  # they stand in a method's name only where others have the same name
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Group:
 
     Args:
         values: swept key -> its value.
+        subject: images and network, as directories are called by them.
         fine_tuning: as methods are called by it; empty: without.
         top1: by seed, in [0, 1].
         passes: mean number of images that went through a backward pass; None: unknown.
@@ -37,6 +41,7 @@ class Group:
     """
 
     values: Mapping[str, str]
+    subject: str
     rule: str
     fine_tuning: str
     labels: str
@@ -56,7 +61,8 @@ class Group:
     @property
     def place(self) -> dict[str, str]:
         """What must be the same in methods that are compared: label budget, images, network and so on."""
-        return {key: value for key, value in self.values.items() if re.split("[.@]", key)[0] not in METHOD_KEYS}
+        place = {key: value for key, value in self.values.items() if re.split("[.@]", key)[0] not in METHOD_KEYS}
+        return place | ({"experiment": self.subject} if "experiment" in self.values else {})
 
 
 class Name(NamedTuple):
@@ -114,14 +120,14 @@ def groups_of(cells: Sequence[Cell], keys: Sequence[str]) -> list[Group]:
 def names_of(groups: Sequence[Group]) -> list[Name]:
     """The groups' names, which differ wherever the groups do in more than label budget."""
     told = [
-        [f"{key}={value}" for key, value in group.values.items() if key not in (*BUDGET_KEYS, "rule", "finetune")]
+        [f"{key}={value}" for key, value in group.values.items() if key not in (*BUDGET_KEYS, "rule", *NAMED_BY)]
         for group in groups
     ]
     named = [Name(group.rule_name, group.fine_tuning, more) for group, more in zip(groups, told, strict=True)]
     alike = Counter((name.in_table, group.labels) for name, group in zip(named, groups, strict=True))
     return [
-        name._replace(more=[f"finetune={group.values['finetune']}", *name.more])
-        if alike[name.in_table, group.labels] > 1 and "finetune" in group.values else name
+        name._replace(more=[*(f"{key}={group.values[key]}" for key in NAMED_BY if key in group.values), *name.more])
+        if alike[name.in_table, group.labels] > 1 else name
         for name, group in zip(named, groups, strict=True)
     ]  # fmt: skip
 
@@ -147,7 +153,8 @@ def _conclusion(here: Sequence[tuple[Group, Name]]) -> str:
     scratch = _best([item for item in here if item[0].rule == SCRATCH and item[0].passes != 0])
     random = _best([item for item in here if item[0].rule == RANDOM and item[0].fine_tuning == group.fine_tuning])
     lead = "Without a backward pass, " if group.passes == 0 else ""
-    others = [f"{key}={value}" for key, value in group.place.items() if key not in BUDGET_KEYS]
+    others = [f"{key}={value}" for key, value in group.place.items()
+              if key not in (*BUDGET_KEYS, "experiment")]  # fmt: skip
     where = " and ".join([f"{group.labels} labels", *others])
     gain, adds = _difference(group, scratch), ""
     added = _difference(group, random)
@@ -188,6 +195,7 @@ def _group(values: dict[str, str], cells: Sequence[Cell]) -> Group:
     ways = [row["fine_tuning"] for row in cells[0]["rows"] if row["fine_tuning"]]
     return Group(
         values=values,
+        subject=_subject(rows[0]),
         rule=rows[0]["rule"],
         fine_tuning=ways[-1] if ways else "",
         labels=statistics.mode(labels(row) for row in rows),
@@ -195,6 +203,11 @@ def _group(values: dict[str, str], cells: Sequence[Cell]) -> Group:
         passes=statistics.fmean(known) if len(known) == len(passes) else None,
         seconds=statistics.fmean(seconds_of(cell["rows"]) for cell in cells),
     )
+
+
+def _subject(row: Mapping[str, Any]) -> str:
+    """The part of the directory's name before the rule: data set, network and width."""
+    return Path(row["directory"]).name.partition(f"-{row['rule']}-")[0]
 
 
 def _mean_text(group: Group) -> str:
