@@ -40,14 +40,14 @@ TINY = (
 
 def refusal(rule: str, finetune: str, model: str) -> str | None:
     """What the error says of a combination that makes no sense; None: it runs."""
-    if rule == "vae" and model not in ("conv6", "conv10"):
-        return "rule=vae: a .* has no mirror image"
     if finetune == "closed_form" and model.startswith("torchvision:"):
         return "finetune.layers: the network has no children that give maps"
     if finetune == "few_labels" and model.startswith("torchvision:"):
         return "finetune.layer=conv2: no layer 'conv2'; the network has: features"
     if finetune == "few_labels" and model == "triangle":
         return "finetune.layer=conv2: no layer 'conv2'; the network has: conv1"
+    if rule == "vae" and model not in ("conv6", "conv10"):
+        return "rule=vae: a .* has no mirror image"
     return None
 
 
