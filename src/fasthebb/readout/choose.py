@@ -85,8 +85,10 @@ class Candidate:
 
 
 def judged(name: str, numbers: dict[str, float], scores_LC: Tensor, labels_L: Tensor) -> Candidate:
-    gain = best_gain(scores_LC, labels_L)
     right_L = scores_LC.argmax(1) == labels_L
+    # where all are right, the likeliest gain would be endless; confidence is no higher than so few labels can show
+    most = (float(right_L.sum()) + 0.5) / (len(labels_L) + 1)
+    gain = min(best_gain(scores_LC, labels_L), gain_for(scores_LC, most))
     loss = float(F.cross_entropy(scores_LC.double() * gain, labels_L))
     return Candidate(name, numbers, float(right_L.double().mean()), loss, gain, right_L, scores_LC.double())
 

@@ -274,3 +274,11 @@ def test_two_classifiers_together_are_the_product_of_their_probabilities() -> No
     torch.testing.assert_close(seen, expected * alone.buffers["gain"], rtol=1e-4, atol=1e-5)
     ratio = (unit @ both.buffers["linear"]) / (unit @ graph_alone.buffers["linear"])
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-3, atol=1e-3)
+
+
+def test_scores_that_are_all_right_are_no_surer_than_their_number_shows() -> None:
+    labels = torch.arange(30) % 3
+    scores = torch.nn.functional.one_hot(labels, 3).double() + 0.1 * normal(30, 3)
+    found = judged("kernel", {}, scores, labels)
+    assert found.top1 == 1
+    assert float((scores * found.gain).softmax(1).amax(1).mean()) == pytest.approx(30.5 / 31, abs=0.01)
