@@ -14,6 +14,8 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.stages.images import labelled_images, left_out_images
 from tests.conftest import Ran, loaded
+from tests.lives import Life
+from tests.lives import command as command_of
 
 Command = Callable[..., Ran]
 TINY = ("dataset=digits", "model.width=0.05", "gpu=cpu", "label_fraction=0.05")
@@ -40,6 +42,7 @@ def test_ways_are_judged_and_the_commands_to_run_them_are_said(
     assert f"Best: {best}" in ran.out
     command = f"fasthebb train {' '.join(TINY)} out={tmp_path} rule=random"
     assert command in ran.out
+    assert "new directory" not in ran.out, "how stages differ is of no use here"
     assert not ran.directories("evaluate")[0].name.startswith("digits-conv6-w0.05-random"), (
         "no other image is looked at"
     )
@@ -90,12 +93,24 @@ def test_a_way_that_fails_is_a_row(capsys: pytest.CaptureFixture[str], tmp_path:
         (["rule=hpca"], "rule: fasthebb advise sets it itself"),
         (["-m"], "unknown flag -m"),
         (["nonsense=1"], "unknown key nonsense"),
+        (["seed=0,1"], "seed: several values need -m"),
+        (["dataset=image_folder", "dataset.root=/nowhere"], "dataset.root: there is no folder /nowhere"),
+        (["dry_run=true"], "dry_run: fasthebb advise sets it itself"),
     ],
 )
 def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], expected: str) -> None:
     ran = advise(capsys, tmp_path, *words)
-    assert ran.code != 0
-    assert expected in ran.err + ran.out
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1
+    assert expected in ran.err
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+def test_several_processes_are_refused_at_once(tmp_path: Path) -> None:
+    life = Life(command_of(["advise", *TINY, f"out={tmp_path}"]), tmp_path / "log", size=2)
+    assert life.wait() == 1
+    assert "fasthebb advise runs in one process" in life.text()
 
 
 def test_folds_are_parts_of_the_budget_with_equal_shares_of_each_class() -> None:

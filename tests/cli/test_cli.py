@@ -626,6 +626,20 @@ def test_a_folder_of_choices_named_by_a_flag(command: Command, tmp_path: Path) -
     assert "lr: 0.02" in ran.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("swept", "code", "rules"),
+    [("finetune=backprop,frozen", 0, ["hpca", "hpca"]), ("rule=none,hpca", 2, ["none"])],
+)
+def test_keys_of_swept_choices_may_be_set(command: Command, swept: str, code: int, rules: list[str]) -> None:
+    """Though the default of the group, which no cell has, lacks them; a cell that lacks them says so."""
+    words = [word for word in SMALL if word != "finetune=backprop"]
+    ran = command("train", "-m", *words, swept, "label_fraction=0.1", small=False)
+    assert ran.code == code, ran.err
+    assert [path.name.split("-")[3] for path in ran.directories("evaluate")] == rules
+    assert ("unknown key finetune.epochs" in ran.err) is (code == 2)
+
+
 def test_a_rule_brings_its_activation(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", "rule=hpca_tanh", "--cfg", "job", "--resolve"]) == 0
     assert "  activation: tanh\n" in capsys.readouterr().out.split("model:")[1]

@@ -134,6 +134,25 @@ def test_each_label_budget_and_each_data_set_is_compared_by_itself() -> None:
     assert "20.0 points below none with backprop at 30 labels and dataset=mnist" in other
 
 
+def test_experiments_are_compared_where_images_and_network_are_the_same() -> None:
+    def of(experiment: str, rule: str, finetune: str, subject: str) -> list[dict[str, Any]]:
+        cells = [cell(rule, finetune, seed, top1, experiment=experiment) for seed, top1 in enumerate((0.7, 0.8))]
+        for row in (row for one in cells for row in one["rows"]):
+            row["directory"] = f"runs/{subject}-{rule}-1-seed0-evaluate-01234567"
+        return cells
+
+    learnt = of("a/hpca", "hpca", "closed_form", "digits-conv6")
+    keys = ["experiment", "seed"]
+    same = groups_of([*learnt, *of("a/scratch", "none", "backprop", "digits-conv6")], keys)
+    assert [name.in_table for name in names_of(same)] == ["hpca, closed form", "none, backprop"]
+    (line,) = conclusions(same)
+    assert line.startswith(
+        "Without a backward pass, hpca with closed form is level with none with backprop at 30 labels"
+    )
+    other = groups_of([*learnt, *of("b/scratch", "none", "backprop", "cifar10-conv6")], keys)
+    assert conclusions(other) == []
+
+
 def test_names_tell_apart_what_the_sweep_varies() -> None:
     cells = [
         cell("hpca", finetune, 0, 0.9, 30, **{"pretrain.lr": rate})

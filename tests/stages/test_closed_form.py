@@ -89,6 +89,7 @@ def test_a_damaged_or_foreign_closed_form_is_refused_in_one_line(command: Comman
         "mean": torch.zeros(3),
         "map": weights["map"][:, :7],
         "linear": weights["linear"][:, :4],
+        "rows": torch.cat([weights["rows"], weights["rows"]])[:7],
     }.items():
         save_file(weights | {name: value.contiguous()}, tmp_path / "weights", {"fasthebb": json.dumps(described)})
         with pytest.raises(ValueError, match="its readout"):
@@ -108,6 +109,19 @@ def test_the_images_in_a_batch_change_rounding_only(command: Command, tmp_path: 
 
 
 MANY = ("finetune.kernel_rows=100", "finetune.landmarks=60")  # more rows than a kernel holds: a third pass
+
+
+@pytest.mark.slow
+def test_propagation_reads_every_label_however_few_rows_a_kernel_holds(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("fasthebb_cli.stages.closed_form"), "JUDGED", 50)
+    shared = (*CLOSED, "finetune.classifier=propagation", "label_fraction=0.2", "stages=[pretrain,finetune]")
+    for more in ((), MANY):
+        assert command("train", *shared, *more, small=False).code == 0
+    ran = command("train", *shared, small=False)
+    one, other = (load_file(path / "model.safetensors") for path in ran.directories("finetune"))
+    torch.testing.assert_close(one["linear"], other["linear"])
 
 
 @pytest.mark.slow

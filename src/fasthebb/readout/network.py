@@ -81,6 +81,8 @@ class ClosedForm(nn.Module):
         Raises:
             ValueError: the buffers do not fit each other, the features or the number of classes.
         """
+        if len(self.weight) != len(self.rows):
+            raise ValueError(f"its readout has {len(self.rows)} rows and weights of {len(self.weight)}")
         try:
             found = tuple(self(image).shape)
         except RuntimeError as error:

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
 from fasthebb_cli.cli.cell import make_folder
 from fasthebb_cli.cli.compose import compose_one
 from fasthebb_cli.cli.words import read_words
+from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import late_stop
 from fasthebb_cli.console.formats import clock, counted, make_console, percent
 from fasthebb_cli.console.tables import plain_table
@@ -29,7 +30,7 @@ from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.load import completed, load
 
 OWN = ("minutes", "folds", "ways")
-SET_HERE = ("rule", "finetune", "stages", "leave_out", "evaluate", "verb", "force")
+SET_HERE = ("rule", "finetune", "stages", "leave_out", "evaluate", "verb", "force", "dry_run", "objective")
 NORMAL = 1.96  # standard errors in half of a 95 % interval
 
 
@@ -41,6 +42,7 @@ class Way:
         words: of `fasthebb train`, without the user's.
         hits, judged: labelled images that were scored right, and that were scored, when they were left out.
         folds: how many were scored; 0: one image after the other was left out.
+        problem: why it was not judged, or not by all folds; bad_input: what the user gave is the reason.
     """
 
     name: str
@@ -49,8 +51,8 @@ class Way:
     judged: int = 0
     folds: int = 0
     seconds: float = 0.0
-    passes: int = 0
     problem: str = ""
+    bad_input: bool = False
     chosen: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,22 +70,42 @@ def advise(verb: str, words: Sequence[str]) -> int:
     """Tries each way, prints a table with the commands to run, and returns the exit code.
 
     Raises:
-        InputError: bad words, or no way can be tried.
+        InputError: bad words, several processes, or no way can be tried with what is given.
         RunError: every way failed, or none was finished in time.
     """
+    began = time.monotonic()
     minutes, folds, ways, given = _settings(words)
+    if launch().size > 1:
+        raise InputError("fasthebb advise runs in one process; leave out torchrun or srun")
     console = make_console()
-    end = time.monotonic() + 60 * minutes
+    end = began + 60 * minutes
+    for way in ways:
+        try:
+            load(_composed(way, given))
+        except InputError as error:
+            way.problem, way.bad_input = str(error), True
+    _end_on_bad_input(ways)
     for number, way in enumerate(ways, 1):
-        if time.monotonic() >= end:
+        if way.problem or time.monotonic() >= end:
             way.problem = way.problem or "no time left"
             continue
         console.print(f"\nway {number} of {len(ways)}: {escape(way.name)}", style="bold", highlight=False)
         _try(way, given, folds, end)
+    _end_on_bad_input(ways)
     _print(console, ways, given, minutes)
     if not any(way.judged for way in ways):
         raise RunError("no way was judged; the table says why")
     return 0
+
+
+def _end_on_bad_input(ways: Sequence[Way]) -> None:
+    """Where no way can be tried, the first one's reason is the error.
+
+    Raises:
+        InputError: so it is.
+    """
+    if all(way.bad_input for way in ways):
+        raise InputError(ways[0].problem)
 
 
 def _settings(words: Sequence[str]) -> tuple[float, int, list[Way], list[str]]:
@@ -136,22 +158,25 @@ def _try(way: Way, given: Sequence[str], folds: int, end: float) -> None:
         left = counted(folds - way.folds, "fold")
         way.problem = f"no time for {left}" if way.judged else "not finished in time"
     except (InputError, RunError) as error:
-        way.problem = str(error).splitlines()[0]
+        way.problem, way.bad_input = str(error).splitlines()[0], isinstance(error, InputError)
 
 
 def _cells(way: Way, given: Sequence[str], folds: int) -> Iterator[dict[str, dict[str, Any]]]:
     """The results by stage of each cell that the way takes: one, or one for each fold."""
-    stages = "stages=[pretrain,finetune]"
-    cfg = compose_one(read_words("config", "verb=train", [*way.words, *given, stages]))
+    cfg = _composed(way, given, "stages=[pretrain,finetune]")
     if load(cfg).settings["finetune"].readout.closed is not None:
         yield _run(cfg)
         return
     for fold in range(1, folds + 1):
-        more = [f"leave_out={fold}/{folds}", "evaluate=left_out", "stages=[pretrain,finetune,evaluate]"]
-        yield _run(compose_one(read_words("config", "verb=train", [*way.words, *given, *more])))
+        more = (f"leave_out={fold}/{folds}", "evaluate=left_out", "stages=[pretrain,finetune,evaluate]")
+        yield _run(_composed(way, given, *more))
 
 
-def _run(cfg: Any) -> dict[str, dict[str, Any]]:
+def _composed(way: Way, given: Sequence[str], *more: str) -> DictConfig:
+    return compose_one(read_words("config", "verb=train", [*way.words, *given, *more]))
+
+
+def _run(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     from fasthebb_cli.console.view import View  # torch is loaded here, after bad input has been found
     from fasthebb_cli.run.cell import run_cell
 
@@ -164,7 +189,6 @@ def _run(cfg: Any) -> dict[str, dict[str, Any]]:
 def _add(way: Way, results: dict[str, dict[str, Any]]) -> None:
     """Adds a cell's results to what is known of the way."""
     way.seconds += sum(stage["seconds"] for stage in results.values())
-    way.passes += sum(stage.get("backward_passes") or 0 for stage in results.values())
     if "evaluate" in results:
         count = results["evaluate"]["samples"]
         way.hits, way.judged = way.hits + results["evaluate"]["top1"] * count, way.judged + count

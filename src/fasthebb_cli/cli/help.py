@@ -17,7 +17,7 @@ EXAMPLES = [
     ("fasthebb train", "pre-train, fine-tune, evaluate on the embedded digits"),
     ("fasthebb train dataset=imagenet rule=hpca", "the same on ImageNet (dataset.root=DIR or FASTHEBB_DATA)"),
     ("fasthebb train -m label_fraction=0.01,0.1 rule=hpca,none 'seed=range(0,3)'", "a sweep; pre-trains once a seed"),
-    ("fasthebb advise dataset=image_folder dataset.root=photos minutes=5", "what would pay on your own images"),
+    ("fasthebb advise dataset=image_folder dataset.root=labelled minutes=5", "what would pay on your own images"),
     ("fasthebb pretrain dataset=image_folder dataset.root=photos", "features from a folder of photographs, no labels"),
     ("fasthebb data info dataset=image_folder dataset.root=photos", "counts, mean and deviation, samples as a picture"),
     ("fasthebb data prepare dataset=imagenet out=packed", "check every image and pack them; then dataset.root=packed"),

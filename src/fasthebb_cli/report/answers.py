@@ -6,6 +6,7 @@ fine-tuned in different ways. Does the learning of filters pay? Against random f
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fasthebb_cli.report.chains import NOT_HEBBIAN, WAY
 from fasthebb_cli.report.estimates import paired_difference
@@ -53,16 +54,19 @@ def verdict(found: Sequence[Answer]) -> str:
     return f"Of {len(found)} label budgets, {', '.join(parts)}."
 
 
+def _learnt_with_a_control(grid: Grid, fraction: float, way: Any) -> Callable[[Method], bool]:
+    """Whether a method is Hebbian, fine-tuned in this way, and has random filters to compare with."""
+    return lambda method: (
+        is_hebbian(method) and method.settings.get(WAY) == way and grid.control(method, fraction) is not None
+    )
+
+
 def answers_on_learning(grid: Grid) -> list[Answer]:
     """Per label fraction and way of fine-tuning: the best Hebbian method that has a control, against this control."""
     found = []
     for fraction in grid.fractions:
         for way in dict.fromkeys(method.settings.get(WAY) for method in grid.methods):
-            best = grid.best(
-                fraction, "top1",
-                lambda method, way=way, fraction=fraction:  # type: ignore[misc]
-                is_hebbian(method) and method.settings.get(WAY) == way and grid.control(method, fraction) is not None,
-            )  # fmt: skip
+            best = grid.best(fraction, "top1", _learnt_with_a_control(grid, fraction, way))
             if best is not None and (answer := _answer_on_learning(grid, fraction, best)) is not None:
                 found.append(answer)
     return found

@@ -174,7 +174,8 @@ class Passes:
             features = network.features(context.compute.arrange(blank)).shape[1]
         components = min(settings.components, features, len(images))
         self.copies = 1 + settings.mirror + (settings.views > 0)
-        self.adds_up = self.copies * len(labelled) > settings.kernel_rows
+        many = self.copies * len(labelled) > settings.kernel_rows
+        self.adds_up = many and settings.classifier != "propagation"  # whose graph needs every labelled image's place
         order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(context.seed_for("kept")))
         self.labelled = labelled[order]  # those whose rows are kept, the first of which judge the candidates
         landmarks = 0 if settings.classifier == "ridge" else min(settings.landmarks, len(labelled))
@@ -187,7 +188,6 @@ class Passes:
             and len(images) <= GRAPH_IMAGES
             and (settings.classifier == "propagation" or len(labelled) <= GRAPH_LABELS)
         )
-        self.adds_up = self.adds_up and settings.classifier != "propagation"
         end = int(images.max()) + 1
         self.place_of_image, self.row_of_image = torch.full((end,), -1), torch.full((end,), -1)
         self.place_of_image[images] = torch.arange(len(images))
