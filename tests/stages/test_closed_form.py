@@ -58,6 +58,41 @@ def test_it_learns_and_its_model_gives_the_scores_that_were_measured(command: Co
 
 
 @pytest.mark.slow
+def test_label_budgets_share_what_needs_no_label(command: Command) -> None:
+    words = ("train", *CLOSED, "stages=[pretrain,finetune]")
+    for more in (["label_fraction=0.05"], ["label_fraction=0.1"], ["label_fraction=0.1", "finetune.ridge=1"]):
+        ran = command(*words, *more, small=False)
+        assert ran.code == 0, ran.err
+    assert len(ran.directories("components")) == 1
+    assert len(ran.directories("finetune")) == 3
+    first = ran.results("components")
+    assert first["labels_train"] == first["labels_validation"] == 0
+    assert first["components"] == 40
+    assert command(*words, "finetune.pool=2", small=False).code == 0
+    assert len(ran.directories("components")) == 2
+
+
+@pytest.mark.slow
+def test_components_alone_are_a_model_without_a_classifier(command: Command, tmp_path: Path) -> None:
+    ran = command("train", *CLOSED, "stages=[pretrain,finetune]", "label_fraction=0.05", small=False)
+    (made,) = ran.directories("components")
+    network, card = load_model_and_card(made)
+    assert not card.taught
+    assert card.labels_train == 0
+    images = torch.rand(3, card.channels, card.size, card.size)
+    with torch.no_grad():
+        z_BK = network.components(images)  # type: ignore[operator]
+        assert z_BK.shape == (3, 40)
+        tuned, _ = load_model_and_card(ran.directories("finetune")[0])
+        torch.testing.assert_close(tuned.components(images), z_BK)  # type: ignore[operator]
+    again = command("finetune", *CLOSED, f"init_from={made}", "label_fraction=0.05", f"out={tmp_path}", small=False)
+    assert again.code == 0, again.err
+    (path,) = tmp_path.glob("*-finetune-*/model.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(load_model_and_card(path)[0](images), tuned(images), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
 def test_its_layers_can_be_probed(command: Command) -> None:
     stages = ("stages=[pretrain,finetune,probe]", "probe.methods=[hebbian]")
     ran = command("train", *CLOSED, *stages, "label_fraction=0.05", small=False)

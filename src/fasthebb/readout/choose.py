@@ -33,7 +33,7 @@ CHUNK = 4096  # rows that are weighted at once
 
 @dataclass(frozen=True)
 class Rows:
-    """The labelled images' components, after whitening by views or without it.
+    """The labelled images' components.
 
     Args:
         copies_RLK: R rows of each of L images: first the image, then the mirror image if `scored` is 2, then views.
@@ -57,9 +57,6 @@ class Rows:
     @property
     def judged(self) -> "Rows":
         return replace(self, copies_RLK=self.copies_RLK[:, :JUDGED], labels_L=self.labels_L[:JUDGED])
-
-    def whitened(self, whitening_KK: Tensor | None) -> "Rows":
-        return self if whitening_KK is None else replace(self, copies_RLK=self.copies_RLK @ whitening_KK.float())
 
 
 @dataclass(frozen=True)
@@ -166,9 +163,7 @@ class Fitted:
 
 def fitted(
     rows: Rows,
-    map_DK: Tensor,
     *,
-    whitening_KK: Tensor | None = None,
     everything_NK: Tensor | None = None,
     positions_L: Tensor | None = None,
     classifier: str = "auto",
@@ -178,37 +173,32 @@ def fitted(
     """The best classifier of those that are asked for, fitted on all labelled images.
 
     Args:
-        map_DK: from features to the components that `rows` has.
-        whitening_KK: Q, see `projection.view_whitening`; None: components stay as they are.
         everything_NK: the components of all images, for a graph; None: there is none.
         positions_L: of the labelled images in it.
         classifier: auto (kernel, propagation or both), kernel, propagation or ridge.
         sharpness, ridge: of the kernel, or of ridge; None: chosen.
     """
-    white = rows.whitened(whitening_KK)
     candidates: list[Candidate] = []
     if classifier == "ridge":
-        products = Products(white.flat_MK.shape[1], white.classes)
-        products.add(white.flat_MK, white.targets_MC)
-        candidates += sum_candidates(white, products, None, None, LINEAR_RIDGE if ridge is None else (ridge,))
+        products = Products(rows.flat_MK.shape[1], rows.classes)
+        products.add(rows.flat_MK, rows.targets_MC)
+        candidates += sum_candidates(rows, products, None, None, LINEAR_RIDGE if ridge is None else (ridge,))
     if classifier in ("auto", "kernel"):
         sharp = SHARPNESS if sharpness is None else (sharpness,)
-        candidates += kernel_candidates(white, sharp, RIDGE if ridge is None else (ridge,))
+        candidates += kernel_candidates(rows, sharp, RIDGE if ridge is None else (ridge,))
     if classifier in ("auto", "propagation") and everything_NK is not None and positions_L is not None:
-        whole_NK = everything_NK if whitening_KK is None else everything_NK @ whitening_KK.float()
-        graph_NN = graph.neighbour_graph(kernel.unit_rows(whole_NK), NEIGHBOURS)
-        spread_NL = graph.spread(graph_NN, unit_columns(len(whole_NK), positions_L), REACH)
+        graph_NN = graph.neighbour_graph(kernel.unit_rows(everything_NK), NEIGHBOURS)
+        spread_NL = graph.spread(graph_NN, unit_columns(len(everything_NK), positions_L), REACH)
         scores = graph.left_out_scores(spread_NL[positions_L], rows.labels_L, rows.classes)[:JUDGED]
         spread = judged("propagation", {}, scores, rows.labels_L[:JUDGED])
         candidates += [both_of(best(candidates), spread, rows.labels_L[:JUDGED]), spread] if candidates else [spread]
     chosen, expected = best(candidates), expected_top1(candidates)
-    whole_map = map_DK if whitening_KK is None else map_DK @ whitening_KK.float()
-    blank = torch.zeros(whole_map.shape[1], rows.classes)
-    buffers = {"map": whole_map, "linear": blank, "rows": torch.empty(0), "weight": torch.empty(0)}
+    blank = torch.zeros(rows.copies_RLK.shape[2], rows.classes)
+    buffers = {"linear": blank, "rows": torch.empty(0), "weight": torch.empty(0)}
     if chosen.name in ("kernel", "both"):
-        similar_MM = kernel.kernel(white.flat_MK, white.flat_MK, chosen.numbers["sharpness"])
+        similar_MM = kernel.kernel(rows.flat_MK, rows.flat_MK, chosen.numbers["sharpness"])
         buffers["weight"] = kernel.solve(similar_MM, rows.targets_MC, chosen.numbers["ridge"]).float()
-        buffers["rows"] = white.flat_MK
+        buffers["rows"] = rows.flat_MK
         buffers["sharpness"] = torch.tensor(chosen.numbers["sharpness"])
     if chosen.name == "ridge":
         buffers["linear"] = linear.fit(products, chosen.numbers["ridge"])[0].float()
@@ -216,8 +206,8 @@ def fitted(
         assert everything_NK is not None
         assert positions_L is not None
         soft_NC = graph.propagated(spread_NL, rows.labels_L, rows.classes)
-        weight_KC = from_pseudo_labels(whole_NK, soft_NC, positions_L, rows)
-        scores = kernel.unit_rows(whole_NK).double() @ weight_KC
+        weight_KC = from_pseudo_labels(everything_NK, soft_NC, positions_L, rows)
+        scores = kernel.unit_rows(everything_NK).double() @ weight_KC
         hits = expected * len(rows.labels_L)
         gain = gain_for(scores, (hits + 0.5) / (len(rows.labels_L) + 1))
         buffers["linear"] = weight_KC.float()
@@ -230,21 +220,20 @@ def fitted(
     return Fitted(buffers, told(chosen, candidates, expected))
 
 
-def basis(rows: Rows, map_DK: Tensor, whitening_KK: Tensor | None, landmarks: int, sharpness: float | None) -> Fitted:
-    """What many labelled images are compared with: buffers map, rows and sharpness. The weights follow from sums.
+def basis(rows: Rows, landmarks: int, sharpness: float | None) -> Fitted:
+    """What many labelled images are compared with: buffers rows and sharpness. The weights follow from sums.
 
     Args:
         rows: of some labelled images: the landmarks are taken from them, and a sharpness is chosen on them.
         landmarks: M; 0: none, for linear ridge.
     """
-    white = rows.whitened(whitening_KK)
-    buffers = {"map": map_DK if whitening_KK is None else map_DK @ whitening_KK.float(), "rows": torch.empty(0)}
+    buffers = {"rows": torch.empty(0)}
     if landmarks:
         sharp = (sharpness,) if sharpness is not None else SHARPNESS
-        chosen = sharp[0] if len(sharp) == 1 else best(list(kernel_candidates(white, sharp))).numbers["sharpness"]
+        chosen = sharp[0] if len(sharp) == 1 else best(list(kernel_candidates(rows, sharp))).numbers["sharpness"]
         image_M = torch.arange(min(landmarks, len(rows.labels_L)))
-        copy_M = image_M % len(white.copies_RLK)
-        buffers["rows"] = kernel.unit_rows(white.copies_RLK[copy_M, image_M])
+        copy_M = image_M % len(rows.copies_RLK)
+        buffers["rows"] = kernel.unit_rows(rows.copies_RLK[copy_M, image_M])
         buffers["sharpness"] = torch.tensor(chosen)
     return Fitted(buffers, {})
 
@@ -253,7 +242,7 @@ def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], r
     """The best strength for the sums over all labelled images.
 
     Args:
-        rows: components, whitened, of some of these images, for judging.
+        rows: components of some of these images, for judging.
         made: the buffers that `basis` gave.
     """
     landmarks_MK = made["rows"] if made["rows"].numel() else None

@@ -62,17 +62,12 @@ class ClosedForm(nn.Module):
             if prefix + name in state:
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
 
-    @torch.no_grad()
-    def fill(self, image: Tensor, classes: int) -> None:
-        """A linear classifier of zeros, with as many components as features, which takes as long as a fitted one.
-
-        Args:
-            image: one, (1, C, S, S), on the network's device.
-        """
-        count = self.features(image).shape[1]
-        shapes = {"mean": (count,), "map": (count, count), "linear": (count, classes), "gain": ()}
+    def make_blank(self, features: int, components: int, classes: int, device: torch.device) -> None:
+        """A linear classifier of zeros."""
+        shapes = {"mean": (features,), "map": (features, components), "linear": (components, classes)}
+        shapes |= {"rows": (0, components), "weight": (0, classes), "sharpness": (), "gain": ()}
         for name, shape in shapes.items():
-            setattr(self, name, image.new_zeros(shape))
+            setattr(self, name, torch.zeros(shape, device=device))
 
     @torch.no_grad()
     def check(self, image: Tensor, classes: int) -> None:

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,9 +21,12 @@ from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.stages import STAGES, Context, Task
+from fasthebb_cli.stages.components import feature_count
 from fasthebb_cli.stages.images import labelled_images
+from fasthebb_cli.stages.task import Batch
 
 STEPS = 5  # timed steps, spread over the epochs because layers may take turns
+COMPONENTS = 1000  # of a closed form that is not fitted yet, about as many as usual
 RECORDING = 4  # steps before each timed one where steps are replayed: after them its replay has been recorded
 
 
@@ -86,8 +90,8 @@ def _size(config: Config, dataset: Dataset, compute: Compute, stage: PlannedStag
     """
     network = compute.place(new_network(config, dataset, stage.readout))
     if isinstance(network, ClosedForm):
-        shape = (1, dataset.source.channels, dataset.source.size, dataset.source.size)
-        network.eval().fill(compute.arrange(torch.zeros(shape, device=compute.device)), len(dataset.classes))
+        features = feature_count(network.eval(), dataset.source, compute)
+        network.make_blank(features, min(features, COMPONENTS), len(dataset.classes), compute.device)
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     context = Context(
@@ -118,15 +122,17 @@ def _seconds_an_image(task: Task, compute: Compute, *, replay: bool) -> float:
     """The mean over some steps, without the first one; where steps are replayed, without those that record one."""
     first: list[float] = []
     timed: list[float] = []
-    stream = task.batches(0, 0)
+    streams: dict[int, Iterator[tuple[int, Batch | None]]] = {}  # by epoch, as each may read other images
     for turn in range(STEPS):
+        epoch = turn * (task.epochs - 1) // (STEPS - 1)
+        stream = streams.setdefault(epoch, enumerate(task.batches(epoch, 0)))
         before = RECORDING if replay else 1 if turn == 0 else 0
         for paces in [*[first] * before, timed]:
             began = time.perf_counter()
-            images = next(stream, None)
+            number, images = next(stream, (0, None))
             if images is None:
                 break
-            task.step(turn * (task.epochs - 1) // (STEPS - 1), 0, images)
+            task.step(epoch, number, images)
             if compute.device.type != "cpu":
                 torch.accelerator.synchronize()
             paces.append((time.perf_counter() - began) / images.total)

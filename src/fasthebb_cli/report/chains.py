@@ -11,6 +11,7 @@ from typing import Any
 
 from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.run.directory import MODEL_FILE, digest_of_file
+from fasthebb_cli.settings.stages import NEEDED_KINDS
 
 Settings = dict[str, Any]
 WAY = "fine-tuning"  # the key of its name; the settings of the stage are further keys
@@ -65,6 +66,8 @@ def settings_of(chain: Sequence[StageDirectory]) -> Settings:
     settings: Settings = {}
     for directory in reversed(chain):
         stage, kind = directory.stage, directory.kind
+        if kind in NEEDED_KINDS:  # the stage that needs it has its settings
+            continue
         for key, value in directory.content.items():
             if key in ("stage", "kind", "previous") or key == f"{kind}.kind":
                 continue

@@ -24,7 +24,7 @@ from fasthebb_cli.run.directory import (
 )
 from fasthebb_cli.settings.fingerprint import with_later_keys
 from fasthebb_cli.settings.kind import FineTuning
-from fasthebb_cli.settings.stages import KINDS
+from fasthebb_cli.settings.stages import ALL_KINDS
 
 STATES = ("finished", "running", "failed", "stale")
 DAMAGED = "damaged"  # the first word of the note of a directory whose files can't be read
@@ -57,19 +57,24 @@ class StageDirectory:
     @property
     def pretrains(self) -> bool:
         """The rule alone taught the network."""
-        return self.kind in KINDS and KINDS[self.kind].pretrains
+        return self.kind in ALL_KINDS and ALL_KINDS[self.kind].pretrains
+
+    @property
+    def shared(self) -> bool:
+        """Cells with other labels share the stage."""
+        return self.kind in ALL_KINDS and ALL_KINDS[self.kind].shared
 
     @property
     def measures(self) -> bool:
         """The stage left the weights as they were."""
-        return self.kind in KINDS and KINDS[self.kind].measures
+        return self.kind in ALL_KINDS and ALL_KINDS[self.kind].measures
 
     @property
     def fine_tuning(self) -> FineTuning | None:
         """How the stage made a classifier from labels; None: it made none."""
         prefix = f"{self.kind}."
         own = {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
-        return KINDS[self.kind].fine_tuning(own) if self.kind in KINDS else None
+        return ALL_KINDS[self.kind].fine_tuning(own) if self.kind in ALL_KINDS else None
 
     @property
     def fingerprint(self) -> str | None:

@@ -12,10 +12,11 @@ from fasthebb_cli.console.formats import backward_passes, choice, clock, labels,
 from fasthebb_cli.console.tables import WIDE, plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.directories import STATES, StageDirectory, count_states, find_directories
-from fasthebb_cli.settings.stages import KINDS
+from fasthebb_cli.settings.stages import ALL_KINDS
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stale": "yellow"}
 NUMBERS = ("fraction", "seed", "top-1 %", "labels", "time", "backward passes", "images/s")
+ORDER = list(ALL_KINDS)
 UNKNOWN = "–"
 UNBOUNDED = 10_000
 
@@ -88,7 +89,7 @@ def _short(item: StageDirectory) -> str:
 
 def _order(item: StageDirectory) -> tuple[object, ...]:
     """Sorts by data set, model, rule, fraction and seed, then in the order in which the stages run."""
-    kind = list(KINDS).index(item.kind) if item.kind in KINDS else len(KINDS)
+    kind = ORDER.index(item.kind) if item.kind in ORDER else len(ORDER)
     fraction = _fraction_value(item)
     return (_dataset(item), _model(item), _rule(item), -1.0 if fraction is None else fraction,
             item.content.get("seed", -1), kind, str(item.path))  # fmt: skip
@@ -109,8 +110,8 @@ def _rule(item: StageDirectory) -> str:
 
 
 def _fraction_value(item: StageDirectory) -> float | None:
-    """None for a pre-training, which all fractions share."""
-    if item.pretrains:
+    """None for a stage that all fractions share."""
+    if item.shared:
         return None
     found = item.content.get("label_fraction", item.results.get("label_fraction"))
     return None if found is None else float(found)

@@ -46,7 +46,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     cell = Cell(config, yaml, dataset, compute, view)
     with ExitStack() as locks:
         for stage in stages:
-            if stage.wanted and not stage.settings.pretrains:
+            if stage.wanted and not stage.settings.shared:
                 locks.enter_context(_lock(stage))
         return [outcome for stage in stages if (outcome := _run(cell, stage)) is not None]
 
@@ -63,7 +63,7 @@ def _run(cell: Cell, stage: PlannedStage) -> Outcome | None:
     if not stage.wanted:
         _require(stage)
         return None
-    if not stage.settings.pretrains:
+    if not stage.settings.shared:
         return run_stage(cell, stage)
     with _lock(stage, on_wait=partial(_say_waiting, cell.view, stage)):
         return run_stage(cell, stage)
@@ -72,7 +72,7 @@ def _run(cell: Cell, stage: PlannedStage) -> Outcome | None:
 def _lock(stage: PlannedStage, on_wait: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
     """The first process holds the lock of a stage's directory.
 
-    Cells share a pre-training, so one cell waits for the other. Any other stage belongs to one cell, so its lock, held
+    Cells share some stages, so one cell waits for the other. Any other stage belongs to one cell, so its lock, held
     by another run, is an error.
     """
     return locked(stage.directory, on_wait) if processes.is_first() else nullcontext()

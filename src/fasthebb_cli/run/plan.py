@@ -7,6 +7,7 @@ its directory. A stage with other settings has another directory.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -33,7 +34,7 @@ class PlannedStage:
     """One stage of a cell.
 
     Args:
-        name: in `stages`; kind: of stage.
+        name: in `stages`, or the kind of a stage that another one needs; kind: of stage.
         content: flat key -> value of all that the fingerprint covers.
         wanted: `stages` names it. A stage that is not wanted must be finished already, since a wanted one needs it.
         previous: the stage that its weights come from; None: they come from `init_from` or from the seed.
@@ -68,8 +69,7 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
     stages: list[PlannedStage] = []
     origin = _weights_digest(Path(config.init_from)) if config.init_from else None
     previous: PlannedStage | None = None
-    for name, wanted in _names(config):
-        settings = config.settings[name]
+    for name, settings, wanted in _with_needed(config, _names(config)):
         content = {"stage": name} | _content(config, dataset, settings, previous.fingerprint if previous else origin)
         fingerprint = fingerprint_of(content)
         directory = Path(config.out) / f"{_readable(config, name, settings)}-{fingerprint[:8]}"
@@ -91,6 +91,15 @@ def _names(config: Config) -> list[tuple[str, bool]]:
         if not any(wanted for _, wanted in names):
             raise InputError("rule=none learns nothing without labels, so there is nothing to pre-train; choose a rule")
     return names
+
+
+def _with_needed(config: Config, names: Iterable[tuple[str, bool]]) -> Iterator[tuple[str, StageSettings, bool]]:
+    """(name, settings, wanted) of each stage, and of each stage that one of them needs, which has its kind's name."""
+    for name, wanted in names:
+        settings = config.settings[name]
+        if settings.needs is not None:
+            yield settings.needs.kind, settings.needs, wanted
+        yield name, settings, wanted
 
 
 def _content(config: Config, dataset: Dataset, settings: StageSettings, previous: str | None) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def _samples(name: str, indices: Tensor) -> dict[str, Any]:
 def _readable(config: Config, name: str, settings: StageSettings) -> str:
     """The part of a directory's name before the fingerprint, for people to read."""
     width = f"w{config.model.width:g}" if config.model.width not in (None, 1) else ""
-    fraction = "" if settings.pretrains else f"{config.label_fraction:g}"
+    fraction = "" if settings.shared else f"{config.label_fraction:g}"
     parts = [config.dataset.name, config.model.name, width, config.rule.name, fraction, f"seed{config.seed}", name]
     return "-".join(re.sub(r"[^\w.]+", "_", part.split(":")[-1]) for part in parts if part)
 

@@ -76,7 +76,8 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         network = new_network(cell.config, cell.dataset, found)
         left = adopt_weights(network, weights, origin)
     wanted, read = stage.settings.readout, found
-    if found.closed and not stage.settings.measures:
+    is_built_on = not card.taught and found.closed == wanted.closed  # its components, which a classifier reads
+    if found.closed and not stage.settings.measures and not is_built_on:
         raise InputError(f"{stage.name}: the weights of {origin} end in a closed form; name those of its pre-training")
     if wanted.layer and wanted.layer != found.layer:
         with bad_input():
@@ -89,7 +90,7 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         with bad_input():
             add_hidden_layer(network, hidden)
     closed = found.closed
-    if wanted.closed is not None:
+    if wanted.closed is not None and found.closed is None:
         closed = wanted.closed
         with bad_input():
             network = closed_form_network(network, channels=source.channels, size=source.size, **closed._asdict())

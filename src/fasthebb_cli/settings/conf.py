@@ -3,14 +3,20 @@
 YAML is the only home of a default; the dataclasses of this package have none.
 """
 
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from fasthebb_cli.settings.closed_form import ComponentsConfig
+
 DEFAULTS_FILES = {"dataset": "base/dataset", "rule": "base/rule", "model": "base/model", "gpu": "gpu/auto",
-                  "finetune": "finetune/backprop", "closed_form": "finetune/closed_form"}  # fmt: skip
+                  "finetune": "finetune/backprop", "closed_form": "finetune/closed_form",
+                  "components": "finetune/closed_form"}  # fmt: skip
+
+PARTS = {"components": ComponentsConfig}  # kinds whose keys are some of those of their file
 
 
 def conf_directory() -> Path:
@@ -34,7 +40,11 @@ def _defaults(group: str) -> dict[str, Any]:
     path = conf_directory() / f"{DEFAULTS_FILES.get(group, f'{group}/default')}.yaml"
     defaults = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     assert isinstance(defaults, dict)
-    return {str(key): value for key, value in defaults.items()}
+    found = {str(key): value for key, value in defaults.items()}
+    if group in PARTS:
+        own = {field.name for field in fields(PARTS[group])}
+        return {key: value for key, value in found.items() if key in own} | {"kind": group}
+    return found
 
 
 def defaults_of(group: str) -> dict[str, Any]:

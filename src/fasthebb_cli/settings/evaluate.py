@@ -19,6 +19,8 @@ class EvaluateConfig:
     after: ClassVar[Sequence[str]] = ("pretrain", "finetune")
     measures: ClassVar = True
     pretrains: ClassVar = False
+    shared: ClassVar = False
+    needs: ClassVar = None
     augment: ClassVar = "none"
     readout: ClassVar = Readout()
     reads_labels: ClassVar = False

@@ -36,6 +36,8 @@ class FinetuneConfig:
     after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = False
     pretrains: ClassVar = False
+    shared: ClassVar = False
+    needs: ClassVar = None
     reads_labels: ClassVar = True
     split: ClassVar = None
     own_rule_keys: ClassVar[Sequence[str]] = ()

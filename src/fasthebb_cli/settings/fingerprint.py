@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from fasthebb_cli.settings.conf import defaults_of
-from fasthebb_cli.settings.stages import KINDS
+from fasthebb_cli.settings.stages import ALL_KINDS
 
 NUMBERS_VERSION = 7  # raise it when a change of the code or of a default changes results
 
@@ -24,16 +24,16 @@ def fingerprint_of(content: Mapping[str, Any]) -> str:
 
 def omitted(kind: str) -> dict[str, Any]:
     """Flat keys with the values at which the fingerprint of such a stage leaves them out."""
-    own = _fixed(kind, without=KINDS[kind].numberless)
+    own = _fixed(kind, without=ALL_KINDS[kind].numberless)
     return own | _fixed("rule") | {"dataset.mirror": defaults_of("dataset")["mirror"]}
 
 
 def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier run's fingerprint covers, with the defaults of the keys that are newer than that run."""
     kind = content.get("kind")
-    if kind not in KINDS or content.get("rule.name") in KINDS[kind].rules_without_settings:
+    if kind not in ALL_KINDS or content.get("rule.name") in ALL_KINDS[kind].rules_without_settings:
         return dict(content)
-    own, rule = _fixed(kind, without=KINDS[kind].numberless), _fixed("rule", without=["whitening"])
+    own, rule = _fixed(kind, without=ALL_KINDS[kind].numberless), _fixed("rule", without=["whitening"])
     later = own | (rule if rule.keys() & content.keys() else {})
     return dict(content) | {key: value for key, value in later.items() if key not in content}
 

@@ -51,7 +51,8 @@ class StageSettings(Protocol):
     Args, the same for all stages of a kind:
         after: kinds that come before this one. A cell that does not name them takes their finished weights.
         measures: the stage leaves the weights as they are.
-        pretrains: the rule alone teaches the network. Without a rule there is nothing to do. Cells of a sweep share it.
+        pretrains: the rule alone teaches the network. Without a rule there is nothing to do.
+        shared: cells with other labels share the stage, so one of them waits while another runs it.
         own_rule_keys: settings of the rule that the stage does not read, since it has its own of the same name.
         numberless: settings of the stage that change no number, so the fingerprint does not cover them.
         rules_without_settings: values of `rule.name` with which the stage reads neither its settings nor the rule's.
@@ -63,6 +64,7 @@ class StageSettings(Protocol):
     after: ClassVar[Sequence[str]]
     measures: ClassVar[bool]
     pretrains: ClassVar[bool]
+    shared: ClassVar[bool]
     own_rule_keys: ClassVar[Sequence[str]]
     numberless: ClassVar[Sequence[str]]
     rules_without_settings: ClassVar[Sequence[str]]
@@ -76,6 +78,10 @@ class StageSettings(Protocol):
     @property
     def batch_size(self) -> int:
         """Images in a step."""
+
+    @property
+    def needs(self) -> "StageSettings | None":
+        """A stage that comes right before this one, with settings that follow from this one's; None: there is none."""
 
     @property
     def augment(self) -> str:

@@ -33,6 +33,8 @@ class PretrainConfig:
     after: ClassVar[Sequence[str]] = ()
     measures: ClassVar = False
     pretrains: ClassVar = True
+    shared: ClassVar = True
+    needs: ClassVar = None
     readout: ClassVar = Readout()
     split: ClassVar = None
     splits: ClassVar = ("train", "unlabelled")

@@ -33,6 +33,8 @@ class ProbeConfig:
     after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = True
     pretrains: ClassVar = False
+    shared: ClassVar = False
+    needs: ClassVar = None
     augment: ClassVar = "none"
     readout: ClassVar = Readout()
     reads_labels: ClassVar = True

@@ -3,7 +3,7 @@
 `VERBS` in cli/verbs.py lists all verbs with what they call; here are those that run stages.
 """
 
-from fasthebb_cli.settings.closed_form import ClosedFormConfig
+from fasthebb_cli.settings.closed_form import ClosedFormConfig, ComponentsConfig
 from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.kind import StageSettings
@@ -17,6 +17,9 @@ KINDS: dict[str, type[StageSettings]] = {
     "evaluate": EvaluateConfig,
     "closed_form": ClosedFormConfig,
 }
+# Kinds that no configuration names: another stage needs them, and its settings say how
+NEEDED_KINDS: dict[str, type[StageSettings]] = {"components": ComponentsConfig}
+ALL_KINDS = KINDS | NEEDED_KINDS
 # Folder of conf/ -> the kinds of stage that its files set up, the usual one first
 STAGE_GROUPS = {
     "pretrain": ("pretrain",),

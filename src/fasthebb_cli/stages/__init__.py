@@ -6,6 +6,7 @@ from typing import Any
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.stages.closed_form import check_closed_form, closed_form
+from fasthebb_cli.stages.components import components
 from fasthebb_cli.stages.evaluate import evaluate
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.pretrain import pretrain
@@ -17,6 +18,7 @@ STAGES: dict[str, Callable[[Context], Task]] = {
     "finetune": finetune,
     "probe": probe,
     "evaluate": evaluate,
+    "components": components,
     "closed_form": closed_form,
 }
 # What a kind asks of images and labels, before any stage of the cell runs; it raises an InputError

@@ -1,45 +1,39 @@
-"""Fine-tuning in closed form: two passes over the images, sums, and a few factorisations. No backward pass.
+"""Fine-tuning in closed form: a classifier on the components that the stage before has made. No backward pass.
 
-1. First pass, all training images without their labels: mean and covariance of the features. From them come the
-   deviations, and the leading components z.
-2. Second pass: the differences of each image's z and that of its views, which whiten z; and the z of labelled images,
-   of their mirror images and of one view each.
-3. The classifier is chosen and fitted on the labelled images' z, see `fasthebb.readout.choose`. No validation label is
-   read: each candidate is judged by the score that a labelled image gets when its own label is left out.
+1. A pass over the labelled images keeps the components of each one, of its mirror image and of one view. Where there
+   is to be a graph, the pass is over all training images and keeps the components of each.
+2. The classifier is chosen and fitted, see `fasthebb.readout.choose`. No validation label is read: each candidate is
+   judged by the score that a labelled image gets when its own label is left out.
 
-More labelled images than a kernel holds: a third pass adds up their rows, so memory does not grow with their number.
+More labelled images than a kernel holds: the pass is over some of them, and a second one adds up the rows of all, so
+memory does not grow with their number.
 
 All that is kept between steps is sums over images, or places that one process fills and the others leave at 0: it adds
 over processes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fasthebb.readout import projection
 from fasthebb.readout.choose import JUDGED, Fitted, Rows, basis, fitted, fitted_to_sums
 from fasthebb.readout.kernel import targets
-from fasthebb.readout.moments import Moments
 from fasthebb.readout.network import ClosedForm
 from fasthebb.readout.ridge import Products
-from fasthebb.readout.views import VIEWS, draws, mirrored
+from fasthebb.readout.views import mirrored
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.signals import stops_raise
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.data.loading import batch_lengths
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.closed_form import ClosedFormConfig
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.stages.first_step import calibrate_batch_norm, fit_whitening
+from fasthebb_cli.stages.components import Parts, Views, read, total
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
 TOLD = ("expected_top1", "labels_judged", "expected_loss", "chosen", "candidates")
-S = TypeVar("S", Moments, Products)
 GRAPH_IMAGES = 60_000  # most images of a graph: its similarities are computed for all pairs
 GRAPH_LABELS = 2000  # most labelled images that `auto` tries a graph with: each spreads over all images
 
@@ -49,67 +43,40 @@ def closed_form(context: Context) -> Task:
     assert isinstance(settings, ClosedFormConfig)
     assert isinstance(network, ClosedForm)
     check_closed_form(context.config, dataset, settings)  # again, as a dry run validates nothing
-    if context.begins:
-        fit_whitening(context)
-        calibrate_batch_norm(context, network.features)
     network.eval()
     network.requires_grad_(False)
     images, labelled = all_training_images(dataset), labelled_images(dataset, context.config)
     passes = Passes(context, settings, network, images, labelled)
-    mean, std = (value.to(context.compute.device) for value in context.statistics)
-    read_in = (images, images, labelled)  # by pass
-    lengths = [batch_lengths(len(indices), settings.batch_size) for indices in read_in]
-    starts = [[0, *accumulate(some)] for some in lengths]
-
-    def here(epoch: int, step: int) -> Tensor:
-        """The images of this process's part of a batch, as indices."""
-        start, part = starts[epoch][step], processes.part_of(lengths[epoch][step])
-        return read_in[epoch][start + part.start : start + part.stop]
-
-    def read(part: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """What a part of the network gives, in float32: sums over images are not for bfloat16."""
-        with context.compute.autocast():
-            return part(images).float()
-
-    def view_of(batch: Batch, index_B: Tensor, number: int) -> Tensor:
-        draws_BP = draws(passes.seed, number, index_B).to(batch.images.device)
-        return VIEWS[settings.view_kind](batch.images, draws_BP, mean, std)
+    read_in = (images if passes.graph else passes.labelled.sort().values, labelled)  # by pass
+    samples = len(labelled if passes.adds_up else read_in[0])
+    view_of, parts = Views(context, settings), [Parts(indices, settings.batch_size) for indices in read_in]
 
     def copies(batch: Batch, index_B: Tensor) -> Iterator[Tensor]:
-        """The images, their mirror images, and one view of each."""
-        yield batch.images
+        """Components of the images, of their mirror images, and of one view of each."""
+        yield read(context, network.components, batch.images)
         if settings.mirror:
-            yield mirrored(batch.images)
+            yield read(context, network.components, mirrored(batch.images))
         if settings.views:
-            yield view_of(batch, index_B, 0)
+            yield read(context, network.components, view_of(batch, index_B, 0))
 
-    def second_pass(batch: Batch, index_B: Tensor) -> None:
-        z_BK = read(network.components, batch.images)
-        for number in range(settings.views):
-            passes.second.add(z_BK - read(network.components, view_of(batch, index_B, number)))
+    def first_pass(batch: Batch, index_B: Tensor) -> None:
+        if passes.graph:
+            passes.keep_all(index_B, read(context, network.components, batch.images).cpu())
         kept_B = passes.kept(index_B)
         if kept_B.any():
             few = Batch(batch.images[kept_B.to(batch.images.device)], batch.labels, batch.total)
-            rows = [read(network.components, copy) for copy in copies(few, index_B[kept_B])]
-            passes.keep(index_B[kept_B], torch.stack(rows).cpu())
-        passes.keep_all(index_B, z_BK.cpu())
+            passes.keep(index_B[kept_B], torch.stack(list(copies(few, index_B[kept_B]))).cpu())
 
-    def third_pass(batch: Batch, index_B: Tensor) -> None:
+    def second_pass(batch: Batch, index_B: Tensor) -> None:
         targets_BC = targets(batch.labels, len(dataset.classes))
-        for copy in copies(batch, index_B):
-            passes.products.add(network.inputs(read(network.components, copy)), targets_BC)
+        for z_BK in copies(batch, index_B):
+            passes.products.add(network.inputs(z_BK), targets_BC)
 
     @torch.no_grad()
     def step(epoch: int, step: int, batch: Batch) -> None:
-        if epoch == 0:
-            passes.first.add(read(network.features, batch.images))
-        else:
-            (second_pass, third_pass)[epoch - 1](batch, here(epoch, step))
+        (first_pass, second_pass)[epoch](batch, parts[epoch].here(step))
 
     def end_epoch(epoch: int) -> dict[str, Any]:
-        if epoch == 0:
-            passes.project(network)
-            return {"components": network.map.shape[1]}
         passes.gather(epoch)
         made: Fitted = processes.from_first(lambda: fit(epoch))
         for name, value in made.buffers.items():
@@ -125,11 +92,11 @@ def closed_form(context: Context) -> Task:
 
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         told: dict[str, Any] = {name: last.get(name) for name in TOLD}
-        return results(samples=len(images), labels_train=len(labelled), **told)
+        return results(samples=samples, labels_train=len(labelled), **told)
 
     return Task(
-        epochs=3 if passes.adds_up else 2,
-        samples=len(images),
+        epochs=2 if passes.adds_up else 1,
+        samples=samples,
         batch_size=settings.batch_size,
         batches=batches,
         step=step,
@@ -167,12 +134,8 @@ class Passes:
     def __init__(
         self, context: Context, settings: ClosedFormConfig, network: ClosedForm, images: Tensor, labelled: Tensor
     ) -> None:
-        self.settings, self.images, self.seed = settings, images, context.seed_for("views")
-        source, classes = context.dataset.source, len(context.dataset.classes)
-        blank = torch.zeros(1, source.channels, source.size, source.size, device=context.compute.device)
-        with torch.no_grad():
-            features = network.features(context.compute.arrange(blank)).shape[1]
-        components = min(settings.components, features, len(images))
+        self.settings, self.images = settings, images
+        components, classes = network.map.shape[1], len(context.dataset.classes)
         self.copies = 1 + settings.mirror + (settings.views > 0)
         many = self.copies * len(labelled) > settings.kernel_rows
         self.adds_up = many and settings.classifier != "propagation"  # whose graph needs every labelled image's place
@@ -183,22 +146,18 @@ class Passes:
             self.labelled = self.labelled[: max(landmarks, JUDGED)]
         self.landmarks = landmarks
         self.of_all = len(labelled)
-        self.graph = (
-            settings.classifier in ("auto", "propagation")
-            and len(images) <= GRAPH_IMAGES
-            and (settings.classifier == "propagation" or len(labelled) <= GRAPH_LABELS)
+        self.has_few = len(images) <= GRAPH_IMAGES and len(labelled) <= GRAPH_LABELS
+        self.graph = settings.classifier == "propagation" or (
+            settings.classifier == "auto" and self.has_few and not self.adds_up
         )
         end = int(images.max()) + 1
         self.place_of_image, self.row_of_image = torch.full((end,), -1), torch.full((end,), -1)
         self.place_of_image[images] = torch.arange(len(images))
         self.row_of_image[self.labelled] = torch.arange(len(self.labelled))
-        self.first, self.second = Moments(features), Moments(components)
         self.products = Products(landmarks or components, classes) if self.adds_up else Products(0, 0)
         self.rows_RLK = torch.zeros(self.copies, len(self.labelled), components)
         self.all_NK = torch.zeros(len(images), components) if self.graph else torch.empty(0)
-        device = context.compute.device  # a checkpoint is loaded over these; a dry run has none
-        network.mean = torch.zeros(features, device=device)
-        network.map = torch.zeros(features, components, device=device)
+        device = network.map.device  # a checkpoint is loaded over these; a dry run has none
         network.sharpness = torch.ones((), device=device)
         network.rows = torch.zeros(landmarks if self.adds_up else 0, components, device=device)
 
@@ -217,17 +176,6 @@ class Passes:
             ]
         return []
 
-    def project(self, network: ClosedForm) -> None:
-        """The features' deviations and leading components become the network's map."""
-        first = total(self.first, Moments(0))
-        scale_D = projection.standard_scale(first.covariance().diagonal(), self.settings.floor)
-        standard_DD = first.covariance() * scale_D[:, None] * scale_D
-        basis_DK = projection.leading_components(standard_DD, len(self.second.sum_D))
-        network.mean = first.mean().float().to(network.mean.device)
-        # contiguous, as a checkpoint gives it back: another layout gives products other bits
-        network.map = (scale_D[:, None] * basis_DK).float().contiguous().to(network.map.device)
-        self.first = Moments(0)
-
     def kept(self, index_B: Tensor) -> Tensor:
         """Whose rows are kept, bool (B,)."""
         return self.row_of_image[index_B] >= 0
@@ -237,39 +185,29 @@ class Passes:
         self.rows_RLK[:, self.row_of_image[index_B]] = copies_RBK
 
     def keep_all(self, index_B: Tensor, z_BK: Tensor) -> None:
-        """Keeps the components of all images, where there is to be a graph."""
-        if self.graph:
-            self.all_NK[self.place_of_image[index_B]] = z_BK
+        """Keeps the components of all images."""
+        self.all_NK[self.place_of_image[index_B]] = z_BK
 
     def gather(self, epoch: int) -> None:
         """The first process gets what all have added up or kept in an epoch, and the others start anew from 0."""
-        if epoch == 2:
+        if epoch == 1:
             self.products = total(self.products, Products(0, 0))
             return
-        self.second = total(self.second, Moments(0))
         for kept in (self.rows_RLK, self.all_NK):
             processes.summed(kept)
             kept *= processes.is_first()
 
     def fit(self, epoch: int, network: ClosedForm, labels: Tensor, classes: int) -> Fitted:
-        """After the second pass: a classifier, or what the third pass compares with. After that: the classifier."""
+        """After the first pass: a classifier, or what the second pass compares with. After that: the classifier."""
         settings = self.settings
         rows = Rows(self.rows_RLK, labels[self.labelled], 1 + settings.mirror, classes)
-        if epoch == 2:
+        if epoch == 1:
             made = {name: value.cpu() for name, value in network.named_buffers(recurse=False)}
             return fitted_to_sums(rows, self.products, made, settings.ridge)
-        whitening_KK = None
-        if settings.views:
-            differences_KK = self.second.products_DD / self.second.count / 2
-            whitening_KK = projection.view_whitening(differences_KK, settings.shrinkage)
-        map_DK = network.map.cpu()
         if self.adds_up:
-            self.rows_RLK = rows.whitened(whitening_KK).copies_RLK
-            return basis(rows, map_DK, whitening_KK, self.landmarks, settings.sharpness)
+            return basis(rows, self.landmarks, settings.sharpness)
         return fitted(
             rows,
-            map_DK,
-            whitening_KK=whitening_KK,
             everything_NK=self.all_NK if self.graph else None,
             positions_L=self.place_of_image[self.labelled],
             classifier=settings.classifier,
@@ -279,22 +217,9 @@ class Passes:
 
     def state_dict(self) -> dict[str, Any]:
         rows, everything = (processes.summed(value.clone()) for value in (self.rows_RLK, self.all_NK))
-        return {
-            "first": total(self.first, Moments(0)).state_dict(),
-            "second": total(self.second, Moments(0)).state_dict(),
-            "products": total(self.products, Products(0, 0)).state_dict(),
-            "rows": rows,
-            "all": everything,
-        }
+        return {"products": total(self.products, Products(0, 0)).state_dict(), "rows": rows, "all": everything}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         kept = 1 if processes.is_first() else 0
-        for sums, name in ((self.first, "first"), (self.second, "second"), (self.products, "products")):
-            sums.load_state_dict({key: value * kept for key, value in state[name].items()})
+        self.products.load_state_dict({key: value * kept for key, value in state["products"].items()})
         self.rows_RLK, self.all_NK = state["rows"] * kept, state["all"] * kept
-
-
-def total(sums: S, whole: S) -> S:
-    """`whole`, with the sums over all processes."""
-    whole.load_state_dict({name: processes.summed(value.clone()) for name, value in sums.state_dict().items()})
-    return whole

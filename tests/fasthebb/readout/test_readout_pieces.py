@@ -193,7 +193,7 @@ def rows_of(images: int, copies: int = 3, size: int = 6, classes: int = 3) -> Ro
 @pytest.mark.parametrize("strength", [0.03, 3.0])
 def test_a_kernel_with_every_row_as_a_landmark_is_the_whole_kernel(strength: float) -> None:
     rows = rows_of(20)
-    whole = fitted(rows, torch.eye(6), classifier="kernel", sharpness=3.0, ridge=strength)
+    whole = fitted(rows, classifier="kernel", sharpness=3.0, ridge=strength)
     flat, targets = rows.flat_MK, rows.targets_MC
     products = ridge.Products(len(flat), rows.classes)
     for some in (slice(0, 13), slice(13, None)):
@@ -209,11 +209,11 @@ def test_a_kernel_with_every_row_as_a_landmark_is_the_whole_kernel(strength: flo
 
 def test_few_landmarks_are_distinct_images_in_all_their_copies() -> None:
     rows = rows_of(20)
-    made = basis(rows, torch.eye(6), None, 7, None).buffers
+    made = basis(rows, 7, None).buffers
     expected = kernel.unit_rows(torch.stack([rows.copies_RLK[k % 3, k] for k in range(7)]))
     torch.testing.assert_close(made["rows"], expected)
     assert float(made["sharpness"]) in SHARPNESS
-    assert basis(rows, torch.eye(6), None, 0, None).buffers["rows"].numel() == 0
+    assert basis(rows, 0, None).buffers["rows"].numel() == 0
 
 
 def test_sums_over_all_rows_are_linear_ridge_in_memory() -> None:
@@ -222,7 +222,7 @@ def test_sums_over_all_rows_are_linear_ridge_in_memory() -> None:
     for row, target in zip(rows.flat_MK.split(7), rows.targets_MC.split(7), strict=True):
         products.add(row, target)
     found = fitted_to_sums(rows, products, {"rows": torch.empty(0)}, None)
-    whole = fitted(rows, torch.eye(6), classifier="ridge")
+    whole = fitted(rows, classifier="ridge")
     torch.testing.assert_close(found.buffers["linear"], whole.buffers["linear"], rtol=1e-3, atol=1e-5)
     assert found.report["chosen"] == whole.report["chosen"]
 
@@ -256,19 +256,19 @@ def test_two_classifiers_together_are_the_product_of_their_probabilities() -> No
     generator = torch.Generator().manual_seed(3)
     everything = torch.cat([rows.copies_RLK[0], rows.copies_RLK[1] + 0.1 * torch.randn(30, 6, generator=generator)])
     words = {"everything_NK": everything, "positions_L": torch.arange(30)}
-    auto = fitted(rows, torch.eye(6), **words)  # type: ignore[arg-type]
+    auto = fitted(rows, **words)  # type: ignore[arg-type]
     by_name = {one["name"]: one for one in auto.report["candidates"]}
     assert set(by_name) == {"kernel", "both", "propagation"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "best", lambda candidates: next(
             (one for one in candidates if one.name == "both"), max(candidates, key=lambda one: (one.top1, -one.loss))
         ))  # fmt: skip
-        both = fitted(rows, torch.eye(6), **words)  # type: ignore[arg-type]
+        both = fitted(rows, **words)  # type: ignore[arg-type]
     assert both.report["chosen"]["classifier"] == "both"
     unit = kernel.unit_rows(normal(9, 6, seed=5))
     numbers = {name: both.report["chosen"][name] for name in ("sharpness", "ridge")}
-    alone = fitted(rows, torch.eye(6), classifier="kernel", **numbers)
-    graph_alone = fitted(rows, torch.eye(6), classifier="propagation", **words)  # type: ignore[arg-type]
+    alone = fitted(rows, classifier="kernel", **numbers)
+    graph_alone = fitted(rows, classifier="propagation", **words)  # type: ignore[arg-type]
     seen = kernel.kernel(unit, both.buffers["rows"], float(both.buffers["sharpness"])) @ both.buffers["weight"]
     expected = kernel.kernel(unit, alone.buffers["rows"], numbers["sharpness"]) @ alone.buffers["weight"]
     torch.testing.assert_close(seen, expected * alone.buffers["gain"], rtol=1e-4, atol=1e-5)
