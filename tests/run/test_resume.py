@@ -42,16 +42,6 @@ def test_kill_9_at_50_random_moments_over_all_stages_loses_nothing(tmp_path: Pat
     assert all(hit[stage] >= wanted for stage, wanted in kills.items())
 
 
-@pytest.mark.marathon
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("size", [1, 2])
-def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, size: int) -> None:
-    """Some of the moments above, in two stages."""
-    kills = {"start": 1, "pretrain": 3, "finetune": 3}
-    hit = kill_at_random_moments(tmp_path / "killed", kills, "pretrain.batch_size=100", *SHORT, size=size, seed=1)
-    assert all(hit[stage] >= wanted for stage, wanted in kills.items())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_command_itself_is_killed_and_goes_on(tmp_path: Path, size: int) -> None:

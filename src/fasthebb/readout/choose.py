@@ -188,8 +188,9 @@ def fitted(
         candidates += kernel_candidates(rows, sharp, RIDGE if ridge is None else (ridge,))
     if classifier in ("auto", "propagation") and everything_NK is not None and positions_L is not None:
         graph_NN = graph.neighbour_graph(kernel.unit_rows(everything_NK), NEIGHBOURS)
-        spread_NL = graph.spread(graph_NN, unit_columns(len(everything_NK), positions_L), REACH)
-        scores = graph.left_out_scores(spread_NL[positions_L], rows.labels_L, rows.classes)[:JUDGED]
+        group_L = graph.groups(rows.labels_L, rows.classes)
+        spread_NG = graph.spread(graph_NN, graph.sources(len(everything_NK), positions_L, group_L), REACH)
+        scores = graph.left_out_scores(spread_NG[positions_L], rows.labels_L, group_L, rows.classes)[:JUDGED]
         spread = judged("propagation", {}, scores, rows.labels_L[:JUDGED])
         candidates += [both_of(best(candidates), spread, rows.labels_L[:JUDGED]), spread] if candidates else [spread]
     chosen, expected = best(candidates), expected_top1(candidates)
@@ -205,7 +206,7 @@ def fitted(
     if chosen.name in ("propagation", "both"):
         assert everything_NK is not None
         assert positions_L is not None
-        soft_NC = graph.propagated(spread_NL, rows.labels_L, rows.classes)
+        soft_NC = graph.propagated(spread_NG, rows.labels_L, group_L, rows.classes)
         weight_KC = from_pseudo_labels(everything_NK, soft_NC, positions_L, rows)
         scores = kernel.unit_rows(everything_NK).double() @ weight_KC
         hits = expected * len(rows.labels_L)
@@ -267,13 +268,6 @@ def told(chosen: Candidate, candidates: Sequence[Candidate], expected: float, **
         "chosen": {"classifier": chosen.name, **chosen.numbers, **more},
         "candidates": [candidate.told() for candidate in candidates],
     }
-
-
-def unit_columns(size: int, positions_L: Tensor) -> Tensor:
-    """(size, L): column l is 1 at position l, else 0."""
-    columns = torch.zeros(size, len(positions_L))
-    columns[positions_L, torch.arange(len(positions_L))] = 1
-    return columns
 
 
 def from_pseudo_labels(z_NK: Tensor, soft_NC: Tensor, positions_L: Tensor, rows: Rows) -> Tensor:

@@ -1,4 +1,4 @@
-"""Label propagation over a graph of all images, labelled or not. N images, L labelled ones, C classes.
+"""Label propagation over a graph of all images, labelled or not. N images, L labelled ones in G groups, C classes.
 
     W_ij = cosine of i and j if one is among the other's nearest neighbours, else 0
     (I - reach D^-1/2 W D^-1/2) F = Y,    column c of Y is 1 / (number of labels of c) at the images labelled c
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024  # rows of the similarities that are in memory at once
+GROUPS = 10  # of the labelled images of a class, where there are many
 TOLERANCE, ROUNDS = 1e-6, 300  # of conjugate gradients
 
 
@@ -59,19 +60,50 @@ def spread(graph: Tensor, sources_NX: Tensor, reach: float) -> Tensor:
     return x
 
 
-def propagated(from_each_NL: Tensor, labels_L: Tensor, classes: int) -> Tensor:
+def groups(labels_L: Tensor, classes: int) -> Tensor:
+    """Which labelled images spread together, (L,): a group is of one class, and is left out as a whole.
+
+    Few labels: each image is a group. Many: each class has `GROUPS`, so that the work does not grow with the labels.
+    """
+    if len(labels_L) <= GROUPS * classes:
+        return torch.arange(len(labels_L))
+    place_L = torch.zeros_like(labels_L)  # of each image among those of its class
+    for label in labels_L.unique():
+        here = labels_L == label
+        place_L[here] = torch.arange(int(here.sum()))
+    group_L: Tensor = torch.unique(labels_L * GROUPS + place_L % GROUPS, return_inverse=True)[1]
+    return group_L
+
+
+def sources(size: int, positions_L: Tensor, group_L: Tensor) -> Tensor:
+    """(size, G): column g is 1 at the positions of the images of group g, else 0."""
+    columns = torch.zeros(size, int(group_L.max()) + 1)
+    columns[positions_L, group_L] = 1
+    return columns
+
+
+def propagated(from_groups_NG: Tensor, labels_L: Tensor, group_L: Tensor, classes: int) -> Tensor:
     """Scores F (N, C) of all images: by class the mean of what spreads from its labelled images."""
-    membership_LC = torch.nn.functional.one_hot(labels_L, classes).to(from_each_NL)
-    return from_each_NL @ (membership_LC / membership_LC.sum(0).clamp_min(1))
+    members_GC, size_G = _members(labels_L, group_L, classes)
+    return from_groups_NG @ members_GC / (size_G @ members_GC).clamp_min(1)
 
 
-def left_out_scores(between_LL: Tensor, labels_L: Tensor, classes: int) -> Tensor:
-    """The same (L, C) for each labelled image, without its own label.
+def left_out_scores(between_LG: Tensor, labels_L: Tensor, group_L: Tensor, classes: int) -> Tensor:
+    """The same (L, C) for each labelled image, without the labels of its own group.
 
     Args:
-        between_LL: what spreads to labelled image i from labelled image j.
+        between_LG: what spreads to labelled image i from group g.
     """
-    membership_LC = torch.nn.functional.one_hot(labels_L, classes).to(between_LL)
-    others = between_LL.clone().fill_diagonal_(0) @ membership_LC
-    counts_LC = membership_LC.sum(0) - membership_LC
-    return others / counts_LC.clamp_min(1)
+    members_GC, size_G = _members(labels_L, group_L, classes)
+    others_LG = between_LG.clone()
+    others_LG[torch.arange(len(labels_L)), group_L] = 0
+    own_LC = size_G[group_L, None] * torch.nn.functional.one_hot(labels_L, classes)
+    return others_LG @ members_GC / (size_G @ members_GC - own_LC).clamp_min(1)
+
+
+def _members(labels_L: Tensor, group_L: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The class of each group as a row of 0 and 1 (G, C), and its number of images (G,), as floats."""
+    size_G = torch.bincount(group_L).float()
+    members_GC = torch.zeros(len(size_G), classes)
+    members_GC[group_L, labels_L] = 1
+    return members_GC, size_G

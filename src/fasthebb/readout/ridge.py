@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fasthebb.readout.moments import ProductSum
+
 JITTER = 1e-7  # relative to the mean diagonal: a kernel among many landmarks has no full rank in rounding
 
 
 class Products:
-    """X^T X (K, K) and X^T Y (K, C), in float64. They add over batches and processes.
+    """X^T X (K, K) and X^T Y (K, C). They add over batches and processes.
 
     Args:
         size: K.
@@ -26,18 +28,27 @@ class Products:
     """
 
     def __init__(self, size: int, classes: int) -> None:
-        self.inner_KK = torch.zeros(size, size, dtype=torch.float64)
-        self.cross_KC = torch.zeros(size, classes, dtype=torch.float64)
+        self._inner, self._cross = ProductSum(size, size), ProductSum(size, classes)
 
     def add(self, x_BK: Tensor, targets_BC: Tensor) -> None:
-        self.inner_KK += (x_BK.T @ x_BK).cpu()
-        self.cross_KC += (x_BK.T @ targets_BC.to(x_BK)).cpu()
+        self._inner.add(x_BK, x_BK)
+        self._cross.add(x_BK, targets_BC.to(x_BK))
+
+    @property
+    def inner_KK(self) -> Tensor:
+        return self._inner.total
+
+    @property
+    def cross_KC(self) -> Tensor:
+        return self._cross.total
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inner": self.inner_KK, "cross": self.cross_KC}
+        parts = {"inner": self._inner, "cross": self._cross}
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner_KK, self.cross_KC = state["inner"], state["cross"]
+        for name, part in (("inner", self._inner), ("cross", self._cross)):
+            part.load_state_dict({key: state[f"{name}.{key}"] for key in ("sum", "recent", "added")})
 
 
 def fit(products: Products, strength: float, metric_KK: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -46,7 +57,7 @@ def fit(products: Products, strength: float, metric_KK: Tensor | None = None) ->
     Args:
         metric_KK: R; None: that of linear ridge.
     """
-    regular = products.inner_KK.clone()
+    regular = products.inner_KK
     mean = float(regular.diagonal().mean())
     if metric_KK is None:
         regular.diagonal().add_(strength * mean)

@@ -1,8 +1,9 @@
 """How numbers are computed: device, precision, memory format, threads. The only file that chooses a device."""
 
+import ctypes
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import GpuConfig
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")
 
 
@@ -77,13 +79,33 @@ def set_up(config: GpuConfig) -> Compute:
         raise InputError(f"gpu.precision=tf32 needs gpu.device=cuda, not {device.type}; use fp32 or bf16")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    torch.use_deterministic_algorithms(config.deterministic)
+    if device.type == "cpu":
+        _keep_freed_memory()
+        # softmax gates reach 1e-40, where a product takes fifty times as long; threads that start later inherit this
+        torch.set_flush_denormal(True)
+    if config.compile:
+        torch.use_deterministic_algorithms(config.deterministic)
+    else:  # the same without torch.compile, which takes more than a second to import
+        torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
     torch.backends.cudnn.benchmark = not config.deterministic
     lacks_compiler = config.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS))
     compiles = config.compile and not lacks_compiler
     # torch.compile launches its kernels in its own way, and sums over processes can't be recorded
     recordable = device.type == "cuda" and not compiles and own.size == 1
     return Compute(device, config.precision, config.channels_last, compiles, recordable, lacks_compiler)
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to use freed blocks again instead of giving them back to the system, whatever their size.
+
+    Maps of a batch take tens of megabytes. Memory that comes fresh from the system is cleared page by page at its first
+    use, which takes longer than a convolution's other work on it. Other C libraries are left as they are.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for threshold in (1 << 25, 1 << 30):  # the second is refused, and changes nothing, by an older glibc
+            mallopt(M_MMAP_THRESHOLD, threshold)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _device(name: str) -> torch.device:

@@ -18,6 +18,8 @@ from fasthebb_cli.stages.autoencoder import autoencoder_of
 from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
 from fasthebb_cli.stages.images import images_of_split, labelled_images
 
+LARGE = 100_000_000  # parameters; 0.4 GB
+
 
 def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
     """Checks labels, splits, layer names, the size of the images, and what single kinds of stage ask for.
@@ -35,18 +37,21 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> No
     network = _network_that_fits(config, dataset)
     for stage in stages:
         _check_patterns(stage.settings, network)
+    on_meta = any(parameter.is_meta for parameter in network.parameters())
     for readout in {stage.readout for stage in stages} - {Readout()}:
-        _built(config, dataset, readout)
+        _built(config, dataset, readout, on_meta=on_meta)
     with torch.device("meta"):
         if config.rule.name == "vae":
             autoencoder_of(config, dataset, network)
     for stage in stages:
         if stage.settings.by_rule:
-            check_by_rule(config, stage.settings, _built(config, dataset, stage.readout))
+            check_by_rule(config, stage.settings, _built(config, dataset, stage.readout, on_meta=on_meta))
 
 
 def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
-    """The network, after one blank image has run through it; on the meta device, which computes nothing, if possible.
+    """The network, after one blank image has run through it. A large one is on the meta device, if possible.
+
+    The meta device computes nothing, but torch takes a second to load what runs on it.
 
     Raises:
         InputError: the network can't take images of this size.
@@ -57,10 +62,12 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
     try:
         with torch.device("meta"):
             network = new_network(plain, dataset)
-            network.eval()(torch.empty(shape))
-            return network
+            if sum(parameter.numel() for parameter in network.parameters()) > LARGE:
+                network.eval()(torch.empty(shape))
+                return network
     except Exception:  # noqa: BLE001  a network that reads values can't run on the meta device
-        network = new_network(plain, dataset)
+        pass
+    network = new_network(plain, dataset)
     try:
         # a RuntimeError or ValueError is mostly of the images' size
         with torch.no_grad(), own_errors("model.name", config.model.name, RuntimeError, ValueError):
@@ -76,17 +83,19 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
     return network
 
 
-def _built(config: Config, dataset: Dataset, readout: Readout) -> nn.Module:
-    """The network with its classifier, on the meta device if possible.
+def _built(config: Config, dataset: Dataset, readout: Readout, *, on_meta: bool) -> nn.Module:
+    """The network with its classifier.
 
     Raises:
         InputError: the network can't be built, or does not have the layers that the classifier reads.
     """
-    try:
-        with torch.device("meta"):
-            return new_network(config, dataset, readout)
-    except Exception:  # noqa: BLE001  a network that reads values can't be built on the meta device
-        return new_network(config, dataset, readout)
+    if on_meta:
+        try:
+            with torch.device("meta"):
+                return new_network(config, dataset, readout)
+        except Exception:  # noqa: BLE001  a network that reads values can't be built on the meta device
+            pass
+    return new_network(config, dataset, readout)
 
 
 def _check_patterns(settings: StageSettings, network: nn.Module) -> None:

@@ -35,7 +35,6 @@ from fasthebb_cli.stages.task import Batch, Context, Task, results
 
 TOLD = ("expected_top1", "labels_judged", "expected_loss", "chosen", "candidates")
 GRAPH_IMAGES = 60_000  # most images of a graph: its similarities are computed for all pairs
-GRAPH_LABELS = 2000  # most labelled images that `auto` tries a graph with: each spreads over all images
 
 
 def closed_form(context: Context) -> Task:
@@ -146,10 +145,8 @@ class Passes:
             self.labelled = self.labelled[: max(landmarks, JUDGED)]
         self.landmarks = landmarks
         self.of_all = len(labelled)
-        self.has_few = len(images) <= GRAPH_IMAGES and len(labelled) <= GRAPH_LABELS
-        self.graph = settings.classifier == "propagation" or (
-            settings.classifier == "auto" and self.has_few and not self.adds_up
-        )
+        tries_graph = len(images) <= GRAPH_IMAGES and not self.adds_up
+        self.graph = settings.classifier == "propagation" or (settings.classifier == "auto" and tries_graph)
         end = int(images.max()) + 1
         self.place_of_image, self.row_of_image = torch.full((end,), -1), torch.full((end,), -1)
         self.place_of_image[images] = torch.arange(len(images))
@@ -171,8 +168,8 @@ class Passes:
             ]
         if self.settings.classifier == "auto" and not self.graph:
             return [
-                f"{len(self.images):,} images, {self.of_all:,} of them labelled: propagation is tried with at most "
-                f"{GRAPH_IMAGES:,} images and {GRAPH_LABELS:,} labels"
+                f"propagation compares all pairs of {len(self.images):,} images; it is tried with at most "
+                f"{GRAPH_IMAGES:,}"
             ]
         return []
 

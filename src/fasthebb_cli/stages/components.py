@@ -83,8 +83,8 @@ def _solved(sums: "Sums", settings: ComponentsConfig, images: int) -> tuple[Tens
     standard_DD = first.covariance() * scale_D[:, None] * scale_D
     map_DK = scale_D[:, None] * projection.leading_components(standard_DD, min(settings.components, images))
     if settings.views:
-        differences_DD = sums.differences.products_DD / sums.differences.count / 2
-        map_DK = map_DK @ projection.view_whitening(map_DK.T @ differences_DD @ map_DK, settings.shrinkage)
+        differences_KK = map_DK.T @ sums.differences.mean_product() @ map_DK / 2
+        map_DK = map_DK @ projection.view_whitening(differences_KK, settings.shrinkage)
     # contiguous, as a checkpoint gives it back: another layout gives products other bits
     return first.mean().float(), map_DK.float().contiguous()
 

@@ -62,14 +62,27 @@ def test_what_spreads_over_a_graph_solves_its_equation() -> None:
     torch.testing.assert_close(found - 0.98 * dense @ found, sources, rtol=0, atol=1e-4)
 
 
-def test_propagation_to_a_labelled_image_does_not_see_its_own_label() -> None:
-    labels = torch.tensor([0, 0, 1, 1, 1])
-    between = normal(5, 5).abs()
-    found = graph.left_out_scores(between, labels, 2)
-    for image in range(5):
-        others = torch.tensor([other for other in range(5) if other != image])
-        expected = graph.propagated(between[image : image + 1, others], labels[others], 2)
+@pytest.mark.parametrize("group", [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 1]])
+def test_propagation_to_a_labelled_image_does_not_see_its_own_group(group: list[int]) -> None:
+    labels, groups = torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor(group)
+    between = normal(6, 6).abs()  # from each image
+    from_groups = between @ torch.nn.functional.one_hot(groups).float()
+    found = graph.left_out_scores(from_groups, labels, groups, 2)
+    for image in range(6):
+        others = groups != groups[image]
+        alone = torch.arange(int(others.sum()))
+        expected = graph.propagated(between[image : image + 1, others], labels[others], alone, 2)
         torch.testing.assert_close(found[image : image + 1], expected)
+
+
+def test_groups_of_labelled_images_are_of_one_class_and_few() -> None:
+    few = torch.arange(20) % 2
+    assert torch.equal(graph.groups(few, 2), torch.arange(20))
+    labels = torch.randint(3, (500,), generator=torch.Generator().manual_seed(0))
+    found = graph.groups(labels, 4)
+    assert len(found.unique()) == 3 * graph.GROUPS
+    assert len(torch.stack([found, labels]).unique(dim=1).T) == 3 * graph.GROUPS
+    assert int(torch.bincount(found).max()) <= -(-int(torch.bincount(labels).max()) // graph.GROUPS)
 
 
 def test_sums_over_batches_give_mean_and_covariance() -> None:
@@ -79,6 +92,21 @@ def test_sums_over_batches_give_mean_and_covariance() -> None:
         moments.add(batch)
     torch.testing.assert_close(moments.mean().float(), rows.mean(0))
     torch.testing.assert_close(moments.covariance().float(), torch.cov(rows.T, correction=0))
+
+
+def test_a_long_sum_is_right_wherever_it_is_saved() -> None:
+    rows = 100 + normal(3000, 3)
+    moments = Moments(3)
+    for batch in rows.split(7):
+        saved = {name: value.clone() for name, value in moments.state_dict().items()}
+        moments = Moments(3)
+        moments.load_state_dict(saved)
+        moments.add(batch)
+    torch.testing.assert_close(moments.mean_product(), rows.T.double() @ rows.double() / 3000, rtol=1e-6, atol=0)
+    together = Moments(3)
+    for batch in rows.split(7):
+        together.add(batch)
+    assert torch.equal(moments.mean_product(), together.mean_product())
 
 
 def test_leading_components_of_many_features_are_nearly_the_exact_ones() -> None:
