@@ -36,6 +36,7 @@ from fasthebb_cli.data.dataset import EMBEDDED, _collection
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.load import load, load_bench, load_data
 from tests.data.images import class_folders, tiny_imagenet, write_cifar
+from tests.data.test_dataset import write_idx
 from tests.shown import DOCUMENTS, PROGRAMS, ROOT, Section, filled, sections_of, usage_of
 from tests.test_experiments import NAMES, commands_of
 
@@ -172,7 +173,7 @@ class Place:
         elif "dataset.root" in settings:
             _lay(self.images / settings["dataset"], self.folder / settings["dataset.root"])
         elif not (self.folder / "data").exists():
-            for part in ("cifar10", "cifar100", "tiny_imagenet", "imagenet"):
+            for part in ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagenet"):
                 shutil.copytree(self.images / part, self.folder / "data", copy_function=os.link, dirs_exist_ok=True)
         if words[0] in ("predict", "features"):
             _lay(self.images / "image_folder", self.folder / words[2])
@@ -338,6 +339,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_imagenet(folder / "tiny_imagenet", train=IMAGES)
     for name, cls in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
         write_cifar(cls, folder / name, train=CLASSES * IMAGES, classes=CLASSES)
+    write_idx(folder / "fashion_mnist/fashion-mnist", packed=True, train=700, test=16, classes=CLASSES)
     return folder
 
 

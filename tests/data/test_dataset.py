@@ -122,12 +122,12 @@ def test_a_failed_download_is_one_line(name: str, tmp_path: Path, monkeypatch: p
         load_dataset(config(name, tmp_path, download=True), 0)
 
 
-def write_idx(folder: Path, *, packed: bool, train: int = 60, test: int = 10) -> None:
+def write_idx(folder: Path, *, packed: bool, train: int = 60, test: int = 10, classes: int = 10) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, count in (("train", train), ("t10k", test)):
         images = struct.pack(">HBBIII", 0, 8, 3, count, 28, 28) + rng.integers(0, 256, count * 784, np.uint8).tobytes()
-        labels = struct.pack(">HBBI", 0, 8, 1, count) + bytes(i % 10 for i in range(count))
+        labels = struct.pack(">HBBI", 0, 8, 1, count) + bytes(i % classes for i in range(count))
         for kind, content in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
             path = folder / f"{name}-{kind}{'.gz' if packed else ''}"
             path.write_bytes(gzip.compress(content) if packed else content)
