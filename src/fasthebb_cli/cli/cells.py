@@ -1,8 +1,7 @@
 """`fasthebb cells VERB key=a,b ...`: a sweep's cells as commands, for those who start them by other means than -m.
 
-A line is the directory of the first shared stage that the cell still needs ("-" if it needs none), a tab, and the
-cell's command, quoted for a shell. Cells with the same directory share that stage, mostly the pre-training. Nothing is
-run.
+A line is the directory of the pre-training that the cell still needs ("-" if it needs none), a tab, and the cell's
+command, quoted for a shell. Cells with the same directory share one pre-training. Nothing is run.
 """
 
 import shlex
@@ -30,6 +29,6 @@ def cell_lines(cells: Iterable[tuple[Sequence[str], Config]]) -> Iterator[str]:
             datasets[key] = load_dataset(config.dataset, config.seed)
         stages = plan(config, datasets[key])
         validate(config, datasets[key], stages)
-        needed = [stage for stage in stages if stage.settings.shared and stage.wanted and not stage.finished]
+        needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
         words = [word for word in overrides if not word.startswith("verb=")]
         yield f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"
