@@ -28,6 +28,11 @@ NARROW = ("model.width=0.03", "dataset.size=24")
         ("finetune", NARROW, "lower finetune.batch_size or model.width"),
         ("finetune", ["model=torchvision:shufflenet_v2_x0_5"], "lower finetune.batch_size or dataset.size"),
         (
+            "components",
+            [*NARROW, "finetune=closed_form"],
+            "lower finetune.batch_size, finetune.pool or model.width",
+        ),
+        (
             "closed_form",
             [*NARROW, "finetune=closed_form"],
             "lower finetune.batch_size, finetune.components, finetune.kernel_rows, finetune.pool or model.width",

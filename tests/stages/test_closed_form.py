@@ -272,6 +272,18 @@ def test_bad_input(command: Command, words: list[str], expected: str) -> None:
     assert_refused(ran, expected)
 
 
+def test_what_has_to_be_run_first_is_named_by_its_verb(command: Command) -> None:
+    ran = command("evaluate", *SHORT, "finetune=closed_form", "rule=none", small=False)
+    assert ran.code == 2
+    assert "components is not finished" in ran.err
+    assert "fasthebb finetune ..." in ran.err
+
+
+def test_the_name_of_a_stage_that_another_needs_is_taken(command: Command) -> None:
+    ran = command("train", *SHORT, "+finetune@extra.components=frozen", small=False)
+    assert_refused(ran, "extra.components: the name is taken by the stage of that kind")
+
+
 def assert_refused(ran: Ran, expected: str) -> None:
     """In one line, before pre-training begins."""
     assert ran.code == 2, ran.err

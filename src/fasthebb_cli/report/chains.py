@@ -66,7 +66,7 @@ def settings_of(chain: Sequence[StageDirectory]) -> Settings:
     settings: Settings = {}
     for directory in reversed(chain):
         stage, kind = directory.stage, directory.kind
-        if kind in NEEDED_KINDS:  # the stage that needs it has its settings
+        if kind in NEEDED_KINDS and directory is not chain[-1]:  # the stage that needs it has its settings
             continue
         for key, value in directory.content.items():
             if key in ("stage", "kind", "previous") or key == f"{kind}.kind":

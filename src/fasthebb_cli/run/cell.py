@@ -82,7 +82,7 @@ def _require(stage: PlannedStage) -> None:
     if not stage.finished:
         raise InputError(
             f"{stage.name} is not finished at {stage.directory}; run it first with the same settings: "
-            f"fasthebb {stage.kind} ..., or all of it with fasthebb train ..., or name weights with init_from="
+            f"fasthebb {stage.configured} ..., or all of it with fasthebb train ..., or name weights with init_from="
         )
 
 

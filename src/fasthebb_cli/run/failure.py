@@ -49,7 +49,7 @@ def _as_run_error(error: Exception, cell: Cell, stage: PlannedStage) -> RunError
 def _less_memory(cell: Cell, stage: PlannedStage) -> str:
     """Settings that lower the memory which the stage needs."""
     model, rule = cell.config.model.name, cell.config.rule.name
-    group = stage.name if stage.name in STAGE_GROUPS else f"extra.{stage.name}"
+    group = stage.configured if stage.configured in STAGE_GROUPS else f"extra.{stage.configured}"
     fixed = rule in stage.settings.rules_without_settings
     keys = [] if fixed else [f"{group}.{key}" for key in stage.settings.memory_keys]
     keys.append("dataset.size" if ":" in model else "model.width")  # networks of other packages need not have a width

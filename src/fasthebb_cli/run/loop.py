@@ -171,7 +171,7 @@ def _restore_generators(states: list[dict[str, Tensor]]) -> None:
 
 def check_finite(network: nn.Module) -> None:
     floats = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
-    if not floats or torch.stack([value.sum().to("cpu", torch.float64) for value in floats.values()]).isfinite().all():
+    if not floats or torch.stack([value.sum().cpu().double() for value in floats.values()]).isfinite().all():
         return  # a sum is finite only if all its terms are
     for name, value in floats.items():
         if not torch.isfinite(value).all():

@@ -36,12 +36,14 @@ class PlannedStage:
     Args:
         name: in `stages`, or the kind of a stage that another one needs; kind: of stage.
         content: flat key -> value of all that the fingerprint covers.
+        configured: name of the stage whose settings a user sets: its own, or that of the stage that needs it.
         wanted: `stages` names it. A stage that is not wanted must be finished already, since a wanted one needs it.
         previous: the stage that its weights come from; None: they come from `init_from` or from the seed.
     """
 
     name: str
     kind: str
+    configured: str
     settings: StageSettings
     directory: Path
     fingerprint: str
@@ -69,11 +71,13 @@ def plan(config: Config, dataset: Dataset) -> list[PlannedStage]:
     stages: list[PlannedStage] = []
     origin = _weights_digest(Path(config.init_from)) if config.init_from else None
     previous: PlannedStage | None = None
-    for name, settings, wanted in _with_needed(config, _names(config)):
+    for name, configured, settings, wanted in _with_needed(config, _names(config)):
         content = {"stage": name} | _content(config, dataset, settings, previous.fingerprint if previous else origin)
         fingerprint = fingerprint_of(content)
         directory = Path(config.out) / f"{_readable(config, name, settings)}-{fingerprint[:8]}"
-        stage = PlannedStage(name, settings.kind, settings, directory, fingerprint, content, wanted, previous)
+        stage = PlannedStage(
+            name, settings.kind, configured, settings, directory, fingerprint, content, wanted, previous
+        )
         stages.append(stage)
         if not settings.measures:
             previous = stage
@@ -93,13 +97,13 @@ def _names(config: Config) -> list[tuple[str, bool]]:
     return names
 
 
-def _with_needed(config: Config, names: Iterable[tuple[str, bool]]) -> Iterator[tuple[str, StageSettings, bool]]:
-    """(name, settings, wanted) of each stage, and of each stage that one of them needs, which has its kind's name."""
+def _with_needed(config: Config, names: Iterable[tuple[str, bool]]) -> Iterator[tuple[str, str, StageSettings, bool]]:
+    """(name, configured, settings, wanted) of each stage, and before it of the one it needs, called by its kind."""
     for name, wanted in names:
         settings = config.settings[name]
         if settings.needs is not None:
-            yield settings.needs.kind, settings.needs, wanted
-        yield name, settings, wanted
+            yield settings.needs.kind, name, settings.needs, wanted
+        yield name, name, settings, wanted
 
 
 def _content(config: Config, dataset: Dataset, settings: StageSettings, previous: str | None) -> dict[str, Any]:

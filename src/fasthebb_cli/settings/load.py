@@ -10,7 +10,7 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.config import GROUPS, SHARED, Config, DatasetConfig, TopLevel
 from fasthebb_cli.settings.kind import StageSettings
-from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, STAGES_OF_VERB
+from fasthebb_cli.settings.stages import ALL_KINDS, KINDS, STAGE_GROUPS, STAGES_OF_VERB
 from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def _extra(extra: Any) -> dict[str, StageSettings]:
                 f"extra.{name}.kind must be one of {', '.join(KINDS)}, not {kind}; "
                 f"add a stage as in +finetune@extra.{name}=frozen"
             )
-        if name in KINDS:
+        if name in ALL_KINDS:
             raise InputError(f"extra.{name}: the name is taken by the stage of that kind; choose another")
         settings[name] = _typed(KINDS[kind], node, f"extra.{name}")
     return settings
