@@ -83,7 +83,7 @@ def triangle(
     layers["conv1"] = nn.Sequential(
         PatchWhitening(channels, kernel, stride, smoothing),
         NegativeDistance(channels * kernel**2, units),
-        Triangle(1.0),
+        Triangle(),
         nn.BatchNorm2d(units),
     )
     layers["classifier"] = nn.Sequential(

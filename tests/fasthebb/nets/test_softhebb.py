@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
 
 from fasthebb.nets.networks import features
 from fasthebb.nets.softhebb import GAIN, Triangle, softhebb
@@ -25,7 +27,16 @@ def test_sizes_and_initial_lengths() -> None:
 
 def test_triangle_keeps_what_is_above_the_mean_of_the_units() -> None:
     u = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
-    assert Triangle(2.0)(u).flatten().tolist() == [0, 0, 9]
+    assert Triangle()(u).flatten().tolist() == [0, 0, 3]
+
+
+@pytest.mark.parametrize(("layer", "power"), [("conv1", 0.7), ("conv2", 1.4)])
+def test_a_layer_gives_the_pooled_powers_of_the_paper(layer: str, power: float) -> None:
+    torch.manual_seed(0)
+    block = softhebb(channels=3, size=32, classes=10, width=0.25).eval().get_submodule(layer)
+    assert isinstance(block, nn.Sequential)
+    x = block[:2](torch.randn(4, 3 if layer == "conv1" else 24, 32, 32))
+    assert torch.equal(block[2:](x), F.max_pool2d((x - x.mean(1, keepdim=True)).relu() ** power, 4, 2, 1))
 
 
 def test_the_rate_is_halved_seven_times() -> None:
