@@ -171,7 +171,7 @@ class Place:
         if "archive" in settings:
             _pack(self.images / settings["dataset"], self.folder / settings["archive"])
         elif "dataset.root" in settings:
-            _lay(self.images / settings["dataset"], self.folder / settings["dataset.root"])
+            _lay(self.images / settings.get("dataset", "image_folder"), self.folder / settings["dataset.root"])
         elif not (self.folder / "data").exists():
             for part in ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagenet"):
                 shutil.copytree(self.images / part, self.folder / "data", copy_function=os.link, dirs_exist_ok=True)

@@ -29,7 +29,7 @@ CONF = conf_directory()
 FOLDER = CONF / "experiment"
 NAMES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 PAPER = [name for name in NAMES if name.startswith("fasthebb/")]
-CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000, "mnist5k": 10}
+CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000, "mnist5k": 10, "image_folder": 10}
 
 
 def head_of(name: str) -> str:

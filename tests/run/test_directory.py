@@ -1,5 +1,6 @@
 """Two commands that want the same stage: a shared pre-training is waited for, the same cell is refused."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -81,3 +82,19 @@ def test_the_same_cell_twice_and_another_cell_of_the_same_pretraining(
     assert first.wait() == 0, first.text()
     assert first.text().count("pretrain: done") == 1
     assert "pretrain: done" not in other.out
+
+
+@pytest.mark.parametrize("words", [["finetune=closed_form"], ["finetune=backprop", "finetune.epochs=1"]])
+def test_what_a_new_directory_is_told_to_differ_in_is_what_was_typed(
+    command: Callable[..., Ran], words: list[str]
+) -> None:
+    """And not the settings that the stage does not read."""
+    small = ("dataset=digits", "model.width=0.03", "pretrain.epochs=1", "gpu=cpu")
+    command("train", *words, *small, "seed=0", small=False)
+    ran = command("train", *words, *small, "seed=1", small=False)
+    said = re.findall(r"it differs in (.*)", ran.out + ran.err)
+    assert len(said) >= 3
+    for text in said:
+        keys = [part.split()[0] for part in re.sub(r"\d+ images [0-9a-f]+", "images", text).split(", ")]
+        assert set(keys) <= {"seed", "dataset.train", "dataset.validation", "dataset.test"}, text
+        assert "seed" in keys

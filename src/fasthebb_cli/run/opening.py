@@ -66,7 +66,8 @@ def nearest_difference(stage: PlannedStage) -> tuple[Path, Difference] | None:
             continue
         if path.parent == stage.directory or not isinstance(content, dict):
             continue
-        there, here = with_later_keys(content), stage.content
+        here = stage.content
+        there = {key: value for key, value in with_later_keys(content).items() if key in content or key in here}
         if any(there.get(key) != here.get(key) for key in ("kind", "dataset.name")):
             continue
         keys = [key for key in (*here, *there) if key != "previous" and there.get(key) != here.get(key)]
