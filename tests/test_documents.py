@@ -38,7 +38,7 @@ from fasthebb_cli.settings.load import load, load_bench, load_data
 from tests.data.images import class_folders, tiny_imagenet, write_cifar
 from tests.data.test_dataset import write_idx
 from tests.shown import DOCUMENTS, PROGRAMS, ROOT, Section, filled, sections_of, usage_of
-from tests.test_experiments import NAMES, commands_of
+from tests.test_experiments import NAMES, PAPER, commands_of
 
 CLASSES, IMAGES = 2, 110  # of a made data set, images of each class to train on: two labels are 1 % of nearly all
 
@@ -358,9 +358,26 @@ def place(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str], monk
 
 
 SECTIONS = [section for document in DOCUMENTS for section in sections_of(document)]
-LONG = {"docs/results.md"}  # the studies: commands like those of the README, with every rule and budget
-WITH_COMMANDS = [pytest.param(section, marks=pytest.mark.marathon if section.document in LONG else ())
-                 for section in SECTIONS if section.commands]  # fmt: skip
+
+
+def _marked(name: str, long: bool, value: object = None) -> Any:
+    """A parameter; a long one, whose commands are much like those of the README, is for `.ci/run`."""
+    return pytest.param(value or name, marks=pytest.mark.marathon if long else (), id=name)
+
+
+def _title(section: Section) -> str:
+    return f"{section.document} {section.heading}"
+
+
+def _is_long(document: str) -> bool:
+    return document.startswith("docs/")
+
+
+WITH_COMMANDS = [_marked(_title(section), _is_long(section.document), section) for section in SECTIONS
+                 if section.commands]  # fmt: skip
+# of experiments that are compared, all show the one command; the test is called by the first of them
+OF_EXPERIMENTS = {shlex.join(words): name for name in reversed(NAMES) for words in commands_of(name)}
+WITH_OVERRIDES = sorted({section.document for section in SECTIONS if section.overrides})
 
 
 def files_of(document: str, home: Path) -> Path | None:
@@ -378,14 +395,10 @@ def files_of(document: str, home: Path) -> Path | None:
     return home / site
 
 
-def _title(section: Section) -> str:
-    return f"{section.document} {section.heading}"
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("default")  # Optuna, and what it imports, warn
-@pytest.mark.parametrize("section", WITH_COMMANDS, ids=_title)
+@pytest.mark.parametrize("section", WITH_COMMANDS)
 def test_the_commands_of_a_section_run(
     place: Place, section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,7 +422,7 @@ STAND_FOR = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("document", sorted({section.document for section in SECTIONS if section.overrides}))
+@pytest.mark.parametrize("document", [_marked(name, _is_long(name)) for name in WITH_OVERRIDES])
 def test_overrides_that_the_text_shows_run(place: Place, document: str) -> None:
     shown = [words for section in SECTIONS if section.document == document for words in section.overrides]
     for words in dict.fromkeys(map(filled, shown)):
@@ -433,10 +446,9 @@ def test_the_example_of_a_command_runs(place: Place, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", NAMES)
-def test_the_commands_of_an_experiment_run(place: Place, name: str) -> None:
-    for words in commands_of(name):
-        place.run(f"fasthebb train {shlex.join(words)}", last=True)
+@pytest.mark.parametrize("command", [_marked(name, name in PAPER, words) for words, name in OF_EXPERIMENTS.items()])
+def test_the_command_of_an_experiment_runs(place: Place, command: str) -> None:
+    place.run(f"fasthebb train {command}", last=True)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_stopped_at_every_decision_it_ends_in_the_same_bits(
     assert all(done[stage] >= wanted for stage, wanted in least.items()), done
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 @pytest.mark.timeout(1200)
 def test_so_do_two_processes() -> None:
     one, two = together("tests.run.test_resume:both_stopped_everywhere", 2)
