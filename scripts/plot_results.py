@@ -54,7 +54,7 @@ def draw(panels: dict[str, Curves], path: Path) -> None:
     figure = Figure(figsize=(4.5 * len(panels), 3.8), layout="constrained")
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         panel(axes, title, curves, colours)
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="best")
     figure.savefig(path, metadata={"Date": None})
 
 
