@@ -153,7 +153,7 @@ def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Modul
         raise ValueError(f"{path}: its weights do not fit the network {card.model}; has its code changed?") from error
     if isinstance(network, ClosedForm):
         try:
-            network.eval().check(torch.zeros(1, card.channels, card.size, card.size), max(len(card.classes), 1))
+            network.check(torch.zeros(1, card.channels, card.size, card.size), max(len(card.classes), 1))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return network.to(torch.device(device)).eval(), card

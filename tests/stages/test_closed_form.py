@@ -129,6 +129,9 @@ def test_a_damaged_or_foreign_closed_form_is_refused_in_one_line(command: Comman
         save_file(weights | {name: value.contiguous()}, tmp_path / "weights", {"fasthebb": json.dumps(described)})
         with pytest.raises(ValueError, match="its readout"):
             load_model_and_card(tmp_path / "weights")
+        refused = command("evaluate", *CLOSED, f"init_from={tmp_path / 'weights'}", small=False)
+        assert refused.code == 2, name
+        assert re.fullmatch(r"error: \S+/weights: its readout .*\n", refused.err), refused.err
 
 
 @pytest.mark.slow

@@ -70,19 +70,25 @@ class ClosedForm(nn.Module):
             setattr(self, name, torch.zeros(shape, device=device))
 
     @torch.no_grad()
-    def check(self, image: Tensor, classes: int) -> None:
-        """Tries one image (1, C, S, S).
+    def check(self, image: Tensor, classes: int | None) -> None:
+        """Tries one image (1, C, S, S), in evaluation mode.
+
+        Args:
+            classes: None: any number will do, as labels have not taught it yet.
 
         Raises:
             ValueError: the buffers do not fit each other, the features or the number of classes.
         """
         if len(self.weight) != len(self.rows):
             raise ValueError(f"its readout has {len(self.rows)} rows and weights of {len(self.weight)}")
+        training = self.training
         try:
-            found = tuple(self(image).shape)
+            found = tuple(self.eval()(image).shape)
         except RuntimeError as error:
             raise ValueError(f"its readout does not fit together ({str(error).splitlines()[0]})") from error
-        if found != (1, classes):
+        finally:
+            self.train(training)
+        if found != (1, found[-1] if classes is None else classes):
             raise ValueError(f"its readout gives scores of shape {found}, not {(1, classes)}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:

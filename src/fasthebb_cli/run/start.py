@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from fasthebb.model_file import adopt_weights, read_model
 from fasthebb.nets.build import add_hidden_layer, build_network, closed_form_network, cut_network
+from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.compute.batch_norm import share_batch_norm
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
+from fasthebb_cli.data.source import ImageSource
 from fasthebb_cli.errors import InputError, bad_input
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.shared import Cell
@@ -75,6 +77,8 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         found = Readout(card.layer, card.hidden, _closed(card.closed_form))
         network = new_network(cell.config, cell.dataset, found)
         left = adopt_weights(network, weights, origin)
+        if isinstance(network, ClosedForm):
+            _check(network, origin, source, classes if card.taught else None)
     wanted, read = stage.settings.readout, found
     is_built_on = not card.taught and found.closed == wanted.closed  # its components, which a classifier reads
     if found.closed and not stage.settings.measures and not is_built_on:
@@ -103,6 +107,16 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         taught=card.taught and not left and Readout(found.layer, hidden, closed) == read,
     )
     return network, start, left
+
+
+def _check(network: ClosedForm, origin: Path, source: ImageSource, classes: int | None) -> None:
+    """Raises:
+    ValueError: the closed form of a model file does not fit itself, the images or the classes.
+    """
+    try:
+        network.check(torch.zeros(1, source.channels, source.size, source.size), classes)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
 
 
 def new_network(config: Config, dataset: Dataset, readout: Readout = Readout()) -> nn.Module:  # noqa: B008  immutable
