@@ -1,6 +1,7 @@
 """`fasthebb advise`: which way to learn pays, judged within the budget's labels and within a time limit."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_ways_are_judged_and_the_commands_to_run_them_are_said(
     assert again.out.count("finished before") == 3 + 2 * 2
     assert cli.run(["train", *TINY, f"out={tmp_path}", "rule=random"]) == 0, "its command can be run"
     assert capsys.readouterr().out.count("finished before") == 3, "and goes on from what was done"
+
+
+@pytest.mark.slow
+def test_a_key_of_the_user_replaces_that_of_a_way_and_the_command_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("model=triangle", "++pretrain.epochs=1", "dataset.size=8")
+    ran = advise(capsys, tmp_path, *words, "ways=softhebb,hpca", "minutes=30")
+    assert ran.code == 0, ran.err
+    commands = [shlex.split(line) for line in ran.out.splitlines() if line.startswith("  fasthebb train ")]
+    assert len(commands) == 2
+    for _, *command in commands:
+        assert len({word.partition("=")[0].lstrip("+") for word in command}) == len(command)
+        assert set(words) <= set(command)
+        assert cli.run(command) == 0
+        assert capsys.readouterr().out.count("finished before") == 3
 
 
 @pytest.mark.slow

@@ -172,8 +172,14 @@ def _cells(way: Way, given: Sequence[str], folds: int) -> Iterator[dict[str, dic
         yield _run(_composed(way, given, *more))
 
 
+def _words(way: Way, given: Sequence[str]) -> list[str]:
+    """What runs is what is told: the user's words, and those of the way whose keys the user does not set."""
+    own = {word.partition("=")[0].lstrip("+") for word in given}
+    return [*given, *(word for word in way.words if word.partition("=")[0] not in own)]
+
+
 def _composed(way: Way, given: Sequence[str], *more: str) -> DictConfig:
-    return compose_one(read_words("config", "verb=train", [*way.words, *given, *more]))
+    return compose_one(read_words("config", "verb=train", [*_words(way, given), *more]))
 
 
 def _run(cfg: DictConfig) -> dict[str, dict[str, Any]]:
@@ -250,4 +256,4 @@ def _sentences(best: Way, known: dict[str, Way]) -> Iterator[str]:
 
 def command(way: Way, given: Sequence[str]) -> str:
     """The command that runs a way on all labels of the budget."""
-    return shlex.join(["fasthebb", "train", *given, *way.words])
+    return shlex.join(["fasthebb", "train", *_words(way, given)])
