@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import conv6
+from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.data.dataset import load_dataset
@@ -90,6 +91,16 @@ def test_components_alone_are_a_model_without_a_classifier(command: Command, tmp
     (path,) = tmp_path.glob("*-finetune-*/model.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(load_model_and_card(path)[0](images), tuned(images), atol=1e-3, rtol=1e-3)
+    assert isinstance(network, ClosedForm)
+    network.check(images[:1], None)  # a data set with other classes may go on from here
+    with pytest.raises(ValueError, match="scores of shape"):
+        network.check(images[:1], 7)
+    weights = load_file(made / "model.safetensors")
+    with safe_open(made / "model.safetensors", framework="pt") as file:
+        save_file(weights | {"map": weights["map"][1:].contiguous()}, tmp_path / "damaged", file.metadata())
+    refused = command("finetune", *CLOSED, f"init_from={tmp_path / 'damaged'}", small=False)
+    assert refused.code == 2
+    assert re.fullmatch(r"error: \S+/damaged: its readout does not fit together .*\n", refused.err), refused.err
 
 
 @pytest.mark.slow
