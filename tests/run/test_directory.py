@@ -84,6 +84,7 @@ def test_the_same_cell_twice_and_another_cell_of_the_same_pretraining(
     assert "pretrain: done" not in other.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["finetune=closed_form"], ["finetune=backprop", "finetune.epochs=1"]])
 def test_what_a_new_directory_is_told_to_differ_in_is_what_was_typed(
     command: Callable[..., Ran], words: list[str]

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb.readout.choose import JUDGED, Fitted, Rows, basis, fitted, fitted_to_sums
+from fasthebb.readout.candidates import JUDGED, Rows
+from fasthebb.readout.choose import Fitted, basis, fitted, fitted_to_sums
 from fasthebb.readout.kernel import targets
 from fasthebb.readout.network import ClosedForm
 from fasthebb.readout.ridge import Products

@@ -7,16 +7,8 @@ from torch import Tensor, nn
 from fasthebb.nets.networks import conv6
 from fasthebb.readout import choose, graph, kernel, ridge
 from fasthebb.readout.calibration import best_gain, calibration_error, calibration_gaps, gain_for
-from fasthebb.readout.choose import (
-    SHARPNESS,
-    Rows,
-    basis,
-    best,
-    expected_top1,
-    fitted,
-    fitted_to_sums,
-    judged,
-)
+from fasthebb.readout.candidates import SHARPNESS, Rows, best, expected_top1, judged
+from fasthebb.readout.choose import basis, fitted, fitted_to_sums
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.moments import Moments
 from fasthebb.readout.projection import leading_components, standard_scale, view_whitening

@@ -10,7 +10,8 @@ COUNT = """
 import resource, sys
 import torch
 from fasthebb.readout import kernel, ridge
-from fasthebb.readout.choose import Rows, fitted_to_sums
+from fasthebb.readout.candidates import Rows
+from fasthebb.readout.choose import fitted_to_sums
 from fasthebb.readout.moments import Moments
 torch.set_num_threads(1)
 rows, size, classes = int(sys.argv[1]), 32, 10
