@@ -35,6 +35,7 @@ REACH, NEIGHBOURS = 0.98, 10
 TRUE_LABEL = 3.0  # weight of a true label beside pseudo-labels, whose weights are at most 1
 PSEUDO_RIDGE = 0.1
 CHUNK = 4096  # rows that are weighted at once
+TRIED_LANDMARKS = 2000  # most that are used to choose a sharpness
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,23 @@ def basis(rows: Rows, landmarks: int, sharpness: float | None) -> Fitted:
     """
     buffers = {"rows": torch.empty(0)}
     if landmarks:
-        sharp = (sharpness,) if sharpness is not None else SHARPNESS
-        chosen = sharp[0] if len(sharp) == 1 else best(list(kernel_candidates(rows, sharp))).numbers["sharpness"]
         image_M = torch.arange(min(landmarks, len(rows.labels_L)))
         copy_M = image_M % len(rows.copies_RLK)
         buffers["rows"] = kernel.unit_rows(rows.copies_RLK[copy_M, image_M])
+        chosen = best_sharpness(rows, buffers["rows"][:TRIED_LANDMARKS]) if sharpness is None else sharpness
         buffers["sharpness"] = torch.tensor(chosen)
     return Fitted(buffers, {})
+
+
+def best_sharpness(rows: Rows, landmarks_MK: Tensor) -> float:
+    """Of a kernel with landmarks on all these rows: the more labels, the smoother is the best kernel."""
+    candidates: list[Candidate] = []
+    for sharpness in SHARPNESS:
+        products = Products(len(landmarks_MK), rows.classes)
+        for unit_BK, targets_BC in zip(rows.flat_MK.split(CHUNK), rows.targets_MC.split(CHUNK), strict=True):
+            products.add(kernel.kernel(unit_BK, landmarks_MK, sharpness), targets_BC)
+        candidates += sum_candidates(rows, products, landmarks_MK, sharpness, RIDGE)
+    return best(candidates).numbers["sharpness"]
 
 
 def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], ridge: float | None) -> Fitted:

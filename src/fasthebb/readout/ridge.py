@@ -63,8 +63,20 @@ def fit(products: Products, strength: float, metric_KK: Tensor | None = None) ->
         regular.diagonal().add_(strength * mean)
     else:
         regular.add_(metric_KK, alpha=strength).diagonal().add_(JITTER * mean)
-    inverse_KK = torch.cholesky_inverse(torch.linalg.cholesky(regular))
+    inverse_KK = torch.cholesky_inverse(_cholesky(regular, mean))
     return inverse_KK @ products.cross_KC, inverse_KK
+
+
+def _cholesky(regular_KK: Tensor, mean: float) -> Tensor:
+    """Its factor; where rounding has made a direction negative, after the least more on the diagonal that mends it."""
+    added = JITTER
+    while True:
+        factor_KK: Tensor
+        factor_KK, failed = torch.linalg.cholesky_ex(regular_KK, check_errors=added >= 1)
+        if not int(failed):
+            return factor_KK
+        regular_KK.diagonal().add_(9 * added * mean)
+        added *= 10
 
 
 def left_out_scores(x_RLK: Tensor, targets_LC: Tensor, weight_KC: Tensor, inverse_KK: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from fasthebb.nets.networks import conv6
 from fasthebb.readout import choose, graph, kernel, ridge
 from fasthebb.readout.calibration import best_gain, calibration_error, calibration_gaps, gain_for
 from fasthebb.readout.candidates import SHARPNESS, Rows, best, expected_top1, judged
-from fasthebb.readout.choose import basis, fitted, fitted_to_sums
+from fasthebb.readout.choose import basis, best_sharpness, fitted, fitted_to_sums
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.moments import Moments
 from fasthebb.readout.projection import leading_components, standard_scale, view_whitening
@@ -234,6 +234,33 @@ def test_few_landmarks_are_distinct_images_in_all_their_copies() -> None:
     torch.testing.assert_close(made["rows"], expected)
     assert float(made["sharpness"]) in SHARPNESS
     assert basis(rows, 0, None).buffers["rows"].numel() == 0
+
+
+def test_landmarks_that_rounding_makes_alike_are_regularised_until_they_can_be_solved() -> None:
+    """A smooth kernel among many landmarks has fewer directions than float32 sums can tell from none."""
+    rows = rows_of(400, size=4)
+    landmarks = rows.flat_MK[:300]
+    products = ridge.Products(300, rows.classes)
+    for row, target in zip(rows.flat_MK.split(100), rows.targets_MC.split(100), strict=True):
+        products.add(kernel.kernel(row, landmarks, 0.05), target)
+    metric = kernel.kernel(landmarks, landmarks, 0.05).double()
+    assert torch.linalg.cholesky_ex(products.inner_KK + 1e-3 * metric)[1] > 0, "nothing to mend"
+    weight, _ = ridge.fit(products, 1e-3, metric)
+    scores = kernel.kernel(rows.flat_MK, landmarks, 0.05).double() @ weight
+    linear = fitted(rows, classifier="ridge").buffers["linear"].double()
+    hits = [
+        (one.argmax(1) == rows.targets_MC.argmax(1)).double().mean() for one in (scores, rows.flat_MK.double() @ linear)
+    ]
+    assert hits[0] > hits[1] - 0.02
+
+
+def test_the_sharpness_of_a_kernel_with_landmarks_is_chosen_by_what_is_left_out_of_all_rows() -> None:
+    """A class on either side of a plane wants a smooth kernel, classes like a chessboard a sharp one."""
+    unit = kernel.unit_rows(normal(1000, 6))
+    noise = torch.rand(1000, generator=torch.Generator().manual_seed(1)) < 0.3
+    sides = [(unit[:, :count] > 0).sum(1) % 2 for count in (1, 4)]
+    chosen = [best_sharpness(Rows(unit[None], (y + noise.long()) % 2, 1, 2), unit[:100]) for y in sides]
+    assert chosen == [SHARPNESS[0], SHARPNESS[-1]]
 
 
 def test_sums_over_all_rows_are_linear_ridge_in_memory() -> None:
