@@ -278,14 +278,14 @@ def _values(word: str) -> list[str]:
 
 
 def _few(word: str, *, last: bool) -> str:
-    """A list of numbers becomes its first and its last, or its last."""
+    """A list of numbers becomes its first and its last, or its last; of seeds, which are no choice, one is left."""
     if "=" not in word or word.startswith("-"):
         return word
     key, _, value = word.partition("=")
     values = [item.partition("=")[2] for item in _values(word)]
     if "interval" in value or len(values) < 2 or not all(re.fullmatch(r"[\d.]+", item) for item in values):
         return word
-    return f"{key}={values[-1]}" if last else f"{key}={values[0]},{values[-1]}"
+    return f"{key}={values[-1]}" if last or key == "seed" else f"{key}={values[0]},{values[-1]}"
 
 
 def _smaller(composed: DictConfig, words: list[str], *, embedded: bool, verb: str) -> list[str]:

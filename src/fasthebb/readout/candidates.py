@@ -120,7 +120,7 @@ def sum_candidates(
 def both_of(kernels: Candidate, spread: Candidate, labels_L: Tensor) -> Candidate:
     """The product of their calibrated probabilities: the kernel knows the labels best, the graph all images."""
     scores_LC = kernels.gain * kernels.scores_LC + spread.gain * spread.scores_LC
-    return judged("both", kernels.numbers, scores_LC, labels_L)
+    return judged("both", kernels.numbers | spread.numbers, scores_LC, labels_L)
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:

@@ -4,7 +4,7 @@ Few labels: `fitted` keeps all rows of labelled images. Many: `basis` chooses wh
 images' rows are added up in one more pass, and `fitted_to_sums` solves the sums.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,8 @@ from fasthebb.readout.candidates import (
 )
 from fasthebb.readout.ridge import Products
 
-REACH, NEIGHBOURS = 0.98, 10
+REACH = (0.9, 0.98)  # of labels over the graph: how much of its score an image has from its neighbours
+NEIGHBOURS = 10
 TRUE_LABEL = 3.0  # weight of a true label beside pseudo-labels, whose weights are at most 1
 PSEUDO_RIDGE = 0.1
 CHUNK = 4096  # rows that are weighted at once
@@ -71,13 +72,12 @@ def fitted(
     if classifier in ("auto", "kernel"):
         sharp = SHARPNESS if sharpness is None else (sharpness,)
         candidates += kernel_candidates(rows, sharp, RIDGE if ridge is None else (ridge,))
+    kernels = best(candidates) if candidates else None  # of which propagation is the other half, where both are used
     if classifier in ("auto", "propagation") and everything_NK is not None and positions_L is not None:
-        graph_NN = graph.neighbour_graph(kernel.unit_rows(everything_NK), NEIGHBOURS)
-        group_L = graph.groups(rows.labels_L, rows.classes)
-        spread_NG = graph.spread(graph_NN, graph.sources(len(everything_NK), positions_L, group_L), REACH)
-        scores = graph.left_out_scores(spread_NG[positions_L], rows.labels_L, group_L, rows.classes)[:JUDGED]
-        spread = judged("propagation", {}, scores, rows.labels_L[:JUDGED])
-        candidates += [both_of(best(candidates), spread, rows.labels_L[:JUDGED]), spread] if candidates else [spread]
+        spreads = Spreads(rows, everything_NK, positions_L)
+        found = list(spreads.candidates())
+        candidates += [both_of(kernels, best(found), rows.labels_L[:JUDGED])] if kernels else []
+        candidates += found
     chosen, expected = best(candidates), expected_top1(candidates)
     blank = torch.zeros(rows.copies_RLK.shape[2], rows.classes)
     buffers = {"linear": blank, "rows": torch.empty(0), "weight": torch.empty(0)}
@@ -90,16 +90,14 @@ def fitted(
         buffers["linear"] = linear.fit(products, chosen.numbers["ridge"])[0].float()
     if chosen.name in ("propagation", "both"):
         assert everything_NK is not None
-        assert positions_L is not None
-        soft_NC = graph.propagated(spread_NG, rows.labels_L, group_L, rows.classes)
-        weight_KC = from_pseudo_labels(everything_NK, soft_NC, positions_L, rows)
+        weight_KC = spreads.weights(chosen.numbers["reach"])
         scores = kernel.unit_rows(everything_NK).double() @ weight_KC
         hits = expected * len(rows.labels_L)
         gain = gain_for(scores, (hits + 0.5) / (len(rows.labels_L) + 1))
         buffers["linear"] = weight_KC.float()
         if chosen.name == "both":
-            (kernel_gain,) = {one.gain for one in candidates if one.name == "kernel" and one.numbers == chosen.numbers}
-            buffers["linear"], buffers["weight"] = buffers["linear"] * gain, buffers["weight"] * kernel_gain
+            assert kernels is not None
+            buffers["linear"], buffers["weight"] = buffers["linear"] * gain, buffers["weight"] * kernels.gain
         else:
             chosen = replace(chosen, gain=gain)
     buffers["gain"] = torch.tensor(chosen.gain)
@@ -165,9 +163,42 @@ def told(chosen: Candidate, candidates: Sequence[Candidate], expected: float, **
     }
 
 
+class Spreads:
+    """What the labels tell all images over the graph, near and far.
+
+    Args:
+        everything_NK: components of all images.
+        positions_L: of the labelled images in it.
+    """
+
+    def __init__(self, rows: Rows, everything_NK: Tensor, positions_L: Tensor) -> None:
+        self.rows, self.everything_NK, self.positions_L = rows, everything_NK, positions_L
+        self.group_L = graph.groups(rows.labels_L, rows.classes)
+        graph_NN = graph.neighbour_graph(kernel.unit_rows(everything_NK), NEIGHBOURS)
+        sources_NG = graph.sources(len(everything_NK), positions_L, self.group_L)
+        self.by_reach = {reach: graph.spread(graph_NN, sources_NG, reach) for reach in REACH}
+
+    def candidates(self) -> Iterator[Candidate]:
+        for reach, spread_NG in self.by_reach.items():
+            between_LG, labels_L = spread_NG[self.positions_L], self.rows.labels_L
+            scores = graph.left_out_scores(between_LG, labels_L, self.group_L, self.rows.classes)[:JUDGED]
+            yield judged("propagation", {"reach": reach}, scores, labels_L[:JUDGED])
+
+    def weights(self, reach: float) -> Tensor:
+        """(K, C), of the linear classifier that the classes of all images teach."""
+        soft_NC = graph.propagated(self.by_reach[reach], self.rows.labels_L, self.group_L, self.rows.classes)
+        return from_pseudo_labels(self.everything_NK, soft_NC, self.positions_L, self.rows)
+
+
 def from_pseudo_labels(z_NK: Tensor, soft_NC: Tensor, positions_L: Tensor, rows: Rows) -> Tensor:
-    """Ridge regression on all images, each with the class that it got, weighted by how sure that is."""
-    shares = soft_NC.clamp_min(0) / soft_NC.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-30)
+    """Ridge regression on all images, each with the class that it got, weighted by how sure that is.
+
+    Over all images, the classes have the shares that they have among the labels: else a class whose images lie close
+    together takes those of others. Source: class mass normalisation, Zhu, Ghahramani and Lafferty 2003.
+    """
+    frequency_C = torch.bincount(rows.labels_L, minlength=rows.classes) / len(rows.labels_L)
+    shares = _shares(soft_NC.clamp_min(0))
+    shares = _shares(shares * frequency_C / shares.sum(0).clamp_min(1e-30))
     pseudo_N = shares.argmax(1)
     top = shares.topk(min(2, rows.classes), dim=1).values
     weight_N = (top[:, 0] - top[:, -1]).double()
@@ -177,3 +208,7 @@ def from_pseudo_labels(z_NK: Tensor, soft_NC: Tensor, positions_L: Tensor, rows:
         root_B1 = weight_B.sqrt()[:, None]
         products.add(kernel.unit_rows(z_BK).double() * root_B1, kernel.targets(pseudo_B, rows.classes) * root_B1)
     return linear.fit(products, PSEUDO_RIDGE)[0]
+
+
+def _shares(scores_NC: Tensor) -> Tensor:
+    return scores_NC / scores_NC.sum(1, keepdim=True).clamp_min(1e-30)
