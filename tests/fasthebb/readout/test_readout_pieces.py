@@ -236,6 +236,32 @@ def test_few_landmarks_are_distinct_images_in_all_their_copies() -> None:
     assert basis(rows, 0, None).buffers["rows"].numel() == 0
 
 
+@pytest.mark.parametrize("counts", [(100, 100), (150, 50)])
+def test_a_class_that_spreads_further_than_others_takes_no_images_of_theirs(counts: tuple[int, int]) -> None:
+    """All images are scored higher for class 0; those of class 1 less so. Classes are as frequent as the labels say."""
+    truth = torch.arange(2).repeat_interleave(torch.tensor(counts))
+    z = torch.tensor([[1.0, 0.3], [0.3, 1.0]])[truth] + 0.3 * normal(200, 2)
+    soft = torch.stack([5 - 3.0 * truth, 0.5 + truth], 1)
+    positions = torch.tensor([0, 1, 2, 197, 198, 199]) if counts[0] == counts[1] else torch.tensor([0, 1, 2, 199])
+    rows = Rows(z[None, positions], truth[positions], 1, 2)
+    scores = kernel.unit_rows(z).double() @ choose.from_pseudo_labels(z, soft, positions, rows)
+    assert soft.argmax(1).sum() == 0, "nothing to mend"
+    assert float((scores.argmax(1) == truth).double().mean()) > 0.85
+
+
+def test_labels_are_tried_to_reach_near_and_far() -> None:
+    rows = rows_of(30, copies=1)
+    more = normal(3, 6, seed=1)[torch.arange(300) % 3] + 0.8 * normal(300, 6, seed=3)
+    everything = torch.cat([rows.copies_RLK[0], more])
+    found = fitted(rows, everything_NK=everything, positions_L=torch.arange(30), classifier="auto").report
+    names = [one["name"] for one in found["candidates"]]
+    assert names == ["kernel"] * 9 + ["both", "propagation", "propagation"]
+    reaches = [one["numbers"]["reach"] for one in found["candidates"][-2:]]
+    assert reaches == list(choose.REACH)
+    spread = max(found["candidates"][-2:], key=lambda one: (one["top1"], -one["loss"]))
+    assert found["candidates"][9]["numbers"].items() >= spread["numbers"].items()
+
+
 def test_landmarks_that_rounding_makes_alike_are_regularised_until_they_can_be_solved() -> None:
     """A smooth kernel among many landmarks has fewer directions than float32 sums can tell from none."""
     rows = rows_of(400, size=4)
