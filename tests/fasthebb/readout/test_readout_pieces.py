@@ -240,7 +240,7 @@ def test_few_landmarks_are_distinct_images_in_all_their_copies() -> None:
 def test_a_class_that_spreads_further_than_others_takes_no_images_of_theirs(counts: tuple[int, int]) -> None:
     """All images are scored higher for class 0; those of class 1 less so. Classes are as frequent as the labels say."""
     truth = torch.arange(2).repeat_interleave(torch.tensor(counts))
-    z = torch.tensor([[1.0, 0.3], [0.3, 1.0]])[truth] + 0.3 * normal(200, 2)
+    z = torch.tensor([[1.0, 0.3], [0.3, 1.0]])[truth] + 0.2 * normal(200, 2)
     soft = torch.stack([5 - 3.0 * truth, 0.5 + truth], 1)
     positions = torch.tensor([0, 1, 2, 197, 198, 199]) if counts[0] == counts[1] else torch.tensor([0, 1, 2, 199])
     rows = Rows(z[None, positions], truth[positions], 1, 2)
