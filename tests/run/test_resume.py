@@ -81,32 +81,37 @@ def ran(out: Path, *settings: str) -> int:
 
 
 def stopped_everywhere(folder: Path, *settings: str) -> dict[str, int]:
-    """Stops a run at each of its decisions, each time in a run of its own which then goes on to its end.
+    """Stops a run at each of its decisions, each time in a run of its own which then goes on to the end of that stage.
 
     Returns:
         How many decisions each stage had.
     """
     once, done = folder / "once", dict.fromkeys(STAGES, 0)
     assert ran(once, *settings) == 0
-    before: list[str] = []  # directories of the stages that are done
+    expected = outcome(once)
+    ended: list[str] = []  # stages
     for stage in STAGES:  # the last decision of a stage keeps its results, and nothing follows
-        directories = [path.name for path in once.glob(f"*-{stage}-*")]
-        for number in count(1) if directories else ():
+        before = [path.name for name in ended for path in once.glob(f"*-{name}-*")]
+        if not list(once.glob(f"*-{stage}-*")):
+            continue
+        ended.append(stage)
+        until = [word for word in settings if not word.startswith("stages=")] + [f"stages=[{','.join(ended)}]"]
+        for number in count(1):
             out = folder / f"{stage} {number}"
             if processes.is_first():
                 for name in before:
                     shutil.copytree(once / name, out / name)
             processes.meet()
             with stop_at(number):
-                code = ran(out, *settings)
-            later = STAGES[STAGES.index(stage) + 1 :]
-            if code == 0 or any(list(out.glob(f"*-{name}-*")) for name in later):  # it had fewer decisions
+                code = ran(out, *until)
+            if code == 0:  # it had fewer decisions
                 break
             done[stage] = number
             assert code == STOPPED
-            assert ran(out, *settings) == 0
-            assert outcome(out) == outcome(once), f"{stage}, decision {number}"
-        before += directories
+            assert ran(out, *until) == 0
+            found = outcome(out)
+            assert any(f"-{stage}-" in name for name in found)
+            assert found == {name: expected[name] for name in found}, f"{stage}, decision {number}"
     return done
 
 
