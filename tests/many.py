@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from fasthebb_cli.compute import processes
 from tests.lives import Life
+
+SIZES = (2, pytest.param(4, marks=pytest.mark.marathon))  # processes; four are many for a small machine
 
 
 def together(name: str, size: int, *arguments: Any) -> list[Any]:

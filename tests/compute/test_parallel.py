@@ -21,7 +21,7 @@ from fasthebb_cli.stages.scores import Confusion
 from fasthebb_cli.stages.totals import Totals
 from tests.conftest import Ran
 from tests.fasthebb.test_many import same
-from tests.many import sums_told, together
+from tests.many import SIZES, sums_told, together
 
 BATCHES = (7, 5, 3)
 
@@ -76,7 +76,7 @@ def autoencoded() -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", SIZES)
 def test_processes_train_an_autoencoder_like_one(size: int) -> None:
     for found in together("tests.compute.test_parallel:autoencoded", size):
         same(found, autoencoded(), 1e-6)
@@ -88,7 +88,7 @@ def trained_in_micro_batches() -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("function", ["trained", "trained_in_micro_batches"])
 def test_processes_train_like_one(size: int, function: str) -> None:
     for found in together(f"tests.compute.test_parallel:{function}", size):

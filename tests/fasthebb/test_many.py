@@ -12,7 +12,7 @@ from fasthebb.settings import RULES, Execution, StepSetting
 from fasthebb.teacher import Teacher
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.batch_norm import share_batch_norm
-from tests.many import sums_told, together
+from tests.many import SIZES, sums_told, together
 
 BATCHES = (9, 6, 3)  # images in a batch; in the last one of four processes has none
 NORMALISED = {"hebb", "bcm", "ica", "hica"}
@@ -77,7 +77,7 @@ def shared(size: int) -> list[dict[str, dict[str, State]]]:
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("rule", sorted(RULES))
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", SIZES)
 def test_processes_make_the_step_of_one(size: int, rule: str) -> None:
     for found in shared(size):
         same(found[rule]["short"], alone()[rule]["short"], 1e-5)
