@@ -19,6 +19,7 @@ from fasthebb.readout.ridge import Products
 
 SHARPNESS = (1.0, 3.0, 6.0)
 RIDGE = (0.03, 0.3, 3.0)
+RIDGE_OF_MANY = RIDGE[:2]  # more rows than a kernel holds
 LINEAR_RIDGE = (0.001, 0.01, 0.1, 1.0)
 JUDGED = 1000  # most labelled images that candidates are judged on
 FOLDS = 5  # of the labelled images, to tell what the best of several candidates is worth
@@ -60,6 +61,7 @@ class Candidate:
         top1: accuracy in [0, 1] of the left-out scores; loss: their cross-entropy with the best gain.
         right_L: which of the judged images got their class.
         scores_LC: the left-out scores, as they came.
+        weight_XC: what the classifier weighs its inputs by; None: it is found later, for the best one alone.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Candidate:
     gain: float
     right_L: Tensor
     scores_LC: Tensor
+    weight_XC: Tensor | None = None
 
     def told(self) -> dict[str, Any]:
         return {"name": self.name, "numbers": self.numbers, "top1": self.top1, "loss": self.loss, "gain": self.gain}
@@ -106,7 +109,7 @@ def sum_candidates(
         rows: of images that are in the sums, for judging.
     """
     rows = rows.judged
-    x_RLX = _inputs(rows.flat_MK, landmarks_MK, sharpness).unflatten(0, (len(rows.copies_RLK), -1))
+    x_RLX = inputs(rows.flat_MK, landmarks_MK, sharpness).unflatten(0, (len(rows.copies_RLK), -1))
     targets_LC = kernel.targets(rows.labels_L, rows.classes)
     metric = landmark_metric(landmarks_MK, sharpness)
     name = "ridge" if landmarks_MK is None else "kernel"
@@ -114,7 +117,7 @@ def sum_candidates(
     for strength in strengths:
         weight, inverse = linear.fit(products, strength, metric)
         scores = linear.left_out_scores(x_RLX, targets_LC, weight, inverse)[:, : rows.scored].mean(1)
-        yield judged(name, numbers | {"ridge": strength}, scores, rows.labels_L)
+        yield replace(judged(name, numbers | {"ridge": strength}, scores, rows.labels_L), weight_XC=weight)
 
 
 def both_of(kernels: Candidate, spread: Candidate, labels_L: Tensor) -> Candidate:
@@ -146,7 +149,8 @@ def expected_top1(candidates: Sequence[Candidate]) -> float:
     return hits / right_AL.shape[1]
 
 
-def _inputs(unit_BK: Tensor, landmarks_MK: Tensor | None, sharpness: float | None) -> Tensor:
+def inputs(unit_BK: Tensor, landmarks_MK: Tensor | None, sharpness: float | None) -> Tensor:
+    """What a classifier weighs: the rows themselves, or their kernel with the landmarks."""
     if landmarks_MK is None or sharpness is None:
         return unit_BK
     return kernel.kernel(unit_BK, landmarks_MK, sharpness)

@@ -1,7 +1,7 @@
 """Fits the best classifier for the labels there are; see candidates.py for how it is found.
 
-Few labels: `fitted` keeps all rows of labelled images. Many: `basis` chooses what is compared with, the labelled
-images' rows are added up in one more pass, and `fitted_to_sums` solves the sums.
+Few labels: `fitted` compares with all rows of labelled images. Many: `fitted_to_many` compares with landmarks. More
+than memory holds: `basis` chooses these, all rows are added up in one more pass, and `fitted_to_sums` solves the sums.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,16 @@ from fasthebb.readout.candidates import (
     JUDGED,
     LINEAR_RIDGE,
     RIDGE,
+    RIDGE_OF_MANY,
     SHARPNESS,
     Candidate,
     Rows,
     best,
     both_of,
     expected_top1,
+    inputs,
     judged,
     kernel_candidates,
-    landmark_metric,
     sum_candidates,
 )
 from fasthebb.readout.ridge import Products
@@ -66,9 +67,8 @@ def fitted(
     """
     candidates: list[Candidate] = []
     if classifier == "ridge":
-        products = Products(rows.flat_MK.shape[1], rows.classes)
-        products.add(rows.flat_MK, rows.targets_MC)
-        candidates += sum_candidates(rows, products, None, None, LINEAR_RIDGE if ridge is None else (ridge,))
+        strengths = LINEAR_RIDGE if ridge is None else (ridge,)
+        candidates += sum_candidates(rows, sums_of(rows, None, None), None, None, strengths)
     if classifier in ("auto", "kernel"):
         sharp = SHARPNESS if sharpness is None else (sharpness,)
         candidates += kernel_candidates(rows, sharp, RIDGE if ridge is None else (ridge,))
@@ -86,8 +86,8 @@ def fitted(
         buffers["weight"] = kernel.solve(similar_MM, rows.targets_MC, chosen.numbers["ridge"]).float()
         buffers["rows"] = rows.flat_MK
         buffers["sharpness"] = torch.tensor(chosen.numbers["sharpness"])
-    if chosen.name == "ridge":
-        buffers["linear"] = linear.fit(products, chosen.numbers["ridge"])[0].float()
+    if chosen.weight_XC is not None:
+        buffers["linear"] = chosen.weight_XC.float()
     if chosen.name in ("propagation", "both"):
         assert everything_NK is not None
         weight_KC = spreads.weights(chosen.numbers["reach"])
@@ -125,11 +125,27 @@ def best_sharpness(rows: Rows, landmarks_MK: Tensor) -> float:
     """Of a kernel with landmarks on all these rows: the more labels, the smoother is the best kernel."""
     candidates: list[Candidate] = []
     for sharpness in SHARPNESS:
-        products = Products(len(landmarks_MK), rows.classes)
-        for unit_BK, targets_BC in zip(rows.flat_MK.split(CHUNK), rows.targets_MC.split(CHUNK), strict=True):
-            products.add(kernel.kernel(unit_BK, landmarks_MK, sharpness), targets_BC)
-        candidates += sum_candidates(rows, products, landmarks_MK, sharpness, RIDGE)
+        products = sums_of(rows, landmarks_MK, sharpness)
+        candidates += sum_candidates(rows, products, landmarks_MK, sharpness, RIDGE_OF_MANY)
     return best(candidates).numbers["sharpness"]
+
+
+def sums_of(rows: Rows, landmarks_MK: Tensor | None, sharpness: float | None) -> Products:
+    """The sums over rows that are in memory; arguments as in `sum_candidates`."""
+    size = rows.copies_RLK.shape[2] if landmarks_MK is None else len(landmarks_MK)
+    products = Products(size, rows.classes)
+    for unit_BK, targets_BC in zip(rows.flat_MK.split(CHUNK), rows.targets_MC.split(CHUNK), strict=True):
+        products.add(inputs(unit_BK, landmarks_MK, sharpness), targets_BC)
+    return products
+
+
+def fitted_to_many(rows: Rows, landmarks: int, sharpness: float | None, ridge: float | None) -> Fitted:
+    """The best classifier for more rows than a kernel holds; arguments as in `basis` and `fitted_to_sums`."""
+    made = basis(rows, landmarks, sharpness).buffers
+    landmarks_MK = made["rows"] if landmarks else None
+    products = sums_of(rows, landmarks_MK, float(made["sharpness"]) if landmarks else None)
+    found = fitted_to_sums(rows, products, made, ridge)
+    return Fitted(made | found.buffers, found.report)
 
 
 def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], ridge: float | None) -> Fitted:
@@ -141,13 +157,13 @@ def fitted_to_sums(rows: Rows, products: Products, made: Mapping[str, Tensor], r
     """
     landmarks_MK = made["rows"] if made["rows"].numel() else None
     sharpness = float(made["sharpness"]) if landmarks_MK is not None else None
-    strengths = (ridge,) if ridge is not None else LINEAR_RIDGE if landmarks_MK is None else RIDGE
+    strengths = (ridge,) if ridge is not None else LINEAR_RIDGE if landmarks_MK is None else RIDGE_OF_MANY
     candidates = list(sum_candidates(rows, products, landmarks_MK, sharpness, strengths))
     chosen = best(candidates)
-    weight, _ = linear.fit(products, chosen.numbers["ridge"], landmark_metric(landmarks_MK, sharpness))
+    assert chosen.weight_XC is not None
     blank = torch.zeros(rows.copies_RLK.shape[2], rows.classes)
     buffers = {"weight": torch.empty(0), "linear": blank, "gain": torch.tensor(chosen.gain)}
-    buffers["linear" if landmarks_MK is None else "weight"] = weight.float()
+    buffers["linear" if landmarks_MK is None else "weight"] = chosen.weight_XC.float()
     more = {} if landmarks_MK is None else {"landmarks": len(landmarks_MK)}
     return Fitted(buffers, told(chosen, candidates, expected_top1(candidates), **more))
 

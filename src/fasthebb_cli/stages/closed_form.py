@@ -5,8 +5,8 @@
 2. The classifier is chosen and fitted, see `fasthebb.readout.choose`. No validation label is read: each candidate is
    judged by the score that a labelled image gets when its own label is left out.
 
-More labelled images than a kernel holds: the pass is over some of them, and a second one adds up the rows of all, so
-memory does not grow with their number.
+More labelled images than memory holds: the pass keeps some of them, and a second one adds up the rows of all, so memory
+does not grow with their number.
 
 All that is kept between steps is sums over images, or places that one process fills and the others leave at 0: it adds
 over processes.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fasthebb.readout.candidates import JUDGED, Rows
-from fasthebb.readout.choose import Fitted, basis, fitted, fitted_to_sums
+from fasthebb.readout.choose import Fitted, basis, fitted, fitted_to_many, fitted_to_sums
 from fasthebb.readout.kernel import targets
 from fasthebb.readout.network import ClosedForm
 from fasthebb.readout.ridge import Products
@@ -35,6 +35,7 @@ from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
 TOLD = ("expected_top1", "labels_judged", "expected_loss", "chosen", "candidates")
+KEPT = 12  # times finetune.kernel_rows: most rows of labelled images that are kept in memory
 GRAPH_IMAGES = 60_000  # most images of a graph: its similarities are computed for all pairs
 
 
@@ -137,8 +138,10 @@ class Passes:
         self.settings, self.images = settings, images
         components, classes = network.map.shape[1], len(context.dataset.classes)
         self.copies = 1 + settings.mirror + (settings.views > 0)
-        many = self.copies * len(labelled) > settings.kernel_rows
-        self.adds_up = many and settings.classifier != "propagation"  # whose graph needs every labelled image's place
+        of_all = self.copies * len(labelled)
+        # not for propagation, whose graph needs every labelled image's place
+        self.many = of_all > settings.kernel_rows and settings.classifier != "propagation"
+        self.adds_up = self.many and of_all > KEPT * settings.kernel_rows
         order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(context.seed_for("kept")))
         self.labelled = labelled[order]  # those whose rows are kept, the first of which judge the candidates
         landmarks = 0 if settings.classifier == "ridge" else min(settings.landmarks, len(labelled))
@@ -146,7 +149,7 @@ class Passes:
             self.labelled = self.labelled[: max(landmarks, JUDGED)]
         self.landmarks = landmarks
         self.of_all = len(labelled)
-        tries_graph = len(images) <= GRAPH_IMAGES and not self.adds_up
+        tries_graph = len(images) <= GRAPH_IMAGES and not self.many
         self.graph = settings.classifier == "propagation" or (settings.classifier == "auto" and tries_graph)
         end = int(images.max()) + 1
         self.place_of_image, self.row_of_image = torch.full((end,), -1), torch.full((end,), -1)
@@ -161,7 +164,7 @@ class Passes:
 
     def notes(self) -> list[str]:
         """Choices that are left out, and why."""
-        if self.adds_up:
+        if self.many:
             what = f"a kernel with {self.landmarks:,} landmarks" if self.landmarks else "ridge, from sums"
             return [
                 f"{self.of_all:,} labelled images make {self.copies * self.of_all:,} rows, and finetune.kernel_rows is "
@@ -204,6 +207,8 @@ class Passes:
             return fitted_to_sums(rows, self.products, made, settings.ridge)
         if self.adds_up:
             return basis(rows, self.landmarks, settings.sharpness)
+        if self.many:
+            return fitted_to_many(rows, self.landmarks, settings.sharpness, settings.ridge)
         return fitted(
             rows,
             everything_NK=self.all_NK if self.graph else None,
