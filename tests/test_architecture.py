@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "console": {"compute.launch"},
     "stages": {"fasthebb", "data", "compute", "settings"},
     "run": ABOVE_STAGES,
-    "report": {"settings", "run.directory", "console"},
+    "report": {"settings", "run.directory", "console", "fasthebb.stage_files", "fasthebb.typed"},
     "use": ABOVE_STAGES | {"run"},
     "prepare": ABOVE_STAGES | {"run"},
     "bench": ABOVE_STAGES | {"run"},

@@ -417,6 +417,7 @@ STAND_FOR = {
     "repeats": "bench step",
     "layer": "features runs/DIRECTORY photos",
     "pool": "features runs/DIRECTORY photos",
+    "trust": "predict runs/DIRECTORY photos",
 }
 
 

@@ -1,9 +1,11 @@
 """A trained network as one safetensors file, which also says how to build the network and prepare its images."""
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,8 +13,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fasthebb.nets.build import build_network
+from fasthebb.own import is_own
 from fasthebb.readout.network import ClosedForm
-from fasthebb.stage_files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, read_json
+from fasthebb.stage_files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, parse_json, read_json
+from fasthebb.typed import check
+
+LARGEST = 4096  # of an image's height, width and channels
 
 
 @dataclass(frozen=True)
@@ -67,37 +73,67 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         ValueError: there is no file, it is damaged, or fasthebb did not write it.
     """
     path = _model_file(path)
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+        raise ValueError(f"{path} is no regular file; give a {MODEL_FILE} or the stage directory that holds one")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            described = (file.metadata() or {}).get("fasthebb")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        card = ModelCard(**json.loads(metadata["fasthebb"]))
-        _check_closed_form(card.closed_form)
     except FileNotFoundError as error:
         raise ValueError(f"no model at {path}; give a {MODEL_FILE} or the stage directory that holds one") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} was not written by fasthebb: it has no description of its network") from error
-    return weights, card
+    if described is None:
+        raise ValueError(f"{path} was not written by fasthebb: it has no description of its network")
+    try:
+        return weights, _card_of(parse_json(described))
+    except ValueError as error:
+        raise ValueError(f"{path}: the description of its network is damaged: {error}") from error
 
 
-def _check_closed_form(described: Any) -> None:
+def _card_of(described: Any) -> ModelCard:
+    """The card that a model file describes.
+
+    Raises:
+        ValueError: a key is missing, or unknown, or its value is of another type or out of range.
+    """
+    check("", described, dict[str, Any])
+    hints = get_type_hints(ModelCard)
+    for field in fields(ModelCard):
+        if field.name in described:
+            check(field.name, described[field.name], hints[field.name])
+        elif field.default is MISSING:
+            raise ValueError(f"it has no {field.name}")
+    if unknown := described.keys() - hints.keys():
+        raise ValueError(f"it has {min(unknown)}, which is unknown; a newer fasthebb may have written it")
+    card = ModelCard(**described)
+    for name, value, low, high in (
+        ("channels", card.channels, 1, LARGEST), ("size", card.size, 1, LARGEST),
+        ("labels_train", card.labels_train, 0, math.inf), ("labels_validation", card.labels_validation, 0, math.inf),
+        ("hidden", card.hidden, 0, math.inf),
+    ):  # fmt: skip
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}")
+    if not len(card.mean) == len(card.std) == card.channels or min(card.std) <= 0:
+        raise ValueError(f"mean and std must have {card.channels} numbers each, and those of std be above 0")
+    if len(set(card.classes)) < len(card.classes):
+        raise ValueError("two of its classes have the same name")
+    _check_closed_form(card.closed_form)
+    return card
+
+
+def _check_closed_form(described: dict[str, Any] | None) -> None:
     """Raises:
     ValueError: it is not what `closed_form_network` takes.
     """
     if described is None:
         return
-    kinds = {"pool": int, "root": bool, "mirror": bool}
-    if not isinstance(described, dict) or described.keys() != {"layers", *kinds}:
-        raise ValueError("a closed form has layers, pool, root and mirror")
-    layers = described["layers"]
-    if layers is not None and not (
-        isinstance(layers, list) and layers and all(isinstance(name, str) for name in layers)
-    ):
-        raise ValueError("layers of a closed form are names")
-    if any(type(described[name]) is not kind for name, kind in kinds.items()) or described["pool"] < 1:
-        raise ValueError("pool, root and mirror of a closed form have other values")
+    kinds = {"layers": list[str] | None, "pool": int, "root": bool, "mirror": bool}
+    if described.keys() != kinds.keys():
+        raise ValueError(f"closed_form must have {', '.join(kinds)}")
+    check("closed_form", described, kinds)
+    if described["pool"] < 1 or described["layers"] == []:
+        raise ValueError("closed_form.pool must be at least 1, and closed_form.layers not empty")
 
 
 def _model_file(path: Path) -> Path:
@@ -110,33 +146,70 @@ def _model_file(path: Path) -> Path:
     content = read_json(path / FINGERPRINT_FILE)
     measures = f"{content.get('kind')}.split" in content  # such a stage has a split, and trains nothing
     previous = content.get("previous") if measures else None
-    for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}"):
-        if previous is not None and read_json(results).get("fingerprint") == previous:
+    for results in path.resolve().parent.glob(f"*/{RESULTS_FILE}") if previous is not None else ():
+        try:
+            found = read_json(results).get("fingerprint")
+        except ValueError:  # another stage's, which is damaged
+            continue
+        if found == previous:
             return results.parent / MODEL_FILE
     return path / MODEL_FILE
 
 
-def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
+def load_model(path: str | Path, device: str = "cpu", trust: Collection[str] = ()) -> nn.Module:
     """A trained network in evaluation mode: images (B, channels, size, size) -> scores (B, classes).
 
     Args:
         path: a `model.safetensors`, or the stage directory that contains one.
         device: where the network is to be, as "cuda".
+        trust: names of functions, my_package.module:function, that may build it. Without, only networks of this package
+            and of torchvision are built: whoever made the file could name any code of this machine.
 
     Raises:
         ValueError: as `load_model_and_card`.
     """
-    return load_model_and_card(path, device)[0]
+    return load_model_and_card(path, device, trust)[0]
 
 
-def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_model_and_card(
+    path: str | Path, device: str = "cpu", trust: Collection[str] = ()
+) -> tuple[nn.Module, ModelCard]:
     """The same network, and its card: image size, classes and normalisation.
 
     Raises:
-        ValueError: there is no model, it is damaged, or the function that builds its network is missing or has changed.
+        ValueError: there is no model, it is damaged, its network is somebody's own and not trusted, or the function
+            that builds it is missing or has changed.
     """
     weights, card = read_model(Path(path))
-    network = build_network(
+    own = is_own(card.model)
+    if own and card.model not in trust:
+        raise ValueError(
+            f"{path}: code of its own builds its network, {card.model}; if you know this code, say trust={card.model}"
+        )
+    try:
+        if not own:
+            with torch.device("meta"):  # the card may claim any size: nothing is allocated before it fits the file
+                _check_weights(_network_of(card), weights)
+        network = _network_of(card)
+        network.load_state_dict(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit the network {card.model}; has its code changed?") from error
+    except Exception as error:
+        raise ValueError(
+            f"{path}: its network {card.model} can't be built ({type(error).__name__}: {error})"
+        ) from error
+    if isinstance(network, ClosedForm):
+        try:
+            network.check(torch.zeros(1, card.channels, card.size, card.size), max(len(card.classes), 1))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return network.to(torch.device(device)).eval(), card
+
+
+def _network_of(card: ModelCard) -> nn.Module:
+    return build_network(
         card.model,
         card.arguments,
         channels=card.channels,
@@ -147,16 +220,17 @@ def load_model_and_card(path: str | Path, device: str = "cpu") -> tuple[nn.Modul
         hidden=card.hidden,
         closed_form=card.closed_form,
     )
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit the network {card.model}; has its code changed?") from error
+
+
+def _check_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raises:
+    RuntimeError: the network's tensors are not those of the file.
+    """
     if isinstance(network, ClosedForm):
-        try:
-            network.check(torch.zeros(1, card.channels, card.size, card.size), max(len(card.classes), 1))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return network.to(torch.device(device)).eval(), card
+        network.make_room(weights)
+    wanted = {name: value.shape for name, value in network.state_dict().items()}
+    if wanted != {name: value.shape for name, value in weights.items()}:
+        raise RuntimeError
 
 
 def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) -> list[str]:

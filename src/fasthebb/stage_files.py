@@ -1,12 +1,57 @@
 """The files in a stage's directory that lead to its model. Imports no torch."""
 
 import json
+import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 RESULTS_FILE = "results.json"
 MODEL_FILE = "model.safetensors"
 FINGERPRINT_FILE = "fingerprint.json"
+DEEPEST, TOO_DEEP = 16, "it is nested too deeply"  # ours are five deep
+LARGEST_TEXT = 64 * 2**20  # bytes of a file that is read whole; with thousands of classes, ours have a few megabytes
+
+
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a small regular file. It never waits, as reading a named pipe would.
+
+    Raises:
+        OSError: the file is missing or can't be read.
+        ValueError: it is no regular file, or larger than `largest`.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it is larger than {largest:,} bytes")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or it is nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    inner = [value]
+    for _ in range(DEEPEST):
+        inner = [item for outer in inner if isinstance(outer, dict | list) for item in _items(outer)]
+        if not inner:
+            return value
+    raise ValueError(TOO_DEEP)
+
+
+def _items(outer: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return outer.values() if isinstance(outer, dict) else outer
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -16,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or damaged.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(read_bytes(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete its directory to start that stage over") from error
     if not isinstance(value, dict):

@@ -53,6 +53,7 @@ _READING = {
     "batch_size": Setting("64", "images that the network sees at once"),
     "device": Setting("auto", "or cpu, cuda, cuda:1, mps, xpu"),
     "workers": Setting("0", "processes that decode ahead; 0: this one does"),
+    "trust": Setting("", "code that may build the model's network, my_package.module:function"),
 }
 COMMANDS: dict[str, Usage] = {
     "predict": Usage(

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOPPED
-from fasthebb_cli.console.formats import make_console, printable
+from fasthebb_cli.console.formats import harmless, make_console, printable
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
@@ -26,7 +26,7 @@ def fail(error: Exception) -> int:
         )
         return STOPPED
     if os.environ.get(TRACEBACK_VARIABLE) or not _is_known(error):
-        traceback.print_exception(error)
+        sys.stderr.write(harmless("".join(traceback.format_exception(error))))
     text = " ".join(str(error).split()) or type(error).__name__
     who = "" if launch().first else f"process {launch().rank}: "
     console.print(f"[bold red]error:[/] {who}{escape(printable(text))}", highlight=False, soft_wrap=True)

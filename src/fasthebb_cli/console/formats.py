@@ -1,13 +1,18 @@
 """How numbers are written, and the console that they are printed on."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from fasthebb_cli.compute.launch import launch
 
+# C0 but for tab and line feed, DEL, C1, and what changes the direction of writing
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet runs
 PLAIN_WIDTH = 160  # characters, where there is no terminal
 
 
@@ -79,11 +84,34 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out; names of files may contain them."""
-    return "".join(letter if letter >= " " and letter != "\x7f" else repr(letter)[1:-1] for letter in text)
+    """The text on one line: its control characters are written out. Names of files may contain them."""
+    return re.sub(r"[\n\t]", _written_out, harmless(text))
+
+
+def harmless(text: str) -> str:
+    """The text with all control characters written out but the ends of lines and tabs.
+
+    A terminal obeys some of them: what a file holds could clear the screen, change its title or hide letters.
+    """
+    return CONTROL.sub(_written_out, text)
+
+
+def cell_text(text: str) -> str:
+    """A text for a cell of a csv, after an apostrophe where a spreadsheet would take it for a formula and run it."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 class _Console(Console):
+    """A console that makes all text harmless; the control characters are rich's own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
+
     def on_broken_pipe(self) -> None:
         """A reader that stops early, as `head` does, does not stop the run: what follows goes to /dev/null."""
         self.quiet = True

@@ -101,7 +101,8 @@ def unfinished_notes(directories: Sequence[StageDirectory]) -> list[str]:
     """How many stages are not in the report since they are not finished, and which of them can't be read."""
     left = [directory for directory in directories if directory.state != "finished"]
     notes = [f"Not in this report: {count_states(left)} stages of {len(directories):,}."] if left else []
-    return notes + [f"{item.path.name}: {item.note}" for item in left if item.note.startswith(DAMAGED)]
+    notes += [f"{item.path.name}: {item.note}" for item in left if item.note.startswith(DAMAGED)]
+    return notes + [f"{item.path.name}: {item.unread}" for item in directories if item.unread]
 
 
 def _found(directories: Sequence[StageDirectory]) -> str:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fasthebb_cli.console.formats import cell_text
 from fasthebb_cli.report.chains import METRICS
 from fasthebb_cli.report.estimates import Estimate
 from fasthebb_cli.report.grid import Grid, Method
@@ -24,7 +25,8 @@ def csv_text(rows: Sequence[Row]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: cell_text(value) if isinstance(value, str) else value for key, value in row.items()}
+                     for row in rows)  # fmt: skip
     return buffer.getvalue()
 
 

@@ -4,15 +4,17 @@ A directory is finished (results.json), running (its lock is held), failed (erro
 example killed). Nothing here needs torch, so the commands that only read start at once.
 """
 
-import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fasthebb.stage_files import parse_json, read_bytes
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.report.shapes import check_content, check_epoch, check_results
 from fasthebb_cli.run.directory import (
     CHECKPOINT_FILE,
     ERROR_FILE,
@@ -20,7 +22,6 @@ from fasthebb_cli.run.directory import (
     METRICS_FILE,
     RESULTS_FILE,
     holder_of,
-    read_json,
 )
 from fasthebb_cli.settings.fingerprint import with_later_keys
 from fasthebb_cli.settings.kind import FineTuning
@@ -87,14 +88,27 @@ class StageDirectory:
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, up to the first line that a kill has cut short."""
-        records = []
+        """The records of metrics.jsonl, up to the first line that can't be read, as a kill leaves one."""
+        return self._epochs[0]
+
+    @property
+    def unread(self) -> str:
+        """Why a finished stage's metrics.jsonl can't be read to its end; empty: it can, or there is none."""
+        return self._epochs[1] if self.state == "finished" else ""
+
+    @cached_property
+    def _epochs(self) -> tuple[list[dict[str, Any]], str]:
+        records: list[dict[str, Any]] = []
         try:
-            for line in (self.path / METRICS_FILE).read_text().splitlines():
-                records.append(json.loads(line))
-        except (OSError, ValueError):
+            for line in read_bytes(self.path / METRICS_FILE).decode().splitlines():
+                record = parse_json(line)
+                check_epoch(record)
+                records.append(record)
+        except FileNotFoundError:
             pass
-        return records
+        except (OSError, ValueError) as error:
+            return records, f"{METRICS_FILE} can't be read after line {len(records)}: {error}"
+        return records, ""
 
 
 def find_directories(places: Sequence[Path]) -> list[StageDirectory]:
@@ -128,16 +142,17 @@ def siblings(places: Sequence[Path]) -> list[StageDirectory]:
 
 
 def read_directory(path: Path) -> StageDirectory:
-    """One stage's directory. A damaged one counts as failed, and its note says so."""
+    """One stage's directory. A damaged one counts as failed, and its note says so and why."""
     try:
-        content = with_later_keys(read_json(path / FINGERPRINT_FILE))
-    except InputError:
-        return StageDirectory(path, "failed", {}, note=f"{DAMAGED}: {FINGERPRINT_FILE} can't be read")
-    if (path / RESULTS_FILE).exists():
+        content = _checked(path / FINGERPRINT_FILE, check_content)
+    except ValueError as error:
+        return StageDirectory(path, "failed", {}, note=f"{DAMAGED}: {FINGERPRINT_FILE}: {error}")
+    content = with_later_keys(content)
+    if os.path.lexists(path / RESULTS_FILE):
         try:
-            return StageDirectory(path, "finished", content, read_json(path / RESULTS_FILE))
-        except InputError:
-            return StageDirectory(path, "failed", content, note=f"{DAMAGED}: {RESULTS_FILE} can't be read")
+            return StageDirectory(path, "finished", content, _checked(path / RESULTS_FILE, check_results))
+        except ValueError as error:
+            return StageDirectory(path, "failed", content, note=f"{DAMAGED}: {RESULTS_FILE}: {error}")
     holder = holder_of(path)
     if holder is not None:
         return StageDirectory(path, "running", content, note=holder)
@@ -157,8 +172,22 @@ def _stages_in(place: Path, pattern: str) -> list[Path]:
     return [path.parent for path in sorted(place.glob(f"{pattern}/{FINGERPRINT_FILE}"))]
 
 
+def _checked(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: why it can't be read or used.
+    """
+    try:
+        content: dict[str, Any] = parse_json(read_bytes(path))
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+    check(content)
+    return content
+
+
 def _text(path: Path) -> str:
     try:
-        return " ".join(path.read_text(errors="replace").split())
-    except OSError:
-        return "error.txt can't be read"
+        return " ".join(read_bytes(path).decode(errors="replace").split())
+    except (OSError, ValueError) as error:
+        return f"{ERROR_FILE} can't be read: {error}"

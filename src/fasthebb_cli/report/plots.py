@@ -5,6 +5,7 @@ Each figure is a whole `<svg>`; `page.py` makes the identifiers unique when it p
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,7 @@ STYLE: Any = {
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15, "grid.color": INK, "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlesize": 10,
     "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8, "lines.markersize": 4,
+    "text.parse_math": False,  # a class may be called $x$
 }  # fmt: skip
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 Look = dict[str, Any]
@@ -169,7 +171,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
 def _svg(figure: Figure) -> str:
     """The figure's <svg> element, as wide as its place, without what only a separate file needs."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "fasthebb"}):
+    with matplotlib.rc_context({"svg.hashsalt": "fasthebb"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser draws the letters
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = text[text.index("<svg") :].replace(INK, "currentColor")

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fasthebb.stage_files import read_bytes
 from fasthebb_cli.report.grid import Method
 from fasthebb_cli.run.directory import CONFIG_FILE
 from fasthebb_cli.settings.stages import STAGE_GROUPS
@@ -34,14 +35,14 @@ def command_of(method: Method, conf: Path) -> str:
     """
     runs = method.all_runs()
     try:
-        config = yaml.safe_load((runs[0].chain[-1].path / CONFIG_FILE).read_text())
+        config = _read_yaml(runs[0].chain[-1].path / CONFIG_FILE)
         choices = [f"{group}={config[group]['name']}" for group in CHOICES]
         usual = _composed(conf, choices)
         kinds = {group: config[group]["kind"] for group in STAGE_GROUPS if group in config}
         if others := [group for group, kind in kinds.items() if usual[f"{group}.kind"] != kind]:
             choices += [f"{group}={_choice(conf / group, kinds[group])}" for group in others]
             usual = _composed(conf, choices)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, HydraException, OmegaConfBaseException):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, HydraException, OmegaConfBaseException):
         return ""
     overrides = [
         word
@@ -57,6 +58,20 @@ def command_of(method: Method, conf: Path) -> str:
     sweep = ["-m"] if any("," in word for word in cell) else []
     words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
     return " ".join(["fasthebb", *map(shlex.quote, words)])
+
+
+def _read_yaml(path: Path) -> Any:
+    """Raises:
+    OSError, ValueError, yaml.YAMLError: it can't be read, is nested too deeply, or refers to itself. A few lines of
+        such references can stand for more than any memory holds; what a run writes has none.
+    """
+    text = read_bytes(path).decode()
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it refers to itself")
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _choice(group: Path, kind: str) -> str:

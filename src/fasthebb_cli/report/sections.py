@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fasthebb.stage_files import read_bytes
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.answers import Answer, answers, answers_on_learning, verdict, verdict_on_learning
 from fasthebb_cli.report.chains import METRICS, setting_text
@@ -138,8 +139,10 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
                   if (run := _first(method, fraction)) and (stage := run.fine_tuned)}  # fmt: skip
         for key, label in (("train_loss", "training loss"), ("train_top1", "training accuracy in %")):
             scale = 100 if "top1" in key else 1
-            curves = {name: [(epoch["epoch"], scale * epoch[key]) for epoch in stage.epochs if key in epoch]
-                      for name, stage in stages.items()}  # fmt: skip
+            curves = {
+                name: [(epoch["epoch"], scale * epoch[key]) for epoch in stage.epochs if epoch.get(key) is not None]
+                for name, stage in stages.items()
+            }
             curves = {name: points for name, points in curves.items() if points}
             if curves:
                 caption = (
@@ -151,7 +154,7 @@ def _learning_curves(grid: Grid, looks: Mapping[str, Look]) -> list[Figure]:
         stage = run.pretrained if run else None
         updates: dict[str, list[tuple[float, float]]] = {}
         for epoch in stage.epochs if stage else []:
-            for layer, values in epoch.get("layers", {}).items():
+            for layer, values in (epoch.get("layers") or {}).items():
                 if values.get("update"):
                     updates.setdefault(layer, []).append((epoch["epoch"], values["update"]))
         if stage and updates:
@@ -170,8 +173,8 @@ def _filters(grid: Grid) -> list[Figure]:
         if stage is None:
             continue
         try:
-            png = base64.b64encode((stage.path / FILTERS_FILE).read_bytes()).decode()
-        except OSError:
+            png = base64.b64encode(read_bytes(stage.path / FILTERS_FILE)).decode()
+        except (OSError, ValueError):
             continue
         how = "pre-training" if stage.pretrains else f"fine-tuning on {budget_text(most, grid.labels(most))}"
         figures.append(Figure(f"{method.name}, after {how}, seed {stage.results['seed']}.", png=png))

@@ -154,7 +154,7 @@ def holder_of(directory: Path) -> str | None:
     It asks by taking a shared lock for a moment, which a file that can only be read allows too.
     """
     try:
-        file = os.open(_lock_path(directory), os.O_RDONLY)
+        file = os.open(_lock_path(directory), os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:

@@ -15,15 +15,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import features as features_of_child
 from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.console.formats import size
 from fasthebb_cli.console.view import View
-from fasthebb_cli.errors import InputError, RunError, bad_input
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import replacing
 from fasthebb_cli.use.images import find_images
-from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable, whole_number
+from fasthebb_cli.use.passes import open_model, open_pass, out_path, run_pass, stoppable, whole_number
 
 COMPONENTS = "components"  # what a classifier in closed form reads: features, projected and whitened by views
 
@@ -38,15 +37,15 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
     model, place = paths
     out = out_path(settings["out"], ".npy")
     listing = out_path(settings["out"].removesuffix(".npy"), ".txt")
-    with bad_input():
-        network, card = load_model_and_card(model)
+    view = View(console)
+    network, card = open_model(model, settings, view)
     layer, pool = settings["layer"] or last_layer(network), whole_number("pool", settings, 0, 4096)
     read_layer = layer_reader(network, layer)
     files = find_images(place)
     for file in files:
         if "\n" in file.name:
             raise InputError(f"{file.name!r}: a path with a line break can't be a line of {listing}; rename the file")
-    work, view = open_pass(files, card, settings), View(console)
+    work = open_pass(files, card, settings)
     network = work.compute.place(network)
     with stoppable(view), replacing(out) as array, replacing(listing) as names:
         rows = _Rows(array, len(files), out)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fasthebb.model_file import ModelCard
+from fasthebb.model_file import ModelCard, load_model_and_card
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.device import set_up as prepare_compute
 from fasthebb_cli.console.formats import clock, pace
@@ -23,7 +23,7 @@ from fasthebb_cli.console.progress import FolderProgress
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.transforms import to_float
-from fasthebb_cli.errors import InputError, RunError
+from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.settings.checks import at_least
 from fasthebb_cli.settings.config import GpuConfig
 from fasthebb_cli.settings.load import with_defaults
@@ -45,6 +45,19 @@ class Pass:
     compute: Compute
     batch_size: int
     workers: int
+
+
+def open_model(path: Path, settings: Mapping[str, str], view: View) -> tuple[nn.Module, ModelCard]:
+    """The model, whose network the code that `trust` names may build; the view says where it did.
+
+    Raises:
+        InputError: there is no model, or none that may be built.
+    """
+    with bad_input():
+        network, card = load_model_and_card(path, trust=[settings["trust"]])
+    if card.model == settings["trust"]:
+        view.note(f"{card.model} was run to build the network, as trust allows")
+    return network, card
 
 
 def open_pass(files: Sequence[ImageFile], card: ModelCard, settings: Mapping[str, str]) -> Pass:

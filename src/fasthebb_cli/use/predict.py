@@ -8,13 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from fasthebb.model_file import load_model_and_card
-from fasthebb_cli.console.formats import percent
+from fasthebb_cli.console.formats import FORMULA, cell_text, percent
 from fasthebb_cli.console.view import View
-from fasthebb_cli.errors import InputError, RunError, bad_input
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import replacing
 from fasthebb_cli.use.images import find_images
-from fasthebb_cli.use.passes import open_pass, out_path, run_pass, stoppable
+from fasthebb_cli.use.passes import open_model, open_pass, out_path, run_pass, stoppable
 
 SHOWN = 10  # classes that the summary names
 
@@ -28,28 +27,29 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
     """
     model, place = paths
     out = out_path(settings["out"], ".csv")
-    with bad_input():
-        network, card = load_model_and_card(model)
+    view = View(console)
+    network, card = open_model(model, settings, view)
     if not card.taught or not card.classes:
         raise InputError(
             f"{model} has only been pre-trained, its classifier knows no labels; train it with fasthebb finetune "
             "init_from=MODEL, or read its features with fasthebb features"
         )
     files = find_images(place)
-    work, view = open_pass(files, card, settings), View(console)
+    work = open_pass(files, card, settings)
     network = work.compute.place(network)
-    counts = Counter[str]()
+    names, counts = [cell_text(name) for name in card.classes], Counter[str]()
     with stoppable(view), replacing(out) as file:
         file.write(_csv([("path", "class", "probability")]))
 
         def use(numbers: list[int], images: Tensor) -> None:
             best = network(images).float().softmax(1).max(1)
-            probabilities, classes = best.values.tolist(), [card.classes[k] for k in best.indices.tolist()]
+            classes = [names[k] for k in best.indices.tolist()]
             if not best.values.isfinite().all():
                 raise RunError(f"{model}: its scores are not finite; its training has diverged")
             counts.update(classes)
-            names = [files[k].name for k in numbers]
-            file.write(_csv([(n, c, f"{p:.6f}") for n, c, p in zip(names, classes, probabilities, strict=True)]))
+            paths = [f"./{name}" if name.startswith(FORMULA) else name for name in (files[k].name for k in numbers)]
+            probabilities = [f"{probability:.6f}" for probability in best.values.tolist()]
+            file.write(_csv([*zip(paths, classes, probabilities, strict=True)]))
 
         read = run_pass(work, use, view, "predict")
     shown = counts.most_common(SHOWN)
