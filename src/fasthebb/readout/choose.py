@@ -34,6 +34,7 @@ from fasthebb.readout.ridge import Products
 
 REACH = (0.9, 0.98)  # of labels over the graph: how much of its score an image has from its neighbours
 NEIGHBOURS = 10
+PRIOR = 10  # labels of each class that are added to those there are, before they say how frequent the classes are
 TRUE_LABEL = 3.0  # weight of a true label beside pseudo-labels, whose weights are at most 1
 PSEUDO_RIDGE = 0.1
 CHUNK = 4096  # rows that are weighted at once
@@ -104,29 +105,31 @@ def fitted(
     return Fitted(buffers, told(chosen, candidates, expected))
 
 
-def basis(rows: Rows, landmarks: int, sharpness: float | None) -> Fitted:
+def basis(rows: Rows, landmarks: int, sharpness: float | None, ridge: float | None) -> Fitted:
     """What many labelled images are compared with: buffers rows and sharpness. The weights follow from sums.
 
     Args:
         rows: of some labelled images: the landmarks are taken from them, and a sharpness is chosen on them.
         landmarks: M; 0: none, for linear ridge.
+        sharpness: None: it is chosen, with this ridge, or if that is None, with the best one.
     """
     buffers = {"rows": torch.empty(0)}
     if landmarks:
         image_M = torch.arange(min(landmarks, len(rows.labels_L)))
         copy_M = image_M % len(rows.copies_RLK)
         buffers["rows"] = kernel.unit_rows(rows.copies_RLK[copy_M, image_M])
-        chosen = best_sharpness(rows, buffers["rows"][:TRIED_LANDMARKS]) if sharpness is None else sharpness
+        chosen = best_sharpness(rows, buffers["rows"], ridge) if sharpness is None else sharpness
         buffers["sharpness"] = torch.tensor(chosen)
     return Fitted(buffers, {})
 
 
-def best_sharpness(rows: Rows, landmarks_MK: Tensor) -> float:
-    """Of a kernel with landmarks on all these rows: the more labels, the smoother is the best kernel."""
+def best_sharpness(rows: Rows, landmarks_MK: Tensor, ridge: float | None) -> float:
+    """Of a kernel with the first landmarks, on all these rows: the more labels, the smoother is the best kernel."""
+    tried_MK, strengths = landmarks_MK[:TRIED_LANDMARKS], RIDGE_OF_MANY if ridge is None else (ridge,)
     candidates: list[Candidate] = []
     for sharpness in SHARPNESS:
-        products = sums_of(rows, landmarks_MK, sharpness)
-        candidates += sum_candidates(rows, products, landmarks_MK, sharpness, RIDGE_OF_MANY)
+        products = sums_of(rows, tried_MK, sharpness)
+        candidates += sum_candidates(rows, products, tried_MK, sharpness, strengths)
     return best(candidates).numbers["sharpness"]
 
 
@@ -134,14 +137,15 @@ def sums_of(rows: Rows, landmarks_MK: Tensor | None, sharpness: float | None) ->
     """The sums over rows that are in memory; arguments as in `sum_candidates`."""
     size = rows.copies_RLK.shape[2] if landmarks_MK is None else len(landmarks_MK)
     products = Products(size, rows.classes)
-    for unit_BK, targets_BC in zip(rows.flat_MK.split(CHUNK), rows.targets_MC.split(CHUNK), strict=True):
-        products.add(inputs(unit_BK, landmarks_MK, sharpness), targets_BC)
+    labels_M = rows.labels_L.repeat(len(rows.copies_RLK))
+    for rows_BK, labels_B in zip(rows.copies_RLK.flatten(0, 1).split(CHUNK), labels_M.split(CHUNK), strict=True):
+        products.add(inputs(kernel.unit_rows(rows_BK), landmarks_MK, sharpness), kernel.targets(labels_B, rows.classes))
     return products
 
 
 def fitted_to_many(rows: Rows, landmarks: int, sharpness: float | None, ridge: float | None) -> Fitted:
     """The best classifier for more rows than a kernel holds; arguments as in `basis` and `fitted_to_sums`."""
-    made = basis(rows, landmarks, sharpness).buffers
+    made = basis(rows, landmarks, sharpness, ridge).buffers
     landmarks_MK = made["rows"] if landmarks else None
     products = sums_of(rows, landmarks_MK, float(made["sharpness"]) if landmarks else None)
     found = fitted_to_sums(rows, products, made, ridge)
@@ -190,29 +194,32 @@ class Spreads:
     def __init__(self, rows: Rows, everything_NK: Tensor, positions_L: Tensor) -> None:
         self.rows, self.everything_NK, self.positions_L = rows, everything_NK, positions_L
         self.group_L = graph.groups(rows.labels_L, rows.classes)
-        graph_NN = graph.neighbour_graph(kernel.unit_rows(everything_NK), NEIGHBOURS)
-        sources_NG = graph.sources(len(everything_NK), positions_L, self.group_L)
-        self.by_reach = {reach: graph.spread(graph_NN, sources_NG, reach) for reach in REACH}
+        self.soft_NC: dict[float, Tensor] = {}  # by reach
 
     def candidates(self) -> Iterator[Candidate]:
-        for reach, spread_NG in self.by_reach.items():
-            between_LG, labels_L = spread_NG[self.positions_L], self.rows.labels_L
-            scores = graph.left_out_scores(between_LG, labels_L, self.group_L, self.rows.classes)[:JUDGED]
+        labels_L, group_L, classes = self.rows.labels_L, self.group_L, self.rows.classes
+        graph_NN = graph.neighbour_graph(kernel.unit_rows(self.everything_NK), NEIGHBOURS)
+        sources_NG = graph.sources(len(self.everything_NK), self.positions_L, group_L)
+        for reach in REACH:
+            spread_NG = graph.spread(graph_NN, sources_NG, reach)
+            self.soft_NC[reach] = graph.propagated(spread_NG, labels_L, group_L, classes)
+            scores = graph.left_out_scores(spread_NG[self.positions_L], labels_L, group_L, classes)[:JUDGED]
             yield judged("propagation", {"reach": reach}, scores, labels_L[:JUDGED])
 
     def weights(self, reach: float) -> Tensor:
-        """(K, C), of the linear classifier that the classes of all images teach."""
-        soft_NC = graph.propagated(self.by_reach[reach], self.rows.labels_L, self.group_L, self.rows.classes)
-        return from_pseudo_labels(self.everything_NK, soft_NC, self.positions_L, self.rows)
+        """(K, C), of the linear classifier that the classes of all images teach; after `candidates`."""
+        return from_pseudo_labels(self.everything_NK, self.soft_NC[reach], self.positions_L, self.rows)
 
 
 def from_pseudo_labels(z_NK: Tensor, soft_NC: Tensor, positions_L: Tensor, rows: Rows) -> Tensor:
     """Ridge regression on all images, each with the class that it got, weighted by how sure that is.
 
-    Over all images, the classes have the shares that they have among the labels: else a class whose images lie close
-    together takes those of others. Source: class mass normalisation, Zhu, Ghahramani and Lafferty 2003.
+    Over all images, the classes get about the shares that they have among the labels: else a class whose images lie
+    close together takes those of others. Few labels say little of the shares, hence the prior, that all are equal.
+    Source: class mass normalisation, Zhu, Ghahramani and Lafferty 2003.
     """
-    frequency_C = torch.bincount(rows.labels_L, minlength=rows.classes) / len(rows.labels_L)
+    count_C = torch.bincount(rows.labels_L, minlength=rows.classes) + PRIOR
+    frequency_C = count_C / count_C.sum()
     shares = _shares(soft_NC.clamp_min(0))
     shares = _shares(shares * frequency_C / shares.sum(0).clamp_min(1e-30))
     pseudo_N = shares.argmax(1)

@@ -68,7 +68,7 @@ def fit(products: Products, strength: float, metric_KK: Tensor | None = None) ->
 
 
 def _cholesky(regular_KK: Tensor, mean: float) -> Tensor:
-    """Its factor; where rounding has made a direction negative, after the least more on the diagonal that mends it."""
+    """Its factor. Where rounding has made a direction negative, the least power of ten on the diagonal mends it."""
     added = JITTER
     while True:
         factor_KK: Tensor

@@ -95,7 +95,7 @@ class ClosedFormConfig(ComponentsConfig):
 
     shared: ClassVar = False
     reads_labels: ClassVar = True
-    memory_keys: ClassVar[Sequence[str]] = ("batch_size", "components", "kernel_rows", "pool")
+    memory_keys: ClassVar[Sequence[str]] = ("batch_size", "components", "kernel_rows", "landmarks", "pool")
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, ("closed_form",))

@@ -12,6 +12,7 @@ All that is kept between steps is sums over images, or places that one process f
 over processes.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from fasthebb.readout.views import mirrored
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.signals import stops_raise
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.errors import InputError
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.closed_form import ClosedFormConfig
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.stages.components import Parts, Views, read, total
@@ -138,10 +139,10 @@ class Passes:
         self.settings, self.images = settings, images
         components, classes = network.map.shape[1], len(context.dataset.classes)
         self.copies = 1 + settings.mirror + (settings.views > 0)
-        of_all = self.copies * len(labelled)
+        all_rows = self.copies * len(labelled)
         # not for propagation, whose graph needs every labelled image's place
-        self.many = of_all > settings.kernel_rows and settings.classifier != "propagation"
-        self.adds_up = self.many and of_all > KEPT * settings.kernel_rows
+        self.many = all_rows > settings.kernel_rows and settings.classifier != "propagation"
+        self.adds_up = self.many and all_rows > KEPT * settings.kernel_rows
         order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(context.seed_for("kept")))
         self.labelled = labelled[order]  # those whose rows are kept, the first of which judge the candidates
         landmarks = 0 if settings.classifier == "ridge" else min(settings.landmarks, len(labelled))
@@ -199,14 +200,22 @@ class Passes:
             kept *= processes.is_first()
 
     def fit(self, epoch: int, network: ClosedForm, labels: Tensor, classes: int) -> Fitted:
-        """After the first pass: a classifier, or what the second pass compares with. After that: the classifier."""
+        """After the first pass: a classifier, or what the second pass compares with. After that: the classifier.
+
+        Raises:
+            RunError: the components are not finite, or all 0.
+        """
         settings = self.settings
+        largest = float(self.rows_RLK.abs().max())
+        if not 0 < largest < math.inf:
+            what = "all 0" if largest == 0 else "not finite"
+            raise RunError(f"finetune: the features of the labelled images are {what}; did pre-training diverge?")
         rows = Rows(self.rows_RLK, labels[self.labelled], 1 + settings.mirror, classes)
         if epoch == 1:
             made = {name: value.cpu() for name, value in network.named_buffers(recurse=False)}
             return fitted_to_sums(rows, self.products, made, settings.ridge)
         if self.adds_up:
-            return basis(rows, self.landmarks, settings.sharpness)
+            return basis(rows, self.landmarks, settings.sharpness, settings.ridge)
         if self.many:
             return fitted_to_many(rows, self.landmarks, settings.sharpness, settings.ridge)
         return fitted(

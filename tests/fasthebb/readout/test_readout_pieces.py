@@ -229,11 +229,11 @@ def test_a_kernel_with_every_row_as_a_landmark_is_the_whole_kernel(strength: flo
 
 def test_few_landmarks_are_distinct_images_in_all_their_copies() -> None:
     rows = rows_of(20)
-    made = basis(rows, 7, None).buffers
+    made = basis(rows, 7, None, None).buffers
     expected = kernel.unit_rows(torch.stack([rows.copies_RLK[k % 3, k] for k in range(7)]))
     torch.testing.assert_close(made["rows"], expected)
     assert float(made["sharpness"]) in SHARPNESS
-    assert basis(rows, 0, None).buffers["rows"].numel() == 0
+    assert basis(rows, 0, None, None).buffers["rows"].numel() == 0
 
 
 @pytest.mark.parametrize("counts", [(100, 100), (150, 50)])
@@ -247,6 +247,18 @@ def test_a_class_that_spreads_further_than_others_takes_no_images_of_theirs(coun
     scores = kernel.unit_rows(z).double() @ choose.from_pseudo_labels(z, soft, positions, rows)
     assert soft.argmax(1).sum() == 0, "nothing to mend"
     assert float((scores.argmax(1) == truth).double().mean()) > 0.85
+
+
+def test_few_labels_say_little_of_how_frequent_classes_are() -> None:
+    """Two classes of 100 images, of which five and one were drawn to be labelled. The graph leans to neither."""
+    truth = torch.arange(2).repeat_interleave(100)
+    z = torch.tensor([[1.0, 0.3], [0.3, 1.0]])[truth] + 0.3 * normal(200, 2)
+    near = z @ torch.tensor([1.0, -1.0])
+    soft = torch.stack([near, -near], 1).sigmoid()
+    positions = torch.tensor([0, 1, 2, 3, 4, 199])
+    rows = Rows(z[None, positions], truth[positions], 1, 2)
+    scores = kernel.unit_rows(z).double() @ choose.from_pseudo_labels(z, soft, positions, rows)
+    assert float((scores.argmax(1) == truth).double().mean()) > 0.9
 
 
 def test_labels_are_tried_to_reach_near_and_far() -> None:
@@ -285,7 +297,7 @@ def test_the_sharpness_of_a_kernel_with_landmarks_is_chosen_by_what_is_left_out_
     unit = kernel.unit_rows(normal(1000, 6))
     noise = torch.rand(1000, generator=torch.Generator().manual_seed(1)) < 0.3
     sides = [(unit[:, :count] > 0).sum(1) % 2 for count in (1, 4)]
-    chosen = [best_sharpness(Rows(unit[None], (y + noise.long()) % 2, 1, 2), unit[:100]) for y in sides]
+    chosen = [best_sharpness(Rows(unit[None], (y + noise.long()) % 2, 1, 2), unit[:100], None) for y in sides]
     assert chosen[0] < chosen[1]
 
 
