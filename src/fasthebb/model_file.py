@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from fasthebb.nets.build import build_network
 from fasthebb.own import is_own
 from fasthebb.readout.network import ClosedForm
-from fasthebb.stage_files import FINGERPRINT_FILE, MODEL_FILE, RESULTS_FILE, parse_json, read_json
+from fasthebb.stage_files import (
+    FINGERPRINT_FILE,
+    MODEL_FILE,
+    RESULTS_FILE,
+    check_seal,
+    digest_of_file,
+    parse_json,
+    read_json,
+)
 from fasthebb.typed import check
 
 LARGEST = 4096  # of an image's height, width and channels
@@ -83,12 +91,29 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         raise ValueError(f"no model at {path}; give a {MODEL_FILE} or the stage directory that holds one") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
+    _check_origin(path)
     if described is None:
         raise ValueError(f"{path} was not written by fasthebb: it has no description of its network")
     try:
         return weights, _card_of(parse_json(described))
     except ValueError as error:
         raise ValueError(f"{path}: the description of its network is damaged: {error}") from error
+
+
+def _check_origin(path: Path) -> None:
+    """Raises:
+    ValueError: the file lies in a stage's directory, and it is not the one that the stage wrote.
+    """
+    results = path.parent / RESULTS_FILE
+    if path.name != MODEL_FILE or not results.exists():
+        return
+    written = read_json(results)
+    try:
+        check_seal(written)
+    except ValueError as error:
+        raise ValueError(f"{results}: {error}; delete its directory to start that stage over") from error
+    if "weights" in written and written["weights"] != digest_of_file(path):
+        raise ValueError(f"{path} is not what its stage wrote (see {results}); delete its directory to start it over")
 
 
 def _card_of(described: Any) -> ModelCard:

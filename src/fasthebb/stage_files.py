@@ -3,7 +3,9 @@
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,26 @@ def parse_json(text: str | bytes) -> Any:
         if not inner:
             return value
     raise ValueError(TOO_DEEP)
+
+
+def digest_of_file(path: Path) -> str:
+    """32 hexadecimal digits: the blake2b hash of a file."""
+    with path.open("rb") as file:
+        return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
+
+
+def seal_of(results: Mapping[str, Any]) -> str:
+    """What results.json has under `seal`: a digest of its other keys, by which an edited file is found."""
+    others = {key: value for key, value in results.items() if key != "seal"}
+    return blake2b(json.dumps(others, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def check_seal(results: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: the results were changed after they had been written. Those of earlier versions have no seal.
+    """
+    if "seal" in results and results["seal"] != seal_of(results):
+        raise ValueError("it was changed after its stage had finished")
 
 
 def _items(outer: dict[str, Any] | list[Any]) -> Iterable[Any]:

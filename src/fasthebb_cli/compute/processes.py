@@ -13,6 +13,7 @@ import atexit
 import os
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +29,7 @@ T = TypeVar("T")
 STEP = timedelta(minutes=30)  # time limit of a sum
 PATIENCE = timedelta(days=7)  # time limit of a decision: the first process may wait for another job's pre-training
 JOIN_VARIABLE = "FASTHEBB_JOIN_SECONDS"  # environment variable: time limit for all processes to start
+_alone: ContextVar[bool] = ContextVar("alone", default=False)  # within what the first process makes for all
 LAST_WORD = timedelta(seconds=20)  # how long a failed process waits for the others' next decision
 
 
@@ -141,19 +143,23 @@ def decide(*, stop: bool = False, save: bool = False) -> Decision:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Calls `make` in the first process and returns its value in all processes.
+    """Calls `make` in the first process and returns its value in all processes. In `make` itself, a further such call
+    is the first process's own.
 
     Raises:
         Interrupted: in all processes, if the first is asked to stop meanwhile.
     """
-    if count() == 1:
+    if count() == 1 or _alone.get():
         return make()
     made: list[Any] = [None]
     if is_first():
+        token = _alone.set(True)
         try:
             made = [make()]
         except Interrupted as stopped:
             made = [stopped]
+        finally:
+            _alone.reset(token)
     decide()
     dist.broadcast_object_list(made, group=_decisions())
     if isinstance(made[0], Interrupted):

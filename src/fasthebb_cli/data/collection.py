@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fasthebb_cli.compute import processes
+from fasthebb_cli.data.contents import Digests, content_digests
 from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
@@ -56,6 +57,7 @@ class Collection:
         unlabelled: indices of further images, for pre-training only.
         table: see `Table`; None: no paper uses a part of the training images.
         files: the image files, if there are any.
+        contents: a digest of what is in each, (N, WIDTH).
         left_out: one line for each damaged file that was left out (`on_bad_image=skip`).
     """
 
@@ -69,6 +71,7 @@ class Collection:
     unlabelled: Tensor = field(default_factory=_none)
     table: Table | None = None
     files: FileList | None = None
+    contents: Digests | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -124,10 +127,20 @@ def from_files(
         files = FileList(file for i, file in enumerate(files) if i not in damaged)
         pixels = source.pixels if isinstance(source, InMemory) else None
         source = ImageFiles(files.paths, config.size, read) if pixels is None else InMemory(pixels[kept])
-    digest = files_digest(counts, config.size, classes, map(listed, files))
+    place = f"{config.name} {config.root} {config.unlabelled}"
+    contents = content_digests(files, place, read)
+    digest = files_digest(counts, config.size, classes, map(listed, files, contents))
     lost = tuple(damaged[i] for i in sorted(damaged)) if damaged else ()
     return Collection(
-        source, files.labels(), classes, digest=digest, table=table, files=files, left_out=lost, **indices
+        source,
+        files.labels(),
+        classes,
+        digest=digest,
+        table=table,
+        files=files,
+        contents=contents,
+        left_out=lost,
+        **indices,
     )
 
 
@@ -168,9 +181,9 @@ def check_classes(labels: Tensor, readable: Tensor, classes: tuple[str, ...]) ->
             raise InputError(f"class {classes[label]}: not one of its training images can be read; mend or remove them")
 
 
-def listed(file: ImageFile) -> bytes:
-    """A file's line in the digest of its data set."""
-    return os.fsencode(f"{file.name}\0{file.length}\0{file.label}\n")
+def listed(file: ImageFile, content: Digests) -> bytes:
+    """A file's line in the digest of its data set; `content` (WIDTH,) is the digest of what is in it."""
+    return os.fsencode(f"{file.name}\0{content.tobytes().hex()}\0{file.label}\n")
 
 
 def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:

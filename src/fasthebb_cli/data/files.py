@@ -1,8 +1,9 @@
-"""A list of image files that takes about 50 bytes a file; Python's own strings and tuples would take 350."""
+"""A list of image files that takes about 60 bytes a file; Python's own strings and tuples would take 350."""
 
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar, overload
 
 import torch
@@ -19,12 +20,20 @@ class Listing(Protocol[T_co]):
 
 
 class ImageFile(NamedTuple):
-    """An image file. `name`: its path relative to the data set's root; `length`: in bytes; `label`: -1 for none."""
+    """An image file.
+
+    Args:
+        name: its path relative to the data set's root.
+        length: in bytes.
+        label: -1 for none.
+        changed: when, in nanoseconds; in an archive, a checksum; 0: it can't be read.
+    """
 
     name: str
     path: str
     length: int
     label: int = -1
+    changed: int = 0
 
 
 class FileList(Sequence[ImageFile]):
@@ -38,7 +47,7 @@ class FileList(Sequence[ImageFile]):
         self._folders: list[tuple[str, str]] = []
         self._numbers: dict[tuple[str, str], int] = {}
         self._folder, self._last, self._ends = array("I"), bytearray(), array("q")
-        self._lengths, self._labels = array("q"), array("q")
+        self._lengths, self._labels, self._changed = array("q"), array("q"), array("q")
         for file in files:
             self.append(file)
 
@@ -53,6 +62,7 @@ class FileList(Sequence[ImageFile]):
         self._ends.append(len(self._last))
         self._lengths.append(file.length)
         self._labels.append(file.label)
+        self._changed.append(file.changed)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -67,11 +77,20 @@ class FileList(Sequence[ImageFile]):
         i = range(len(self))[index]
         last = os.fsdecode(bytes(self._last[self._ends[i - 1] if i else 0 : self._ends[i]]))
         name, path = self._folders[self._folder[i]]
-        return ImageFile(name + last, path + last, self._lengths[i], self._labels[i])
+        return ImageFile(name + last, path + last, self._lengths[i], self._labels[i], self._changed[i])
 
     @property
     def paths(self) -> Listing[str]:
         return _Paths(self)
+
+    def state(self) -> bytes:
+        """A digest of all names, lengths and times of change, but not of the labels."""
+        hashed = blake2b(digest_size=16)
+        for part in (repr([name for name, _ in self._folders]).encode(), self._folder, self._last, self._ends,
+                     self._lengths, self._changed):  # fmt: skip
+            hashed.update(f"{memoryview(part).nbytes} ".encode())
+            hashed.update(part)
+        return hashed.digest()
 
     def labels(self) -> Tensor:
         """int64 (N,). They share the list's memory, so no file can be appended afterwards."""

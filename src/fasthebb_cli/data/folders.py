@@ -152,7 +152,7 @@ def _image(name: str, path: str) -> Iterator[ImageFile]:
         yield ImageFile(name, path, 0)
         return
     if stat.S_ISREG(status.st_mode):  # a pipe or a socket would never end
-        yield ImageFile(name, path, status.st_size)
+        yield ImageFile(name, path, status.st_size, changed=status.st_mtime_ns)
 
 
 def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:

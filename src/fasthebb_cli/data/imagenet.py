@@ -93,7 +93,9 @@ def tiny_imagenet(config: DatasetConfig) -> Collection:
     wnids = next((name for name in names if name.split("/")[-1] == "wnids.txt"), "tiny-imagenet-200/wnids.txt")
     inside = wnids.removesuffix("wnids.txt")
     files = [
-        ImageFile(info.filename.removeprefix(inside), str(archive / info.filename), info.file_size)
+        ImageFile(
+            info.filename.removeprefix(inside), str(archive / info.filename), info.file_size, changed=1 + info.CRC
+        )
         for info in members
         if info.filename.startswith(inside) and info.filename.lower().endswith(SUFFIXES)
     ]

@@ -2,14 +2,16 @@
 
 images.bin    pixels, uint8 (N, C, S, S), or the image files one after the other ("encoded")
 index.npz     labels (N,), and the indices of each part's images
-listing       only for encoded images: name, length and label of each file, for the digest at any size
+listing       only for encoded images: name, digest and label of each file, for the digest at any size
 packed.json   the description; written last, so a folder without it is not a packed data set
 
 images.bin is mapped into memory: the processes of a machine share one copy, and only pages that are needed are read.
 """
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -21,14 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasthebb_cli.compute import processes
 from fasthebb_cli.data.collection import Collection, Table, files_digest, in_memory, source_of
+from fasthebb_cli.data.contents import cache_file, keep, tell
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
-VERSION = 1
+VERSION = 2
 IMAGES_FILE, INDEX_FILE, LISTING_FILE, PACKED_FILE = "images.bin", "index.npz", "listing", "packed.json"
 JOURNAL_FILE = "packing.jsonl"  # exists until the packing is finished
+TOLD_BYTES = 2 * 2**30  # reading so much takes long enough to say so
 PARTS = ("train", "test", "validation", "unlabelled")
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -135,6 +140,42 @@ def digest_of_file(path: Path) -> str:
         return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
 
 
+def damaged_block(folder: Path, blocks: Sequence[tuple[int, str]]) -> int | None:
+    """The number of the first block (end, digest) of images.bin whose digest differs; None if none does."""
+    starts = [0, *(end for end, _ in blocks)]
+
+    def is_whole(number: int) -> bool:
+        end, digest = blocks[number]
+        hashed, left = blake2b(digest_size=16), end - starts[number]
+        with (folder / IMAGES_FILE).open("rb") as file:
+            file.seek(starts[number])
+            while left and (piece := file.read(min(left, 1 << 20))):
+                hashed.update(piece)
+                left -= len(piece)
+        return hashed.hexdigest() == digest
+
+    with ThreadPoolExecutor(max(1, min(8, torch.get_num_threads()))) as pool:
+        return next((number for number, whole in enumerate(pool.map(is_whole, range(len(blocks)))) if not whole), None)
+
+
+def check_blocks(root: Path, packed: Packed) -> None:
+    """Compares images.bin with its digests, once for each time that the file has changed; see `contents`.
+
+    Raises:
+        InputError: it is not what was packed.
+    """
+    status = (root / IMAGES_FILE).stat()
+    state = f"{digest_of_file(root / PACKED_FILE)} {status.st_size} {status.st_mtime_ns}"
+    checked = cache_file("packed", os.path.realpath(root))
+    if checked.is_file() and checked.read_bytes() == state.encode():
+        return
+    if status.st_size >= TOLD_BYTES:
+        tell(f"reads {root / IMAGES_FILE} once, to see that it is what was packed")
+    if damaged_block(root, packed.blocks) is not None:
+        raise InputError(f"{root / IMAGES_FILE}: is not what was packed; pack again into another folder")
+    keep(checked, state.encode())
+
+
 def open_packed(root: Path, config: DatasetConfig) -> Collection:
     """The collection that was packed, without its damaged images.
 
@@ -150,6 +191,7 @@ def open_packed(root: Path, config: DatasetConfig) -> Collection:
     for key in ("labels", "unlabelled", "options"):
         if getattr(config, key):
             raise InputError(f"dataset.{key}: {root} is packed; set it when it is prepared")
+    processes.from_first(lambda: check_blocks(root, packed))
     index = _read_index(root)
     file = root / IMAGES_FILE
     digest = packed.digest

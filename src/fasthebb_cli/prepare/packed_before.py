@@ -1,12 +1,10 @@
 """Folders that hold a packed data set already, whole or begun: what they hold, and whether it is still as written."""
 
-from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import collection_of
-from fasthebb_cli.data.packed import IMAGES_FILE, PACKED_FILE, Packed, Plan, read_packed
+from fasthebb_cli.data.packed import PACKED_FILE, Packed, Plan, damaged_block, read_packed
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare.findings import classes_text
 from fasthebb_cli.settings.tools import DataConfig
@@ -43,21 +41,6 @@ def finished(folder: Path, plan: Plan) -> Packed | None:
     if packed.plan != plan:
         raise InputError(f"out={folder} holds another packed data set ({_told(packed.plan)}); choose another folder")
     return packed
-
-
-def damaged_block(folder: Path, blocks: Sequence[tuple[int, str]]) -> int | None:
-    """The number of the first block (end, digest) of images.bin whose digest differs; None if none does."""
-    start = 0
-    with (folder / IMAGES_FILE).open("rb") as file:
-        for number, (end, digest) in enumerate(blocks):
-            hashed, left = blake2b(digest_size=16), end - start
-            while left and (piece := file.read(min(left, 1 << 20))):
-                hashed.update(piece)
-                left -= len(piece)
-            if hashed.hexdigest() != digest:
-                return number
-            start = end
-    return None
 
 
 def _told(plan: Plan) -> str:

@@ -27,11 +27,11 @@ from fasthebb_cli.data.packed import (
     PARTS,
     Packed,
     Plan,
+    damaged_block,
     digest_of_file,
 )
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.checking import Checked, Traits, add_traits
-from fasthebb_cli.prepare.packed_before import damaged_block
 from fasthebb_cli.run.directory import write_atomically, write_json
 
 BLOCK_BYTES = 256 * 2**20  # at most so much is written again after a kill
@@ -156,13 +156,15 @@ class Packing:
         index = {"labels": collection.labels[readable]} | _renumbered(parts, readable)
         counts = {part: len(index[part]) for part in parts if part != "unlabelled" or len(parts[part])}
         digest, kept = collection.digest, readable.nonzero().flatten().tolist()
-        if collection.files is not None and damaged:
-            lines = (listed(collection.files[i]) for i in kept)
-            digest = files_digest(counts, self.plan.size, collection.classes, lines)
-        if collection.files is not None and self.plan.format == "encoded":
-            index["ends"] = torch.tensor([n for block in self.blocks for n in block["lengths"]]).cumsum(0)
-            listing = (listed(collection.files[i]) for i in kept)
-            write_atomically(self.folder / LISTING_FILE, lambda file: file.writelines(listing))
+        if collection.files is not None and collection.contents is not None:
+            files, contents = collection.files, collection.contents
+            if damaged:
+                lines = (listed(files[i], contents[i]) for i in kept)
+                digest = files_digest(counts, self.plan.size, collection.classes, lines)
+            if self.plan.format == "encoded":
+                index["ends"] = torch.tensor([n for block in self.blocks for n in block["lengths"]]).cumsum(0)
+                listing = (listed(files[i], contents[i]) for i in kept)
+                write_atomically(self.folder / LISTING_FILE, lambda file: file.writelines(listing))
         arrays: Mapping[str, Any] = {name: value.numpy() for name, value in index.items()}
         write_atomically(self.folder / INDEX_FILE, lambda file: np.savez(file, **arrays))
         blocks = [(block["end"], block["digest"]) for block in self.blocks]

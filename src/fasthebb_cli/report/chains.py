@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fasthebb.stage_files import digest_of_file
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.run.directory import MODEL_FILE, digest_of_file
+from fasthebb_cli.run.directory import MODEL_FILE
 from fasthebb_cli.settings.stages import NEEDED_KINDS
 
 Settings = dict[str, Any]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fasthebb.stage_files import check_seal
 from fasthebb.typed import check
 
 CONTENT: dict[str, Any] = {
@@ -40,6 +41,7 @@ def check_results(results: Mapping[str, Any]) -> None:
     Raises:
         ValueError: as `check_content`.
     """
+    check_seal(results)
     check("", results, RESULTS)
     _check_numbers(results)
     confusion = results.get("confusion")

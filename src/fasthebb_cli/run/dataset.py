@@ -5,6 +5,7 @@ from dataclasses import replace
 from fasthebb_cli.compute import processes
 from fasthebb_cli.console.formats import counted
 from fasthebb_cli.console.view import View
+from fasthebb_cli.data.contents import telling
 from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
 from fasthebb_cli.settings.config import DatasetConfig
 
@@ -22,6 +23,7 @@ def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
             view.note(f"dataset.on_bad_image=skip: decodes {counted(count, 'image')} to find those that can't be read")
     elif config.download:
         processes.from_first(lambda: load_dataset(config, seed) and None)
-    dataset = load_dataset(config, seed)
+    with telling(view.note):
+        dataset = load_dataset(config, seed)
     view.left_out(dataset.left_out)
     return dataset

@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from fasthebb import stage_files
+from fasthebb.stage_files import read_bytes
 from fasthebb_cli.errors import InputError, RunError, bad_input
 
 # The files of a stage's directory. RESULTS_FILE is written last: a stage that has it is finished.
@@ -31,22 +31,32 @@ FILTERS_FILE = "filters.png"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 
-# When the command was started; the processes that it starts inherit the environment
+STARTED_FILE = ".started"  # the name of the command that began the stage
+# The name of this command; the processes that it starts inherit the environment
 START_VARIABLE = "FASTHEBB_STARTED"
 POLL_SECONDS = 1.0  # between two looks at a lock that is held
 
 
 def mark_start() -> None:
-    """Keeps the time in START_VARIABLE."""
-    os.environ[START_VARIABLE] = repr(time.time())
+    """Gives the command a name, which no other command has."""
+    os.environ[START_VARIABLE] = uuid4().hex
 
 
-def is_older(path: Path) -> bool:
-    """Whether a file is missing or was written before the command started. `force=true` removes such a stage.
+def mark_begun(directory: Path) -> None:
+    """Notes in a stage's new directory which command began it."""
+    write_text(directory / STARTED_FILE, os.environ.get(START_VARIABLE, ""))
 
-    Cells of a sweep share stages. The first cell starts the stage over, and then its files are no longer older.
+
+def is_older(directory: Path) -> bool:
+    """Whether another command than this one began the stage. `force=true` removes such a directory.
+
+    Cells of a sweep share stages. The first cell starts the stage over, and then it is this command's own. Times of
+    files tell nothing here: clocks of machines differ.
     """
-    return not path.exists() or path.stat().st_mtime < float(os.environ.get(START_VARIABLE, "inf"))
+    try:
+        return read_bytes(directory / STARTED_FILE).decode() != os.environ.get(START_VARIABLE)
+    except (OSError, ValueError):
+        return True
 
 
 @contextmanager
@@ -106,12 +116,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """As `stage_files.read_json`; raises InputError."""
     with bad_input():
         return stage_files.read_json(path)
-
-
-def digest_of_file(path: Path) -> str:
-    """32 hexadecimal digits: the blake2b hash of a file."""
-    with path.open("rb") as file:
-        return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
 
 
 @contextmanager

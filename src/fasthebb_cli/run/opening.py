@@ -3,11 +3,11 @@
 The first process alone does this.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from fasthebb.stage_files import check_seal
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import (
     CONFIG_FILE,
@@ -15,13 +15,14 @@ from fasthebb_cli.run.directory import (
     FINGERPRINT_FILE,
     RESULTS_FILE,
     is_older,
+    mark_begun,
     read_json,
     write_json,
     write_text,
 )
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.shared import Cell
-from fasthebb_cli.settings.fingerprint import with_later_keys
+from fasthebb_cli.settings.fingerprint import fingerprint_of, with_later_keys
 
 Difference = dict[str, tuple[Any, Any]]  # key -> value there, value here
 
@@ -33,15 +34,30 @@ def open_directory(cell: Cell, stage: PlannedStage) -> dict[str, Any] | None:
         InputError: the results are of other settings, or damaged.
     """
     directory = stage.directory
-    if cell.config.force and directory.exists() and is_older(directory / FINGERPRINT_FILE):
+    if cell.config.force and directory.exists() and is_older(directory):
         shutil.rmtree(directory)
     if not stage.finished:
         _make_ready(cell, stage)
         return None
     results = read_json(directory / RESULTS_FILE)
-    if results.get("fingerprint") != stage.fingerprint:
-        raise InputError(f"{directory / RESULTS_FILE} is of other settings or damaged; delete {directory} to redo it")
+    try:
+        check_seal(results)
+        if results.get("fingerprint") != stage.fingerprint:
+            raise ValueError("it is of other settings or damaged")
+    except ValueError as error:
+        raise InputError(f"{directory / RESULTS_FILE}: {error}; delete {directory} to redo it") from error
+    _check_content(stage)
     return results
+
+
+def _check_content(stage: PlannedStage) -> None:
+    """Raises:
+    InputError: fingerprint.json is not that of the stage.
+    """
+    path = stage.directory / FINGERPRINT_FILE
+    content = read_json(path)
+    if content.get("kind") != stage.kind or fingerprint_of(content) != stage.fingerprint:
+        raise InputError(f"{path} is of other settings or damaged; delete {stage.directory} to redo the stage")
 
 
 def _make_ready(cell: Cell, stage: PlannedStage) -> None:
@@ -53,7 +69,10 @@ def _make_ready(cell: Cell, stage: PlannedStage) -> None:
         if nearest is not None:
             cell.view.differs(stage, *nearest)
         write_text(directory / CONFIG_FILE, cell.yaml)
+        mark_begun(directory)
         write_json(directory / FINGERPRINT_FILE, stage.content)
+    else:
+        _check_content(stage)
 
 
 def nearest_difference(stage: PlannedStage) -> tuple[Path, Difference] | None:
@@ -61,10 +80,10 @@ def nearest_difference(stage: PlannedStage) -> tuple[Path, Difference] | None:
     nearest: tuple[Path, Difference] | None = None
     for path in sorted(stage.directory.parent.glob(f"*/{FINGERPRINT_FILE}")):
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError):
+            content = read_json(path)
+        except InputError:
             continue
-        if path.parent == stage.directory or not isinstance(content, dict):
+        if path.parent == stage.directory or not isinstance(content.get("kind"), str):
             continue
         here = stage.content
         there = {key: value for key, value in with_later_keys(content).items() if key in content or key in here}

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from fasthebb.patterns import order_counts
+from fasthebb.stage_files import digest_of_file
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.directory import MODEL_FILE, RESULTS_FILE, digest_of_file
+from fasthebb_cli.run.directory import MODEL_FILE, RESULTS_FILE
 from fasthebb_cli.run.own_source import own_sources, token
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of

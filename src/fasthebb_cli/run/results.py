@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fasthebb.model_file import ModelCard
+from fasthebb.stage_files import digest_of_file, seal_of
 from fasthebb_cli.run.checkpoint import remove_checkpoints
 from fasthebb_cli.run.directory import FILTERS_FILE, MODEL_FILE, RESULTS_FILE, write_json
 from fasthebb_cli.run.loop import Position, versions
@@ -54,11 +55,16 @@ def results_of(
 
 
 def keep_results(cell: Cell, stage: PlannedStage, network: nn.Module, start: Start, results: dict[str, Any]) -> None:
-    """Writes the files of a finished stage and removes its checkpoints."""
+    """Writes the files of a finished stage and removes its checkpoints.
+
+    The results get the digest of the model file, and a seal.
+    """
     directory = stage.directory
     if not stage.settings.measures:
         save_filters(directory / FILTERS_FILE, network)
         save_model(directory / MODEL_FILE, network, _card(cell, stage, start, results))
+        results["weights"] = digest_of_file(directory / MODEL_FILE)
+    results["seal"] = seal_of(results)
     write_json(directory / RESULTS_FILE, results)
     remove_checkpoints(directory)
 

@@ -1,0 +1,132 @@
+"""What is in image files, as a digest for each. Every file is read once; after that its length and time of change tell.
+
+The digests are kept in FASTHEBB_CACHE or ~/.cache/fasthebb, one file for each place that images come from. Without it,
+or if it is damaged, all files are read again. A set that is moved or touched has the same digests as before.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+
+from fasthebb_cli.compute import processes
+from fasthebb_cli.data.files import FileList, ImageFile
+
+WIDTH = 16  # bytes of a digest
+UNREAD = bytes(WIDTH)  # of a file that can't be read; it fails later, when it is decoded
+CHUNK = 64  # files that a reading thread takes at a time
+TOLD = 20_000  # files: reading so many takes long enough to say so
+Digests = np.ndarray[Any, np.dtype[np.uint8]]  # (N, WIDTH)
+
+_tell: ContextVar[Callable[[str], None]] = ContextVar("tell", default=lambda _: None)
+
+
+@contextmanager
+def telling(note: Callable[[str], None]) -> Iterator[None]:
+    """Within, `note` gets a line before many files are read."""
+    token = _tell.set(note)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
+
+
+def tell(text: str) -> None:
+    """Gives a line to whom `telling` has named; to nobody, outside of it."""
+    _tell.get()(text)
+
+
+def content_digests(files: FileList, place: str, read: Callable[[str], bytes]) -> Digests:
+    """The digest of every file's content, (N, WIDTH). All processes call this; the first one reads.
+
+    Args:
+        place: where the files come from: it names the file of the cache.
+        read: path -> content.
+    """
+    return processes.from_first(lambda: _content_digests(files, cache_file("contents", place), read))
+
+
+def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes]) -> Digests:
+    whole = files.state()
+    kept = _kept(cache)
+    if kept is not None and kept[0] == whole and len(kept[2]) == len(files):
+        return kept[2]  # nothing has changed, so no file's key is needed
+    keys = np.frombuffer(b"".join(map(_key, files)), "<u8")
+    digests = np.zeros((len(files), WIDTH), np.uint8)
+    unread = np.ones(len(files), bool)
+    if kept is not None and len(kept[1]):
+        order = np.argsort(kept[1])
+        place = order[np.searchsorted(kept[1], keys, sorter=order).clip(max=len(order) - 1)]
+        unread = kept[1][place] != keys
+        digests[~unread] = kept[2][place[~unread]]
+    numbers = np.flatnonzero(unread)
+    if len(numbers) >= TOLD:
+        tell(f"reads {len(numbers):,} images once, to know them by their content")
+
+    def fill(start: int) -> None:
+        for i in numbers[start : start + CHUNK]:
+            digests[i] = np.frombuffer(_digest(files[int(i)], read), np.uint8)
+
+    with ThreadPoolExecutor(max(1, min(8, 2 * torch.get_num_threads()))) as pool:
+        for _ in pool.map(fill, range(0, len(numbers), CHUNK)):
+            pass
+    body = whole + keys.tobytes() + digests.tobytes()
+    keep(cache, body + blake2b(body, digest_size=WIDTH).digest())
+    return digests
+
+
+def _key(file: ImageFile) -> bytes:
+    return blake2b(os.fsencode(f"{file.name}\0{file.length}\0{file.changed}"), digest_size=8).digest()
+
+
+def _digest(file: ImageFile, read: Callable[[str], bytes]) -> bytes:
+    if not file.changed:
+        return UNREAD
+    try:
+        return blake2b(read(file.path), digest_size=WIDTH).digest()
+    except Exception:  # noqa: BLE001  whatever it is, decoding names the file
+        return UNREAD
+
+
+def cache_file(kind: str, place: str) -> Path:
+    """Where what is known of a place is kept: in FASTHEBB_CACHE, XDG_CACHE_HOME/fasthebb or ~/.cache/fasthebb."""
+    folder = os.environ.get("FASTHEBB_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "fasthebb"
+    )
+    return Path(folder) / f"{kind}-{blake2b(os.fsencode(place), digest_size=12).hexdigest()}"
+
+
+def _kept(cache: Path) -> tuple[bytes, np.ndarray[Any, np.dtype[np.uint64]], Digests] | None:
+    """The state of all files, each one's key, and its digest; None: nothing is kept, or it is damaged."""
+    try:
+        content = cache.read_bytes()
+    except OSError:
+        return None
+    body, check = content[:-WIDTH], content[-WIDTH:]
+    if blake2b(body, digest_size=WIDTH).digest() != check or (len(body) - WIDTH) % (8 + WIDTH):
+        return None
+    count = (len(body) - WIDTH) // (8 + WIDTH)
+    keys = np.frombuffer(body, "<u8", count, WIDTH)
+    return body[:WIDTH], keys, np.frombuffer(body, np.uint8, offset=WIDTH + 8 * count).reshape(count, WIDTH)
+
+
+def keep(cache: Path, content: bytes) -> None:
+    """Writes a file of the cache. Where that fails nothing is kept, and files are read again."""
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=cache.parent, delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.replace(file.name, cache)
+            except OSError:
+                os.unlink(file.name)
+                raise
