@@ -16,9 +16,8 @@ from omegaconf import OmegaConf
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.source import InMemory
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.plan import plan
 from fasthebb_cli.run.start import new_network
-from fasthebb_cli.run.validate import validate
+from fasthebb_cli.run.validate import planned
 from fasthebb_cli.settings.conf import conf_directory
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.load import load
@@ -107,7 +106,7 @@ def test_the_commands_of_every_experiment_can_be_run(name: str, cell: list[str])
     """As far as can be told without the images, and without computing anything."""
     config = loaded(*cell, "label_fraction=1")
     dataset = images_for(config)
-    validate(config, dataset, plan(config, dataset))
+    planned(config, dataset)
     if config.rule.name not in NO_RULES:
         with torch.device("meta"):
             attached(config.rule, new_network(config, dataset), "pretrain", lr=settings_of(config, "pretrain").lr)
@@ -117,7 +116,7 @@ def test_a_network_that_can_not_be_mirrored_is_found_before_anything_runs() -> N
     config = loaded("experiment=fasthebb/vgg_imagenet", "rule=vae", "label_fraction=1")
     dataset = images_for(config)
     with pytest.raises(InputError, match="rule=vae: a VGG has no mirror image"):
-        validate(config, dataset, plan(config, dataset))
+        planned(config, dataset)
 
 
 def numbers(node: Any, prefix: str = "") -> dict[str, Any]:

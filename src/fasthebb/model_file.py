@@ -81,21 +81,28 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         ValueError: there is no file, it is damaged, or fasthebb did not write it.
     """
     path = _model_file(path)
+    card = read_card(path)
+    _check_origin(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118  not a mapping
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card alone; arguments and errors as `read_model`."""
+    path = _model_file(path)
     if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
         raise ValueError(f"{path} is no regular file; give a {MODEL_FILE} or the stage directory that holds one")
     try:
         with safe_open(path, framework="pt") as file:
             described = (file.metadata() or {}).get("fasthebb")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except FileNotFoundError as error:
         raise ValueError(f"no model at {path}; give a {MODEL_FILE} or the stage directory that holds one") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
-    _check_origin(path)
     if described is None:
         raise ValueError(f"{path} was not written by fasthebb: it has no description of its network")
     try:
-        return weights, _card_of(parse_json(described))
+        return _card_of(parse_json(described))
     except ValueError as error:
         raise ValueError(f"{path}: the description of its network is damaged: {error}") from error
 
@@ -258,11 +265,14 @@ def _check_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         raise RuntimeError
 
 
-def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) -> list[str]:
+def adopt_weights(
+    network: nn.Module, weights: dict[str, Tensor], origin: Path, *, classifier: bool = True
+) -> list[str]:
     """Loads weights that may come from another data set. If the classifier does not fit, it is not loaded.
 
     Args:
         origin: the file of the weights, for error messages.
+        classifier: false: the classifier is not loaded, as it is of other classes.
 
     Returns:
         Names of the network's tensors that were not loaded.
@@ -275,10 +285,11 @@ def adopt_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path) 
     own = network.state_dict()
     left = []
     for name, value in own.items():
+        is_classifier = name.startswith("classifier.")
         fits = name in weights and weights[name].shape == value.shape
-        if fits:
+        if fits and (classifier or not is_classifier):
             continue
-        if name.startswith("classifier."):
+        if is_classifier:
             left.append(name)
             continue
         found = f"has shape {list(weights[name].shape)}" if name in weights else "is missing"

@@ -8,8 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from fasthebb_cli.data.dataset import Dataset, load_dataset
-from fasthebb_cli.run.plan import plan
-from fasthebb_cli.run.validate import validate
+from fasthebb_cli.run.validate import planned
 from fasthebb_cli.settings.config import Config
 
 
@@ -20,15 +19,14 @@ def cell_lines(cells: Iterable[tuple[Sequence[str], Config]]) -> Iterator[str]:
         cells: the overrides that a cell was composed of, `verb=` among them, and its configuration.
 
     Raises:
-        InputError: a cell can't be run; see `validate`.
+        InputError: a cell can't be run; see `planned`.
     """
     datasets: dict[tuple[str, int], Dataset] = {}  # by settings and seed: cells of a sweep share most of them
     for overrides, config in cells:
         key = (repr(config.dataset), config.seed)
         if key not in datasets:
             datasets[key] = load_dataset(config.dataset, config.seed)
-        stages = plan(config, datasets[key])
-        validate(config, datasets[key], stages)
+        _, stages = planned(config, datasets[key])
         needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
         words = [word for word in overrides if not word.startswith("verb=")]
         yield f"{needed[0].directory if needed else '-'}\t{shlex.join([config.verb, *words])}"

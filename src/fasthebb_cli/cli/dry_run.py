@@ -17,8 +17,9 @@ from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.run.directory import CHECKPOINT_FILE
 from fasthebb_cli.run.own_source import own_sources
-from fasthebb_cli.run.plan import PlannedStage, plan
+from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
+from fasthebb_cli.run.validate import planned
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.stages import STAGES, Context, Task
 from fasthebb_cli.stages.components import feature_count
@@ -53,7 +54,8 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
         table.add_column(name, justify=justify, overflow="fold")
     rows = []
     seen = 0  # labels that the network has learnt from
-    for stage in plan(config, dataset):
+    dataset, stages = planned(config, dataset)
+    for stage in stages:
         state = _state(stage, config)
         known = None if state in ("finished", "missing") else paces
         size = _size(config, dataset, compute, stage, known)

@@ -1,6 +1,6 @@
 """Runs one cell: its stages in order.
 
-config -> dataset -> plan -> validate -> for each stage: lock, run_stage -> outcomes
+config -> dataset -> planned and validated stages -> for each: lock, run_stage -> outcomes
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.run.directory import locked
 from fasthebb_cli.run.own_source import own_sources
-from fasthebb_cli.run.plan import PlannedStage, plan
+from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.shared import Cell
 from fasthebb_cli.run.stage import Outcome, run_stage
-from fasthebb_cli.run.validate import validate
+from fasthebb_cli.run.validate import planned
 from fasthebb_cli.settings.config import Config
 
 
@@ -38,10 +38,9 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     dataset = open_dataset(config.dataset, config.seed, view)
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
-    stages = plan(config, dataset)
+    dataset, stages = planned(config, dataset)
     view.unread(own_sources(config))
     _agree(stages)
-    validate(config, dataset, stages)
     processes.meet()  # no process begins before all have validated
     cell = Cell(config, yaml, dataset, compute, view)
     with ExitStack() as locks:

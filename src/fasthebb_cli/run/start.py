@@ -76,7 +76,8 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         weights, card = read_model(origin)
         found = Readout(card.layer, card.hidden, _closed(card.closed_form))
         network = new_network(cell.config, cell.dataset, found)
-        left = adopt_weights(network, weights, origin)
+        is_same = not card.taught or card.classes == list(cell.dataset.classes)
+        left = adopt_weights(network, weights, origin, classifier=is_same)
         if isinstance(network, ClosedForm):
             _check(network, origin, source, classes if card.taught else None)
     wanted, read = stage.settings.readout, found

@@ -1,15 +1,18 @@
 """Validates a cell before its first stage runs, so that no error waits hours into a run or in one job of a sweep."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from fasthebb.model_file import read_card
 from fasthebb.own import OwnError, own_errors
 from fasthebb.patterns import unmatched
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.plan import PlannedStage
+from fasthebb_cli.errors import InputError, bad_input
+from fasthebb_cli.run.classes import matched
+from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.kind import Readout, StageSettings
@@ -21,13 +24,37 @@ from fasthebb_cli.stages.images import images_of_split, labelled_images
 LARGE = 100_000_000  # parameters; 0.4 GB
 
 
-def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> None:
+def planned(config: Config, dataset: Dataset) -> tuple[Dataset, list[PlannedStage]]:
+    """The cell's stages, validated, and the data set with its classes as `init_from` numbers them.
+
+    Raises:
+        InputError: as `validate`, `plan` and `matched`.
+    """
+    is_taught = False
+    if config.init_from is not None:
+        with bad_input():
+            card = read_card(Path(config.init_from))
+        is_taught, dataset = card.taught, matched(dataset, card, config)
+    stages = plan(config, dataset)
+    validate(config, dataset, stages, is_taught=is_taught)
+    return dataset, stages
+
+
+def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], *, is_taught: bool) -> None:
     """Checks labels, splits, layer names, the size of the images, and what single kinds of stage ask for.
+
+    Args:
+        is_taught: labels have taught the classifier of `init_from`.
 
     Raises:
         InputError: labels, images or layers are missing, or the network does not fit the images or the rule.
     """
     for stage in stages:
+        if stage.settings.scores and not _is_taught(stage.previous, is_taught):
+            raise InputError(
+                f"{stage.name}: no label has taught this classifier, so there is nothing to measure; run finetune "
+                "before it, or name weights that were fine-tuned with init_from="
+            )
         if stage.settings.split is not None:
             images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
@@ -46,6 +73,13 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage]) -> No
     for stage in stages:
         if stage.settings.by_rule:
             check_by_rule(config, stage.settings, _built(config, dataset, stage.readout, on_meta=on_meta))
+
+
+def _is_taught(stage: PlannedStage | None, at_first: bool) -> bool:
+    """Whether labels have taught the classifier, after a stage; None: before the first one."""
+    if stage is None:
+        return at_first
+    return not stage.settings.pretrains and (stage.settings.reads_labels or _is_taught(stage.previous, at_first))
 
 
 def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:

@@ -30,6 +30,7 @@ class ComponentsConfig:
 
     after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = False
+    scores: ClassVar = False
     pretrains: ClassVar = False
     shared: ClassVar = True
     augment: ClassVar = "none"

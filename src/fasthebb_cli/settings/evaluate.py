@@ -18,6 +18,7 @@ class EvaluateConfig:
 
     after: ClassVar[Sequence[str]] = ("pretrain", "finetune")
     measures: ClassVar = True
+    scores: ClassVar = True
     pretrains: ClassVar = False
     shared: ClassVar = False
     needs: ClassVar = None

@@ -35,6 +35,7 @@ class FinetuneConfig:
     SCHEDULES: ClassVar = ("constant", "linear", "cosine", "one_cycle", "halving", "softhebb")
     after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = False
+    scores: ClassVar = False
     pretrains: ClassVar = False
     shared: ClassVar = False
     needs: ClassVar = None

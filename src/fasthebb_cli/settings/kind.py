@@ -51,6 +51,7 @@ class StageSettings(Protocol):
     Args, the same for all stages of a kind:
         after: kinds that come before this one. A cell that does not name them takes their finished weights.
         measures: the stage leaves the weights as they are.
+        scores: it measures the network's own classifier.
         pretrains: the rule alone teaches the network. Without a rule there is nothing to do.
         shared: cells with other labels share the stage, so one of them waits while another runs it.
         own_rule_keys: settings of the rule that the stage does not read, since it has its own of the same name.
@@ -63,6 +64,7 @@ class StageSettings(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     after: ClassVar[Sequence[str]]
     measures: ClassVar[bool]
+    scores: ClassVar[bool]
     pretrains: ClassVar[bool]
     shared: ClassVar[bool]
     own_rule_keys: ClassVar[Sequence[str]]

@@ -32,6 +32,7 @@ class PretrainConfig:
     SCHEDULES: ClassVar = ("constant", "linear")
     after: ClassVar[Sequence[str]] = ()
     measures: ClassVar = False
+    scores: ClassVar = False
     pretrains: ClassVar = True
     shared: ClassVar = True
     needs: ClassVar = None

@@ -32,6 +32,7 @@ class ProbeConfig:
     METHODS: ClassVar = ("linear", "hebbian", "knn", "svm", "retrieval")
     after: ClassVar[Sequence[str]] = ("pretrain",)
     measures: ClassVar = True
+    scores: ClassVar = False
     pretrains: ClassVar = False
     shared: ClassVar = False
     needs: ClassVar = None

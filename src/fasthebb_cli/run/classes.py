@@ -1,0 +1,46 @@
+"""Classes of a data set and of weights that were taught elsewhere are matched by name, never by position."""
+
+from dataclasses import replace
+
+import torch
+
+from fasthebb.model_file import ModelCard
+from fasthebb_cli.console.formats import counted
+from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import Config
+
+SHOWN = 10  # names in a message
+
+
+def matched(dataset: Dataset, card: ModelCard, config: Config) -> Dataset:
+    """The data set with labels as the classifier of `init_from` numbers its classes.
+
+    A stage that measures this classifier may have some of its classes; a stage that learns keeps the classifier only if
+    the data set has all of its classes and no other.
+
+    Raises:
+        InputError: a classifier is to be measured on classes that it does not know.
+    """
+    known, here = card.classes, list(dataset.classes)
+    if not card.taught or not here or here == known:
+        return dataset
+    unknown = [name for name in here if name not in known]
+    if not config.settings[config.stages[0]].scores:
+        return dataset if unknown or len(here) < len(known) else _renumbered(dataset, known)
+    if unknown:
+        raise InputError(
+            f"the classifier of init_from={config.init_from} does not know {counted(len(unknown), 'class', 'classes')} "
+            f"of dataset {config.dataset.name}: {_names(unknown)}; it knows: {_names(known)}; rename the folders or "
+            "labels, or fine-tune it on these classes"
+        )
+    return _renumbered(dataset, known)
+
+
+def _renumbered(dataset: Dataset, known: list[str]) -> Dataset:
+    numbers = torch.tensor([*map(known.index, dataset.classes), -1])  # the last is that of images without a label
+    return replace(dataset, classes=tuple(known), labels=numbers[dataset.labels])
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
