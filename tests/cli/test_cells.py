@@ -35,10 +35,10 @@ def test_cells_name_the_pre_training_that_is_not_done_yet(
 
 
 def test_a_cells_command_composes_the_cell(lines: Callable[..., list[list[str]]], command: Callable[..., Ran]) -> None:
-    ((_, text),) = lines("stages=[pretrain,evaluate]", "pretrain.layer_lr.fc5=0.1", "rule.options.x=a b")
+    ((_, text),) = lines("stages=[pretrain,finetune]", "pretrain.layer_lr.fc5=0.1", "rule.options.x=a b")
     words = shlex.split(text)
     assert words[0] == "train"
-    assert "stages=[pretrain,evaluate]" in words
+    assert "stages=[pretrain,finetune]" in words
     composed = command(*words, "--cfg", "job", small=False)
     assert composed.code == 0, composed.err
     assert "fc5: 0.1" in composed.out

@@ -197,7 +197,7 @@ def test_train_runs_all_stages_and_ends_with_a_table(command: Command) -> None:
     assert 0 <= results["top1"] <= results["top5"] <= 1
     (pretrained,) = ran.directories("pretrain")
     names = {path.name.split(".")[0] for path in pretrained.iterdir()}
-    assert names == {"config", "events", "filters", "fingerprint", "log", "metrics", "model", "results"}
+    assert names == {"command", "config", "events", "filters", "fingerprint", "log", "metrics", "model", "results"}
     epochs = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert set(epochs[0]["layers"]) == {"conv1.0", "conv2.0", "conv3.0", "conv4.0", "fc5.1"}

@@ -187,8 +187,8 @@ def unreadable(root: Path) -> None:
     [
         (empty_class, r"train/c: the class folder has no images"),
         (class_in_test_only, r"test/z: there is no class 'z' among the training images"),
-        (flat_test, r"test: has no class folders with images"),
-        (stray_image, r"train/stray.png: lies beside class folders"),
+        (flat_test, r"lies beside folders of classes or splits"),
+        (stray_image, r"train/stray.png: lies beside folders of classes or splits"),
         (no_images, r"dataset.root: no images in .*; looked for .jpg"),
         (broken_link, r"train/a/x.png: can't be read as an image: No such file or directory$"),
         (unreadable, r"train/b/001.png: can't be read as an image: cannot identify image file$"),

@@ -16,6 +16,7 @@ from fasthebb_cli.console.spent import backward_passes_of, seconds_of
 from fasthebb_cli.console.tables import plain_table
 
 BACKWARD = "backward\npasses"  # a column of images that went through one
+DIFFERENT = 5e-4  # of accuracies in [0, 1]: what a table's digits show
 LINES_LEFT_OUT = 10  # damaged images whose errors are shown
 
 
@@ -102,6 +103,8 @@ class View:
         parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
         if results["top1"] is not None:
             parts.append(f"top-1 {percent(results['top1'])} %")
+        if is_imbalanced(results):
+            parts.append(f"balanced {percent(results['balanced_top1'])} %")
         if results.get("calibration_error") is not None:
             parts.append(f"calibration error {percent(results['calibration_error'])} %")
         if results.get("chosen"):
@@ -131,22 +134,31 @@ class View:
             rows: stage, its results, and whether they were there before.
         """
         table = plain_table()
-        for name in ("stage", "top-1 %", "top-5 %", "labels", BACKWARD, "time", "where"):
+        balanced = ["balanced\ntop-1 %"] if any(is_imbalanced(results) for _, results, _ in rows) else []
+        for name in ("stage", "top-1 %", *balanced, "top-5 %", "labels", BACKWARD, "time", "where"):
             table.add_column(name, justify="left" if name in ("stage", "where") else "right", overflow="fold")
         stages = []
         for stage, results, cached in rows:
             split = f" ({results['split']})" if results.get("split") else ""
             table.add_row(
-                stage.name + split, percent(results["top1"]), percent(results["top5"]), labels(results),
+                stage.name + split, percent(results["top1"]),
+                *(percent(results.get("balanced_top1")) for _ in balanced), percent(results["top5"]), labels(results),
                 backward_passes(results.get("backward_passes")),
                 clock(results["seconds"]) + (" (cached)" if cached else ""), str(stage.directory),
             )  # fmt: skip
             stages.append({**results, "measures": stage.settings.measures})
         if len(rows) > 1:
             total = backward_passes(backward_passes_of(stages))
-            table.add_row("in all", "", "", "", total, clock(seconds_of(stages)), "", style="bold")
+            empty = [""] * (3 + len(balanced))
+            table.add_row("in all", *empty, total, clock(seconds_of(stages)), "", style="bold")
         self.console.print()
         self.console.print(table)
+
+
+def is_imbalanced(results: Mapping[str, Any]) -> bool:
+    """Whether the mean over classes is another accuracy than that over images."""
+    balanced, top1 = results.get("balanced_top1"), results.get("top1")
+    return balanced is not None and top1 is not None and abs(balanced - top1) >= DIFFERENT
 
 
 def _layer_table(layers: Mapping[str, Mapping[str, float]]) -> Table:

@@ -59,6 +59,7 @@ class Collection:
         files: the image files, if there are any.
         contents: a digest of what is in each, (N, WIDTH).
         left_out: one line for each damaged file that was left out (`on_bad_image=skip`).
+        notes: lines to warn of.
     """
 
     source: ImageSource
@@ -73,6 +74,7 @@ class Collection:
     files: FileList | None = None
     contents: Digests | None = None
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def from_arrays(

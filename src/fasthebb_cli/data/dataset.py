@@ -17,6 +17,7 @@ from torch import Tensor
 from fasthebb.own import imported, own_errors
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.collection import Collection
+from fasthebb_cli.data.contents import Digests
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
 from fasthebb_cli.data.embedded import digits, mnist5k
 from fasthebb_cli.data.folders import image_folder
@@ -57,6 +58,8 @@ class Dataset:
         digest: hexadecimal; depends on the images, their order, their size and their labels, but neither on the place
             of the files nor on whether they are packed.
         left_out: one line for each damaged file that was left out.
+        contents: digests of the images' files; None: they come from arrays, or packed.
+        notes: lines to warn of.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Dataset:
     unlabelled: Tensor
     digest: str
     left_out: tuple[str, ...] = ()
+    contents: Digests | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
@@ -93,6 +98,8 @@ def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
         unlabelled=collection.unlabelled.long(),
         digest=collection.digest,
         left_out=collection.left_out,
+        contents=collection.contents,
+        notes=collection.notes,
     )
 
 

@@ -4,23 +4,38 @@ train/<class>/..  test/<class>/..   or val/ instead of test/; with both, val/ is
 <class>/..                          split by the seed into 60 % training, 20 % validation, 20 % test images
 a.png b.png ..                      a flat folder: no labels, for pre-training only
 any, with dataset.labels=FILE.csv   lines of path,label; images that are not listed have no label
+any, with dataset.labels=none       all images, without labels
+
+`training`, `testing`, `valid`, `validation` and `dev` are splits, too, in capitals or not. No image is left out in
+silence: what is in none of these places, or in a format that is not read, is refused or counted.
 
 Functions here yield images one by one; only `from_files` makes a list, which may have millions of entries.
 """
 
 import csv
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, from_files, root_of
 from fasthebb_cli.data.files import FileList, ImageFile
+from fasthebb_cli.data.source import more_suffixes
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+            *more_suffixes())  # fmt: skip
+# Pictures and films that are not read, and so are counted
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".tga", ".dds", ".eps", ".exr", ".hdr", ".raw",
+          ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".dcm", ".mp4", ".mov", ".avi")  # fmt: skip
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation", "dev")}
+NO_LABELS = "none"  # value of dataset.labels
+Passed = Counter[str]  # endings of files that are not read
 
 
 def image_folder(config: DatasetConfig) -> Collection:
@@ -35,16 +50,32 @@ def image_folder(config: DatasetConfig) -> Collection:
     extra = None if config.unlabelled is None else Path(config.unlabelled).expanduser().absolute()
     if extra is not None and not extra.is_dir():
         raise InputError(f"dataset.unlabelled: there is no folder {extra}")
+    classes: tuple[str, ...] = ()
     parts: Mapping[str, Iterable[ImageFile]]
-    if config.labels is not None:
-        classes, parts = _listed(config.labels, root, extra)
+    passed: Passed = Counter()
+    if config.labels == NO_LABELS:
+        problem = f"dataset.root: no images in {root}; looked for {', '.join(SUFFIXES)}"
+        parts = {"train": _at_least_one(list_images(root, extra, passed), problem)}
+    elif config.labels is not None:
+        classes, parts = _listed(config.labels, root, extra, passed)
     else:
-        classes, parts = _layout(root, extra)
+        classes, parts = _layout(root, extra, passed)
     if extra is not None:
         problem = f"dataset.unlabelled: no images in {extra}; looked for {', '.join(SUFFIXES)}"
-        more = (file._replace(name=f"unlabelled/{file.name}") for file in _at_least_one(list_images(extra), problem))
+        found = _at_least_one(list_images(extra, None, passed), problem)
+        more = (file._replace(name=f"unlabelled/{file.name}") for file in found)
         parts = {**parts, "unlabelled": chain(more, parts.get("unlabelled", ()))}
-    return from_files(parts, classes, config)
+    collection = from_files(parts, classes, config)
+    return replace(collection, notes=passed_notes(passed))
+
+
+def passed_notes(passed: Passed) -> tuple[str, ...]:
+    """A line for all files that are not read; none, if there are none."""
+    if not passed:
+        return ()
+    told = ", ".join(f"{count:,} {ending}" for ending, count in sorted(passed.items()))
+    heic = "; .heic is read with pip install 'fasthebb[heic]'" if {".heic", ".heif"} & passed.keys() else ""
+    return (f"files in formats that are not read are left out: {told}{heic}",)
 
 
 def _at_least_one(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFile]:
@@ -61,30 +92,90 @@ def _at_least_one(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFil
         raise InputError(problem)
 
 
-def _layout(root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:
+def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:
     """Classes and files of each part, by the names of the folders."""
-    base = root / "train" if (root / "train").is_dir() else root
+    splits = split_folders(root, extra)
+    base = splits.pop("train", root)
     names = class_folders(base, extra)
     if not names:
         problem = f"dataset.root: no images in {base}; looked for {', '.join(SUFFIXES)}"
-        return (), {"train": _at_least_one(list_images(base, extra), problem)}
-    beside = sorted(p for p in base.iterdir() if _is_image(p.name) and p.is_file())
-    if beside:
-        raise InputError(
-            f"{beside[0]}: lies beside class folders; move it into one, or list labels with dataset.labels"
-        )
-    parts: dict[str, Iterable[ImageFile]] = {"train": images_by_class(base, names, root, extra)}
-    if base != root:
-        held_out = [part for part in ("test", "val") if (root / part).is_dir()]
-        for part, folder in zip(("test", "validation"), held_out, strict=False):
-            parts[part] = images_by_class(root / folder, names, root, extra)
+        if splits:
+            _refuse_loose(root, splits.values())
+        return (), {"train": _at_least_one(list_images(base, extra, passed), problem)}
+    if base == root:
+        _refuse_splits(root, names)
+    else:
+        _refuse_loose(root, [])
+    parts: dict[str, Iterable[ImageFile]] = {"train": images_by_class(base, names, root, extra, passed)}
+    for part, folder in zip(("test", "validation"), splits.values(), strict=False):
+        parts[part] = images_by_class(folder, names, root, extra, passed)
     return names, parts
+
+
+def split_folders(root: Path, extra: Path | None) -> dict[str, Path]:
+    """The folders that are named as splits: train, then test and val, those that there are; empty without such names.
+
+    Raises:
+        InputError: two folders are the same split, there is none for training, or images lie beside them.
+    """
+    folders = _subfolders(root, extra)
+    found = {split: [folder for folder in folders if folder.name.lower() in names] for split, names in SPLITS.items()}
+    for split, several in found.items():
+        if len(several) > 1:
+            raise InputError(f"{several[0]} and {several[1]}: both are named as the split {split}; keep one of them")
+    splits = {split: several[0] for split, several in found.items() if several}
+    others = [folder for folder in folders if folder not in splits.values() and _has_images(folder)]
+    if splits and others:
+        raise InputError(
+            f"{others[0]}: lies beside {splits[min(splits)]}, which is named as a split, and would be left out; move "
+            f"it, or rename one of them, or for images without labels, dataset.unlabelled={others[0]}"
+        )
+    if splits and "train" not in splits:
+        raise InputError(
+            f"{root}: has {splits[min(splits)].name} but no folder train; name one so, or see dataset.labels"
+        )
+    return splits
+
+
+def _refuse_splits(root: Path, names: Sequence[str]) -> None:
+    """Raises:
+    InputError: the class folders have the same subfolders, so they are no classes.
+    """
+    inner = [{folder.name for folder in _subfolders(root / name)} for name in names]
+    alike = len(names) > 1 and len(inner[0]) > 1 and all(names_here == inner[0] for names_here in inner)
+    if alike and not all(re.fullmatch(r"[\d._-]+", name) for name in inner[0]):  # else days or years
+        raise InputError(
+            f"{root}: {names[0]} and {names[1]} have the same subfolders ({', '.join(sorted(inner[0])[:3])}), so they "
+            f"seem to be splits, not classes; call them train and test, or list labels with dataset.labels"
+        )
+
+
+def _refuse_loose(folder: Path, among: Iterable[Path]) -> None:
+    """Raises:
+    InputError: images lie beside the folders in it, or in those `among`.
+    """
+    for place in (folder, *among):
+        beside = min((p for p in place.iterdir() if _is_image(p.name) and p.is_file()), default=None)
+        if beside is not None:
+            raise InputError(
+                f"{beside}: lies beside folders of classes or splits; move it into one, or list labels with "
+                f"dataset.labels=FILE.csv, or take all images without labels: dataset.labels={NO_LABELS}"
+            )
+
+
+def _named(root: Path, split: str) -> list[str]:
+    """Folders of root that are named as the split."""
+    return [folder.name for folder in _subfolders(root) if folder.name.lower() in SPLITS[split]]
+
+
+def _subfolders(folder: Path, extra: Path | None = None) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p != extra)
 
 
 def class_folders(base: Path, extra: Path | None = None) -> tuple[str, ...]:
     """Names of the subfolders, sorted; empty if none of them has images."""
-    folders = [p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".") and p != extra]
-    return tuple(sorted(p.name for p in folders)) if any(_has_images(p) for p in folders) else ()
+    folders = _subfolders(base, extra)
+    return tuple(p.name for p in folders) if any(_has_images(p) for p in folders) else ()
 
 
 def _has_images(folder: Path) -> bool:
@@ -95,14 +186,20 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def images_by_class(base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None) -> Iterator[ImageFile]:
+def images_by_class(
+    base: Path, classes: tuple[str, ...], root: Path, extra: Path | None = None, passed: Passed | None = None
+) -> Iterator[ImageFile]:
     """Images in the class folders of `base` with their labels; names are relative to `root`.
 
+    Args:
+        passed: see `list_images`.
+
     Raises:
-        InputError: a class folder is empty or not among the classes.
+        InputError: a class folder is empty or not among the classes, or images lie beside them.
     """
+    _refuse_loose(base, [])
     number = {name: k for k, name in enumerate(classes)}
-    present = {p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith(".") and p != extra}
+    present = {folder.name for folder in _subfolders(base, extra)}
     unknown = sorted(present - number.keys())
     if unknown:
         raise InputError(f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images")
@@ -110,20 +207,25 @@ def images_by_class(base: Path, classes: tuple[str, ...], root: Path, extra: Pat
         raise InputError(f"{base}: has no class folders with images")
     for name in sorted(present):
         prefix, problem = (base / name).relative_to(root).as_posix(), "the class folder has no images"
-        for file in _at_least_one(list_images(base / name), f"{base / name}: {problem}; fill it or remove it"):
+        found = list_images(base / name, None, passed)
+        for file in _at_least_one(found, f"{base / name}: {problem}; fill it or remove it"):
             yield file._replace(name=f"{prefix}/{file.name}", label=number[name])
 
 
-def list_images(top: Path, extra: Path | None = None) -> Iterator[ImageFile]:
+def list_images(top: Path, extra: Path | None = None, passed: Passed | None = None) -> Iterator[ImageFile]:
     """All images in a folder and its subfolders, sorted by name, without hidden ones and those in the folder `extra`.
+
+    Args:
+        passed: counts the pictures and films that are not read.
 
     Raises:
         InputError: a folder can't be read.
     """
-    return _images_below(os.fspath(top), "", None if extra is None else os.fspath(extra), set())
+    passed = Counter() if passed is None else passed
+    return _images_below(os.fspath(top), "", None if extra is None else os.fspath(extra), set(), passed)
 
 
-def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str]) -> Iterator[ImageFile]:
+def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str], passed: Passed) -> Iterator[ImageFile]:
     """Images in one folder and its subfolders. Folders' names end in a slash, so that they sort as whole paths do."""
     if os.path.realpath(folder) in seen:
         raise InputError(f"{folder}: links to a folder that is read already; remove the link")
@@ -139,9 +241,11 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str]) -
             continue
         if name.endswith("/"):
             if path[:-1] != extra:
-                yield from _images_below(path[:-1], prefix + name, extra, seen)
+                yield from _images_below(path[:-1], prefix + name, extra, seen, passed)
         elif _is_image(name):
             yield from _image(prefix + name, path)
+        elif name.lower().endswith(UNREAD):
+            passed[os.path.splitext(name)[1].lower()] += 1
 
 
 def _image(name: str, path: str) -> Iterator[ImageFile]:
@@ -155,7 +259,7 @@ def _image(name: str, path: str) -> Iterator[ImageFile]:
         yield ImageFile(name, path, status.st_size, changed=status.st_mtime_ns)
 
 
-def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...], dict[str, FileList]]:
+def _listed(labels: str, root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, ...], dict[str, FileList]]:
     """Classes and files of each part, from a table of labels.
 
     If root has train/ and test/ or val/, images in test/ and val/ belong to those parts; without a label they are left
@@ -165,14 +269,15 @@ def _listed(labels: str, root: Path, extra: Path | None) -> tuple[tuple[str, ...
     table = table if table.is_file() else root / labels
     if not table.is_file():
         raise InputError(f"dataset.labels: there is no file {Path(labels).expanduser().absolute()} or {table}")
-    files = {os.path.normpath(file.path): file for file in list_images(root, extra)}
+    files = {os.path.normpath(file.path): file for file in list_images(root, extra, passed)}
     try:
         names = _read_labels(table, root, files.keys())
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: is no csv file in UTF-8 ({error}); expected lines of path,label") from error
     classes = tuple(sorted(set(names.values())))
     number = {name: k for k, name in enumerate(classes)}
-    held_out = [p for p in ("test", "val") if (root / p).is_dir()] if (root / "train").is_dir() else []
+    splits = split_folders(root, extra) if _named(root, "train") else {}
+    held_out = [folder.name for split, folder in splits.items() if split != "train"]
     part_of = dict(zip(held_out, ("test", "validation"), strict=False))
     parts = {part: FileList() for part in ("train", *part_of.values(), "unlabelled")}
     for path, file in files.items():

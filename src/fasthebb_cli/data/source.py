@@ -5,10 +5,7 @@ antialiased), and cropped at its centre. Knows nothing of labels, splits or sett
 """
 
 import io
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,28 +13,39 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from fasthebb_cli.data.files import Listing
 from fasthebb_cli.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes: a data set with fewer pixels is kept in memory, unless dataset.in_memory is set
+BACKGROUND = "white"  # behind transparent images
 CHUNK = 16  # images that a decoding thread takes at a time
 
 # Pillow warns of images above 89 megapixels. Above twice that it raises an error, which we report
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_UNREADABLE = (
-    OSError,  # includes Pillow's "cannot identify image file"
-    SyntaxError,  # Pillow's broken PNG
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
+# Pillow could open many more, some by running other programs
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"]
+
+
+def more_suffixes() -> tuple[str, ...]:
+    """Endings of the formats that this installation reads besides those that Pillow always does, which are opened now.
+
+    AVIF: recent versions of Pillow; HEIC: the package pillow-heif.
+    """
+    found: tuple[str, ...] = ()
+    if features.check("avif"):
+        found += (".avif",)
+        FORMATS.append("AVIF")
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return found
+    register_heif_opener()
+    FORMATS.append("HEIF")
+    return (*found, ".heic", ".heif")
 
 
 class ImageSource(Protocol):
@@ -157,11 +165,11 @@ def decode(
         InputError: the file is missing, truncated or not an image; one line with the path.
     """
     try:
-        with Image.open(io.BytesIO(read(path))) as image:
+        with Image.open(io.BytesIO(read(path)), formats=FORMATS) as image:
             image.draft(None, (2 * size, 2 * size))  # large JPEG: decode at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
             fitted = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BILINEAR)
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever Pillow raises of a broken file, as TypeError of a broken EXIF
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = " ".join(said.split()).split(" <_io")[0]
         raise InputError(f"{path}: can't be read as an image: {reason or type(error).__name__}") from error
@@ -169,11 +177,14 @@ def decode(
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits, without transparency. 16-bit greys are scaled; Pillow would clip them to white."""
+    """Three channels of 8 bits. What is transparent shows a white ground. 16-bit greys are scaled; Pillow would clip
+    them to white.
+    """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; store it with 8 or 16 bits a channel")
-    elif image.mode == "P" and "transparency" in image.info:
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
     return image.convert("RGB")

@@ -16,7 +16,8 @@ from fasthebb_cli.settings.stages import NEEDED_KINDS
 
 Settings = dict[str, Any]
 WAY = "fine-tuning"  # the key of its name; the settings of the stage are further keys
-METRICS = {"top1": "top-1", "top5": "top-5"}
+BALANCED = "balanced_top1"  # the mean over classes
+METRICS = {"top1": "top-1", BALANCED: "balanced top-1", "top5": "top-5"}
 SCRATCH = "none"  # the rule without pre-training: methods with pre-training are compared with it
 RANDOM = "random"  # the rule that teaches nothing: the control that shows what the learning of filters adds
 NOT_HEBBIAN = (SCRATCH, RANDOM, "vae")  # the last one learns without labels too, but by backprop

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from fasthebb_cli.console.formats import backward_passes, clock, labels, pace, percent
 from fasthebb_cli.console.tables import plain_table
+from fasthebb_cli.console.view import is_imbalanced
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.report.chains import METRICS, Index, setting_text, settings_of
+from fasthebb_cli.report.chains import BALANCED, METRICS, Index, setting_text, settings_of
 from fasthebb_cli.report.directories import StageDirectory, is_stage, read_directory, siblings
 from fasthebb_cli.run.directory import FINGERPRINT_FILE
 
@@ -61,7 +62,11 @@ def _results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     if not ours and not theirs:
         return []
     rows: list[tuple[str, ...]] = []
-    told = [{"top-1 %": item.get("top1"), "top-5 %": item.get("top5")} | _by_layer(item) for item in (ours, theirs)]
+    told = [
+        {f"{told} %": item.get(metric) for metric, told in METRICS.items() if metric != BALANCED or is_imbalanced(item)}
+        | _by_layer(item)
+        for item in (ours, theirs)
+    ]
     alike = all(ours.get(key) == theirs.get(key) for key in ("dataset", "split", "samples"))
     for name in dict.fromkeys((*told[0], *told[1])):
         a, b = (item.get(name) for item in told)

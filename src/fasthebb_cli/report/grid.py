@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fasthebb_cli.console.spent import backward_passes_of
+from fasthebb_cli.console.view import is_imbalanced
 from fasthebb_cli.report.chains import (
+    BALANCED,
     METRICS,
     RANDOM,
     SCRATCH,
@@ -147,8 +149,11 @@ class Grid:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that any run has; empty if only layers were measured."""
-        return [metric for metric in METRICS if any(m.values(f, metric) for m in self.methods for f in self.fractions)]
+        """The metrics that any run has; empty if only layers were measured. Balanced accuracy, where it differs."""
+        runs = [run.results for method in self.methods for run in method.all_runs()]
+        differs = any(is_imbalanced(results) for results in runs)
+        metrics = [metric for metric in METRICS if metric != BALANCED or differs]
+        return [metric for metric in metrics if any(results.get(metric) is not None for results in runs)]
 
     def labels(self, fraction: float) -> int | None:
         """How many labels are trained on at a fraction: the most common count."""

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from fasthebb_cli.compute import processes
 from fasthebb_cli.console.formats import counted
 from fasthebb_cli.console.view import View
@@ -26,4 +28,26 @@ def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
     with telling(view.note):
         dataset = load_dataset(config, seed)
     view.left_out(dataset.left_out)
+    for line in (*dataset.notes, *copies(dataset)):
+        view.warn(line)
     return dataset
+
+
+def copies(dataset: Dataset) -> list[str]:
+    """Lines on measured images that are also learnt from: files of the same content in two splits."""
+    if dataset.contents is None:
+        return []
+    known_N = dataset.contents[:, :8].copy().view("<u8")[:, 0]
+    splits = {"training": dataset.train, "unlabelled": dataset.unlabelled, "validation": dataset.validation}
+    lines = []
+    for name, measured in (("test", dataset.test), ("validation", dataset.validation)):
+        for other, indices in splits.items():
+            if other == name or (name, other) == ("validation", "validation") or not len(indices):
+                continue
+            count = int(np.isin(known_N[measured.numpy()], known_N[indices.numpy()]).sum())
+            if count:
+                lines.append(
+                    f"{counted(count, f'{name} image')} of {len(measured):,} have the same content as {other} images: "
+                    "what is measured on them tells nothing; remove the copies"
+                )
+    return lines

@@ -31,7 +31,7 @@ FILTERS_FILE = "filters.png"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 
-STARTED_FILE = ".started"  # the name of the command that began the stage
+STARTED_FILE = "command.txt"  # the name of the command that began the stage
 # The name of this command; the processes that it starts inherit the environment
 START_VARIABLE = "FASTHEBB_STARTED"
 POLL_SECONDS = 1.0  # between two looks at a lock that is held

@@ -9,8 +9,9 @@ from torch import nn
 from fasthebb.model_file import read_card
 from fasthebb.own import OwnError, own_errors
 from fasthebb.patterns import unmatched
+from fasthebb_cli.console.formats import counted
 from fasthebb_cli.data.dataset import Dataset
-from fasthebb_cli.errors import InputError, bad_input
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.classes import matched
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
@@ -32,8 +33,10 @@ def planned(config: Config, dataset: Dataset) -> tuple[Dataset, list[PlannedStag
     """
     is_taught = False
     if config.init_from is not None:
-        with bad_input():
+        try:
             card = read_card(Path(config.init_from))
+        except ValueError as error:
+            raise InputError(f"init_from: {error}") from error
         is_taught, dataset = card.taught, matched(dataset, card, config)
     stages = plan(config, dataset)
     validate(config, dataset, stages, is_taught=is_taught)
@@ -58,7 +61,7 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], *, is
         if stage.settings.split is not None:
             images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
-            labelled_images(dataset, config)
+            _check_labels(dataset, config, stage)
         if stage.kind in CHECKS:
             CHECKS[stage.kind](config, dataset, stage.settings)
     network = _network_that_fits(config, dataset)
@@ -73,6 +76,18 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], *, is
     for stage in stages:
         if stage.settings.by_rule:
             check_by_rule(config, stage.settings, _built(config, dataset, stage.readout, on_meta=on_meta))
+
+
+def _check_labels(dataset: Dataset, config: Config, stage: PlannedStage) -> None:
+    """Raises:
+    InputError: there are no labels, or those of one class alone, of which nothing can be learnt.
+    """
+    chosen = labelled_images(dataset, config)
+    present = dataset.labels[chosen].unique().tolist()
+    if len(present) < 2:
+        what = f"there are {counted(len(chosen), 'label')}, "
+        what += f"all of class {dataset.classes[present[0]]}" if present else "as label_fraction is so small"
+        raise InputError(f"{stage.name} learns to tell classes apart, and {what}; give labels of two classes or more")
 
 
 def _is_taught(stage: PlannedStage | None, at_first: bool) -> bool:

@@ -12,6 +12,8 @@ from fasthebb_cli.compute import processes
 from fasthebb_cli.stages.task import Batch, Context
 from fasthebb_cli.stages.totals import Totals
 
+RANKED = 5  # classes of which one must be right; of so few, one always is
+
 
 @torch.no_grad()
 def add_batch(totals: Totals, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -24,7 +26,7 @@ def add_batch(totals: Totals, context: Context, batch: Batch) -> tuple[Tensor, T
     """
     with context.compute.autocast():
         scores_BC: Tensor = context.network(batch.images).float()
-    ranked = scores_BC.topk(min(5, scores_BC.shape[1]), dim=1).indices
+    ranked = scores_BC.topk(min(RANKED, scores_BC.shape[1]), dim=1).indices
     hits = ranked == batch.labels.unsqueeze(1)
     loss = F.cross_entropy(scores_BC, batch.labels, reduction="sum")
     totals.add(top1=hits[:, 0].sum(), top5=hits.sum(), loss=loss, samples=len(batch.labels))

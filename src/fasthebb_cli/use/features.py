@@ -41,7 +41,7 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
     network, card = open_model(model, settings, view)
     layer, pool = settings["layer"] or last_layer(network), whole_number("pool", settings, 0, 4096)
     read_layer = layer_reader(network, layer)
-    files = find_images(place)
+    files = find_images(place, view.warn)
     for file in files:
         if "\n" in file.name:
             raise InputError(f"{file.name!r}: a path with a line break can't be a line of {listing}; rename the file")

@@ -4,7 +4,8 @@ Files that can't be read are named and left out. There are no labels here: a pho
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fasthebb.model_file import ModelCard
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.folders import SUFFIXES, list_images
+from fasthebb_cli.data.folders import SUFFIXES, Passed, list_images, passed_notes
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.source import decode_all
 from fasthebb_cli.data.transforms import to_float
@@ -43,8 +44,11 @@ class Photographs:
         return Decoded(images[kept], [files[place] for place in kept], [damaged[place] for place in sorted(damaged)])
 
 
-def find_images(place: Path) -> FileList:
+def find_images(place: Path, warn: Callable[[str], None] = lambda _: None) -> FileList:
     """All images below a folder in sorted order, or the one file.
+
+    Args:
+        warn: is called where the folder holds pictures that are not read.
 
     Raises:
         InputError: the place is missing or can't be read, or it holds no images.
@@ -54,7 +58,10 @@ def find_images(place: Path) -> FileList:
         return FileList([ImageFile(place.name, str(place), place.stat().st_size)])
     if not os.path.isdir(place):  # Path.is_dir would raise for a name that is too long
         raise InputError(f"{place}: there is no such folder or image file")
-    files = FileList(list_images(place))
+    passed: Passed = Counter()
+    files = FileList(list_images(place, None, passed))
+    for line in passed_notes(passed):
+        warn(line)
     if not files:
         raise InputError(f"{place}: no images in this folder; looked for {', '.join(SUFFIXES)}")
     return files

@@ -34,7 +34,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
             f"{model} has only been pre-trained, its classifier knows no labels; train it with fasthebb finetune "
             "init_from=MODEL, or read its features with fasthebb features"
         )
-    files = find_images(place)
+    files = find_images(place, view.warn)
     work = open_pass(files, card, settings)
     network = work.compute.place(network)
     names, counts = [cell_text(name) for name in card.classes], Counter[str]()

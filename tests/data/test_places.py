@@ -1,0 +1,220 @@
+"""Folders as people have them: every image is used as what it is, or refused or counted, and by every verb alike."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from fasthebb_cli.console.view import View
+from fasthebb_cli.data.dataset import _collection, collection_of, load_dataset
+from fasthebb_cli.data.source import decode
+from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.dataset import copies, open_dataset
+from fasthebb_cli.settings.config import DatasetConfig
+from fasthebb_cli.settings.load import with_defaults
+from fasthebb_cli.use.images import find_images
+from tests.data.images import class_folders, picture, save
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+EXIF[0x010E] = "a description"
+
+
+def config(root: Path, **more: object) -> DatasetConfig:
+    _collection.cache_clear()
+    return with_defaults(DatasetConfig, name="image_folder", root=str(root), size=8, **more)
+
+
+def told(root: Path, **more: object) -> str:
+    """What a run says of its images."""
+    console = Console(record=True, width=500, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        open_dataset(config(root, **more), 0, View(console))
+        return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "validation"),
+    [("training", "testing", "validation"), ("Train", "Test", "VAL"), ("train", "test", "valid"), ("TRAIN", "dev", "")],
+)
+def test_folders_named_as_splits_are_splits(tmp_path: Path, train: str, test: str, validation: str) -> None:
+    class_folders(tmp_path / train, {"a": 5, "b": 5})
+    class_folders(tmp_path / test, {"a": 2, "b": 1}, first=20)
+    if validation:
+        class_folders(tmp_path / validation, {"a": 1, "b": 3}, first=30)
+    dataset = load_dataset(config(tmp_path), 0)
+    assert dataset.classes == ("a", "b")
+    assert len(dataset.test) == 3
+    assert (len(dataset.train), len(dataset.validation)) == ((10, 4) if validation else (8, 2))
+
+
+def nested(root: Path, names: list[str]) -> None:
+    for k, name in enumerate(names):
+        save(root / name, k)
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "two training folders": (["train/a/1.png", "Training/b/1.png"], "both are named as the split train"),
+    "two validation folders": (
+        ["train/a/1.png", "val/a/1.png", "valid/a/2.png"], "both are named as the split val"
+    ),
+    "no training folder": (["val/a/1.png", "test/b/1.png"], "has test but no folder train"),
+    "a folder beside splits": (["train/a/1.png", "test/a/1.png", "new/a/1.png"], "new: lies beside "),
+    "a class named as a split": (["cat/1.png", "dog/1.png", "test/1.png"], "cat: lies beside "),
+    "images beside splits": (["train/a/1.png", "test/a/1.png", "1.png"], "1.png: lies beside folders"),
+    "images beside classes": (["a/1.png", "b/1.png", "1.png"], "take all images without labels: dataset.labels=none"),
+    "images in a split": (["train/a/1.png", "test/a/1.png", "test/1.png"], "1.png: lies beside folders"),
+    "splits of other names": (
+        ["one/cat/1.png", "one/dog/1.png", "two/cat/2.png", "two/dog/2.png"],
+        "one and two have the same subfolders (cat, dog), so they seem to be splits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_be_left_out_in_silence_is_refused(tmp_path: Path, case: str) -> None:
+    names, message = REFUSED[case]
+    nested(tmp_path, names)
+    with pytest.raises(InputError) as refused:
+        load_dataset(config(tmp_path), 0)
+    assert message in str(refused.value)
+
+
+def test_days_and_years_below_classes_are_no_splits(tmp_path: Path) -> None:
+    nested(tmp_path, [f"{name}/{day}/{k}.png" for name in ("a", "b") for day in ("2024-01", "2024-02") for k in (1, 2)])
+    assert load_dataset(config(tmp_path), 0).classes == ("a", "b")
+
+
+def test_all_images_without_labels(tmp_path: Path) -> None:
+    nested(tmp_path, ["1.png", "2024/2.png", "2024/May/3.png", "cat/4.png"])
+    dataset = load_dataset(config(tmp_path, labels="none"), 0)
+    assert (dataset.classes, len(dataset.train), dataset.labels.tolist()) == ((), 4, [-1] * 4)
+
+
+def test_every_named_format_is_read_and_the_others_are_counted(tmp_path: Path) -> None:
+    shown = picture(1, (16, 16)).resize((64, 64))
+    for name in (
+        "a.jfif",
+        "b.JPG",
+        "c.png",
+        "d.webp",
+        "e.bmp",
+        "f.gif",
+        "g.tiff",
+        "h.ppm",
+        "i.pgm",
+        "j.avif",
+        "k.heic",
+    ):
+        kind = {"jfif": "JPEG", "heic": "HEIF"}.get(name[2:])
+        (shown.convert("L") if name == "i.pgm" else shown).save(tmp_path / name, format=kind)
+    for name in ("l.cr2", "m.CR2", "n.mp4", "o.txt", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"?")
+    dataset = load_dataset(config(tmp_path), 0)
+    assert len(dataset.train) == 11
+    pixels = dataset.source.read(torch.arange(11)).float()
+    close = (pixels - pixels[2]).abs().mean((1, 2, 3))
+    assert [int(k) for k in (close > 16).nonzero()] == [8], "all show the same, but the grey one"
+    line = "files in formats that are not read are left out: 2 .cr2, 1 .mp4"
+    assert line in told(tmp_path)
+    warned: list[str] = []
+    assert len(find_images(tmp_path, warned.append)) == 11
+    assert warned == [line]
+
+
+def test_a_format_that_is_not_named_is_not_opened_whatever_its_name(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "dds.png", format="DDS")
+    picture(1).save(tmp_path / "ico.png", format="ICO")
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputError, match="can't be read as an image: cannot identify image file"):
+            decode(str(path), 8)
+    picture(1).save(tmp_path / "webp.jpg", format="WEBP")
+    assert decode(str(tmp_path / "webp.jpg"), 8).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "palette with one transparent colour"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((90, 90, 90, 255), (0, 0, 8, 4))
+    if mode.startswith("palette"):
+        flat = Image.new("P", (8, 8), 1)
+        flat.putpalette([90, 90, 90, 0, 0, 0])
+        flat.paste(0, (0, 0, 8, 4))
+        flat.save(tmp_path / "x.png", transparency=1)
+    else:
+        image.convert(mode).save(tmp_path / "x.png")
+    found = decode(str(tmp_path / "x.png"), 8)
+    assert np.unique(found[:, 4:]).tolist() == [255]
+    assert np.unique(found[:, :4]).tolist() == [90]
+
+
+def test_copies_of_measured_images_among_those_that_are_learnt_from_are_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"a": 6, "b": 6})
+    class_folders(tmp_path / "photos/test", {"a": 3, "b": 3}, first=20)
+    more = tmp_path / "more"
+    class_folders(more, {"x": 4}, first=40)
+    assert copies(load_dataset(config(tmp_path / "photos", unlabelled=str(more)), 0)) == []
+    for k, path in enumerate(sorted((tmp_path / "photos/test").rglob("*.png"))[:2]):
+        (more / f"renamed{k}.png").write_bytes(path.read_bytes())
+    said = told(tmp_path / "photos", unlabelled=str(more))
+    assert "warning: 2 test images of 6 have the same content as unlabelled images" in said
+    (tmp_path / "photos/train/a/copy.png").write_bytes((tmp_path / "photos/test/b/000.png").read_bytes())
+    assert "1 test image of 6 have" in told(tmp_path / "photos")
+
+
+def encoded(**options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture(1, (64, 64)).save(stream, **options)
+    return stream.getvalue()
+
+
+BROKEN = {
+    "no bytes": b"",
+    "half a file": encoded(format="PNG")[:200],
+    "a header alone": encoded(format="JPEG")[:20],
+    "text": b"<html>not found</html>",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_line(tmp_path: Path, case: str) -> None:
+    (tmp_path / "x.png").write_bytes(BROKEN[case])
+    with pytest.raises(InputError, match=r"x\.png: can't be read as an image: ") as error:
+        decode(str(tmp_path / "x.png"), 8)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP"]),
+    places=st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.integers(1000, 10_000),
+)
+def test_a_mutated_image_is_read_or_refused_in_one_line(
+    tmp_path: Path, kind: str, places: list[tuple[int, int]], cut: int
+) -> None:
+    exif = {"exif": EXIF} if kind in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+    content = bytearray(encoded(format=kind, **exif))
+    for place, value in places:
+        content[place % len(content)] = value
+    path = tmp_path / "x.png"
+    path.write_bytes(content[: cut * len(content) // 10_000])
+    try:
+        assert decode(str(path), 8).shape == (3, 8, 8)
+    except InputError as error:
+        said = str(error)
+        if not said.startswith(f"{path}: can't be read as an image: ") or "\n" in said:
+            raise AssertionError(said) from error
+
+
+def test_no_part_of_a_set_counts_twice(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 5, "b": 5})
+    class_folders(tmp_path / "more", {"x": 3}, first=30)
+    assert len(collection_of(config(tmp_path, unlabelled=str(tmp_path / "more"))).labels) == 13
