@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
+from rich.markup import escape
 
 from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.cli.cell import Paces, Row, told
@@ -63,8 +64,8 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
         labels = seen if stage.settings.measures else size.labels  # as the stage itself reports them
         shown = "–" if state in ("finished", "missing") else f"about {clock(size.seconds)}"
         table.add_row(
-            stage.name, state, f"{size.samples:,}", f"{labels:,}", backward_passes(size.backward_passes), shown,
-            str(stage.directory),
+            escape(stage.name), state, f"{size.samples:,}", f"{labels:,}", backward_passes(size.backward_passes), shown,
+            escape(str(stage.directory)),
         )  # fmt: skip
         rows.append(_row(config, stage, size, labels, cached=state == "finished"))
     view.note(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, QuotedString, ValueType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from fasthebb_cli.errors import InputError
@@ -31,6 +31,8 @@ SHOWN = {  # Hydra's flags that print instead of running, and the values that ea
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+PATHS = ("out", "init_from", "dataset.root", "dataset.labels", "dataset.unlabelled", "archive", "json")
+IS_HYDRAS = re.compile(r"""(["']).*\1$|(choice|glob|shuffle|sort|tag|str)\(.*\)$""")  # the user quoted it, or sweeps
 SHORT = {"-m": "--multirun", "-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
 
 
@@ -100,8 +102,17 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
     site = os.environ.get(SITE_VARIABLE)
     if site and Path(site).is_dir():
         folders.append(Path(site))
-    read = [_read(word, config, folders, is_sweep=is_sweep) for word in overrides]
+    read = [_read(_as_text(word, is_sweep=is_sweep), config, folders, is_sweep=is_sweep) for word in overrides]
     return Request(config, read, is_sweep, show, folders)
+
+
+def _as_text(word: str, *, is_sweep: bool) -> str:
+    """The word, with a path in quotes: Hydra's grammar would take 2024_02_13 for a number, and refuse `it's (1)`."""
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") not in PATHS or value in ("", "null") or IS_HYDRAS.match(value) or "${" in value:
+        return word
+    values = value.split(",") if is_sweep and key != "out" else [value]
+    return f"{key}={','.join(QuotedString(text, Quote.single).with_quotes() for text in values)}"
 
 
 def choices(folders: Sequence[Path], group: str) -> list[str]:
@@ -157,6 +168,8 @@ def _check_sweep(override: Override, *, is_sweep: bool) -> None:
         raise InputError("out can't be swept: its cells report below one folder")
     if override.is_hydra_override():
         raise InputError(f"{key} can't be swept: all cells of a sweep share it")
+    if override.is_discrete_sweep() and next(iter(override.sweep_iterator()), None) is None:
+        raise InputError(f"{override.input_line}: there is no value in it, so the sweep would run nothing")
 
 
 def _parsed(word: str) -> Override:

@@ -117,8 +117,10 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"gpu.device: unknown device {name!r}; use auto, cpu, cuda, cuda:1, mps or xpu") from error
+    if device.type == "cpu" and device.index:
+        raise InputError(f"gpu.device={name}: there is one cpu; use cpu, and gpu.threads for how many threads it gets")
     if device.type == "cpu":
-        return device
+        return torch.device("cpu")
     if found is None or found.type != device.type:
         raise InputError(f"gpu.device={name}: torch finds no such device here; it finds: {found or 'cpu only'}")
     if device.index is not None and device.index >= torch.accelerator.device_count():

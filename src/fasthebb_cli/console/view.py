@@ -141,10 +141,10 @@ class View:
         for stage, results, cached in rows:
             split = f" ({results['split']})" if results.get("split") else ""
             table.add_row(
-                stage.name + split, percent(results["top1"]),
+                escape(stage.name + split), percent(results["top1"]),
                 *(percent(results.get("balanced_top1")) for _ in balanced), percent(results["top5"]), labels(results),
                 backward_passes(results.get("backward_passes")),
-                clock(results["seconds"]) + (" (cached)" if cached else ""), str(stage.directory),
+                clock(results["seconds"]) + (" (cached)" if cached else ""), escape(str(stage.directory)),
             )  # fmt: skip
             stages.append({**results, "measures": stage.settings.measures})
         if len(rows) > 1:

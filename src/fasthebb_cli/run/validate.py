@@ -1,5 +1,6 @@
 """Validates a cell before its first stage runs, so that no error waits hours into a run or in one job of a sweep."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.classes import matched
 from fasthebb_cli.run.plan import PlannedStage, plan
 from fasthebb_cli.run.start import new_network
+from fasthebb_cli.settings.conf import shipped_patterns
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.settings.kind import Readout, StageSettings
+from fasthebb_cli.settings.kind import Readout
 from fasthebb_cli.stages import CHECKS
 from fasthebb_cli.stages.autoencoder import autoencoder_of
 from fasthebb_cli.stages.finetune.rule_beside_backprop import check_by_rule
@@ -65,8 +67,14 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], *, is
         if stage.kind in CHECKS:
             CHECKS[stage.kind](config, dataset, stage.settings)
     network = _network_that_fits(config, dataset)
+    names = [name for name, _ in network.named_modules() if name]
     for stage in stages:
-        _check_patterns(stage.settings, network)
+        fixed = config.rule.name in stage.settings.rules_without_settings
+        for key, patterns in {} if fixed else stage.settings.patterns.items():
+            _check_patterns(f"{stage.configured}.{key}", patterns, network, names)
+    if any(stage.settings.learns_by_rule for stage in stages):
+        _check_patterns("rule.layer_options", config.rule.layer_options, network, names)
+        _check_patterns("rule.layer_lr", config.rule.layer_lr, network, names)
     on_meta = any(parameter.is_meta for parameter in network.parameters())
     for readout in {stage.readout for stage in stages} - {Readout()}:
         _built(config, dataset, readout, on_meta=on_meta)
@@ -147,10 +155,13 @@ def _built(config: Config, dataset: Dataset, readout: Readout, *, on_meta: bool)
     return new_network(config, dataset, readout)
 
 
-def _check_patterns(settings: StageSettings, network: nn.Module) -> None:
-    """Every pattern that a user gave matches a layer of the whole network."""
-    names = [name for name, _ in network.named_modules() if name]
-    for key, patterns in settings.patterns.items():
-        if wrong := unmatched(patterns, names):
-            choices = ", ".join(name for name, _ in network.named_children())
-            raise InputError(f"{settings.kind}.{key}: no layer is called {wrong[0]!r}; the network has: {choices}")
+def _check_patterns(key: str, patterns: Iterable[str], network: nn.Module, names: Sequence[str]) -> None:
+    """Every pattern that a user gave matches a layer of the whole network; those of packaged files need not.
+
+    Raises:
+        InputError: one does not.
+    """
+    wrong = [pattern for pattern in unmatched(patterns, names) if pattern not in shipped_patterns()]
+    if wrong:
+        choices = ", ".join(name for name, _ in network.named_children())
+        raise InputError(f"{key}: no layer is called {wrong[0]!r}; the network has: {choices}")

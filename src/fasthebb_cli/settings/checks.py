@@ -1,8 +1,11 @@
 """Each function checks one setting. It raises a ValueError that names the setting and what is accepted."""
 
 import math
+import os
 
 LARGEST = 10**9  # a larger whole number is a typing mistake
+LARGEST_FLOAT = 3.4e38  # of float32, in which networks compute
+LONGEST_NAME = 255  # bytes of a file's name, on nearly all systems
 
 
 def at_least(name: str, value: int, low: int, high: int = LARGEST) -> None:
@@ -12,25 +15,35 @@ def at_least(name: str, value: int, low: int, high: int = LARGEST) -> None:
         raise ValueError(f"{name} must be at most {high}, not {value}")
 
 
-def not_empty(name: str, value: str | None) -> None:
+def is_path(name: str, value: str | None) -> None:
     if value == "":
         raise ValueError(f"{name} is empty; give a path, or leave it out")
+    if value is not None and "\0" in value:
+        raise ValueError(f"{name} has a character in it that no file's name can have")
+    longest = max((len(os.fsencode(part)) for part in (value or "").split("/")), default=0)
+    if longest > LONGEST_NAME:
+        raise ValueError(f"{name}: a folder's or file's name takes {longest} bytes, and can have {LONGEST_NAME}")
 
 
 def are_factors(name: str, factors: dict[str, float]) -> None:
     for pattern, factor in factors.items():
-        if not (factor >= 0 and math.isfinite(factor)):
+        if not 0 <= factor <= LARGEST_FLOAT:
             raise ValueError(f"{name}.{pattern} must be at least 0 and finite, not {factor}")
 
 
 def above(name: str, value: float, low: float) -> None:
-    if not (value > low and math.isfinite(value)):
-        raise ValueError(f"{name} must be above {low}, not {value}")
+    if not low < value <= LARGEST_FLOAT:
+        limit = f" and at most {LARGEST_FLOAT}" if low < value < math.inf else ""
+        raise ValueError(f"{name} must be above {low}{limit}, not {value}")
 
 
 def in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high or not math.isfinite(value):
-        limits = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+    if not low <= value <= high or (isinstance(value, float) and abs(value) > LARGEST_FLOAT):
+        limits = (
+            f"at least {low}"
+            if high == float("inf") and value < low
+            else f"between {low} and {min(high, LARGEST_FLOAT)}"
+        )
         raise ValueError(f"{name} must be {limits}, not {value}")
 
 

@@ -16,6 +16,7 @@ DEFAULTS_FILES = {"dataset": "base/dataset", "rule": "base/rule", "model": "base
                   "finetune": "finetune/backprop", "closed_form": "finetune/closed_form",
                   "components": "finetune/closed_form"}  # fmt: skip
 
+BY_LAYER = ("layer_lr", "layer_options", "teacher_units")  # mappings from patterns of layers
 PARTS = {"components": ComponentsConfig}  # kinds whose keys are some of those of their file
 
 
@@ -45,6 +46,22 @@ def _defaults(group: str) -> dict[str, Any]:
         own = {field.name for field in fields(PARTS[group])}
         return {key: value for key, value in found.items() if key in own} | {"kind": group}
     return found
+
+
+@cache
+def shipped_patterns() -> frozenset[str]:
+    """Patterns of layers in the packaged files. A rule's file has them for networks that have such layers."""
+    patterns: set[str] = set()
+    for group in ("rule", "pretrain", "experiment"):
+        for path in (conf_directory() / group).rglob("*.yaml"):
+            nodes: list[Any] = [OmegaConf.to_container(OmegaConf.load(path), resolve=False)]
+            while nodes:
+                node = nodes.pop()
+                for key, value in node.items() if isinstance(node, dict) else ():
+                    nodes.append(value)
+                    if key in BY_LAYER and isinstance(value, dict):
+                        patterns |= set(map(str, value))
+    return frozenset(patterns)
 
 
 def defaults_of(group: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fasthebb_cli.settings.checks import above, at_least, in_range, not_empty, one_of
+from fasthebb_cli.settings.checks import above, at_least, in_range, is_path, one_of
 from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, STAGES_OF_VERB
 
@@ -35,7 +35,7 @@ class DatasetConfig:
         at_least("size", self.size, 1, 4096)
         one_of("on_bad_image", self.on_bad_image, ("error", "skip"))
         for name in ("root", "labels", "unlabelled"):
-            not_empty(name, getattr(self, name))
+            is_path(name, getattr(self, name))
         for name in ("train_samples", "validation_samples", "test_samples"):
             value = getattr(self, name)
             if value is not None:
@@ -169,8 +169,10 @@ class TopLevel:
         one_of("verb", self.verb, tuple(STAGES_OF_VERB))
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], not {self.label_fraction}")
-        not_empty("out", self.out)
-        not_empty("init_from", self.init_from)
+        is_path("out", self.out)
+        if self.out.encode(errors="replace").decode() != self.out:
+            raise ValueError("out has bytes that are no UTF-8, and TensorBoard writes to no such path; give another")
+        is_path("init_from", self.init_from)
         one_of("label_subset", self.label_subset, ("stratified", "random"))
         if self.leave_out is not None:
             fold_of(self.leave_out)

@@ -65,7 +65,8 @@ class PretrainConfig:
     @property
     def patterns(self) -> dict[str, Iterable[str]]:
         excluded = [pattern for pattern in self.exclude if pattern != "classifier*"]  # the default
-        return {"include": self.include, "exclude": excluded, "teacher_units": self.teacher_units}
+        return {"include": self.include, "exclude": excluded, "teacher_units": self.teacher_units,
+                "layer_lr": self.layer_lr}  # fmt: skip
 
     @classmethod
     def fine_tuning(cls, settings: Mapping[str, Any]) -> FineTuning | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fasthebb_cli.settings.checks import at_least, in_range, not_empty, one_of
+from fasthebb_cli.settings.checks import at_least, in_range, is_path, one_of
 from fasthebb_cli.settings.config import DatasetConfig, GpuConfig, ModelConfig, RuleConfig
 
 BENCHES = ("step", "layer", "scale", "data")
@@ -31,6 +31,7 @@ class BenchConfig:
         for name, value in (("size", self.images), ("batch_size", self.batch), ("classes", self.classes)):
             at_least(name, value, 2)
         at_least("repeats", self.repeats, 1)
+        is_path("json", self.json)
         if self.what == "data" and self.size is not None:
             raise ValueError("size: bench data has the images of a data set; set dataset.size")
 
@@ -64,7 +65,7 @@ class DataConfig:
         one_of("what", self.what, self.ACTIONS)
         one_of("format", self.format, self.FORMATS)
         for name in ("out", "archive"):
-            not_empty(name, getattr(self, name))
+            is_path(name, getattr(self, name))
         if self.archive is not None and self.what == "info":
             raise ValueError("archive is for fasthebb data prepare, which unpacks it; leave it out")
         at_least("workers", self.workers, 0, 4096)

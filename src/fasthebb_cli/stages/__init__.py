@@ -9,6 +9,7 @@ from fasthebb_cli.stages.closed_form import check_closed_form, closed_form
 from fasthebb_cli.stages.components import components
 from fasthebb_cli.stages.evaluate import evaluate
 from fasthebb_cli.stages.finetune import finetune
+from fasthebb_cli.stages.optimizers import check_optimizer
 from fasthebb_cli.stages.pretrain import pretrain
 from fasthebb_cli.stages.probe import probe
 from fasthebb_cli.stages.task import Context, Task
@@ -22,6 +23,9 @@ STAGES: dict[str, Callable[[Context], Task]] = {
     "closed_form": closed_form,
 }
 # What a kind asks of images and labels, before any stage of the cell runs; it raises an InputError
-CHECKS: dict[str, Callable[[Config, Dataset, Any], None]] = {"closed_form": check_closed_form}
+CHECKS: dict[str, Callable[[Config, Dataset, Any], None]] = {
+    "closed_form": check_closed_form,
+    "pretrain": check_optimizer,
+}
 
 __all__ = ["CHECKS", "STAGES", "Context", "Task"]

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.finetune import FinetuneConfig
 from fasthebb_cli.settings.pretrain import PretrainConfig
 
@@ -31,6 +33,24 @@ def optimizer_of(key: str, name: str, options: Mapping[str, Any]) -> Callable[..
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise InputError(f"{key}={name}: no optimizer of torch.optim, as SGD or Adam is")
     return partial(optimizer, **options)
+
+
+def check_optimizer(config: Config, dataset: Dataset, settings: PretrainConfig) -> None:
+    """Tries a step of one weight.
+
+    Raises:
+        InputError: there is no such optimizer, or it does not take these options.
+    """
+    if config.rule.name in settings.rules_without_settings or settings.lr is None:
+        return
+    make = optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options)
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.ones(2, 2)
+    try:
+        make([weight], lr=settings.lr).step()
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"pretrain.optimizer_options: {settings.optimizer} does not take them: {said}") from error
 
 
 def learning_rate(settings: PretrainConfig) -> float:

@@ -1,0 +1,85 @@
+"""Words as people type them: paths are text, whatever Hydra's grammar says, and what can't be meant is one line."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL, Ran
+
+Command = Callable[..., Ran]
+NAMES = ["2024_02_13", "a b", "ü(1)", "it's", "a=b", "a#b", "1e3", "true", "[x]", "a{b}", 'a"b', "a\\b", "007", "a,b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_is_text(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    ran = command("train", *SMALL, f"out={name}", "--dry-run", small=False)
+    assert ran.code == 0, ran.err
+    assert f"{name}/digits-" in ran.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["2024_02_13", "it's (1) #ü=x"])
+def test_so_it_is_in_a_sweep_and_for_every_key(command: Command, tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    ran = command(
+        "train", *SMALL, "-m", f"out={place}", "seed=0,1", "stages=[pretrain]", "pretrain.epochs=1", small=False
+    )
+    assert ran.code == 0, ran.err
+    (weights,) = place.glob("*seed0-pretrain-*")
+    ran = command("finetune", *SMALL, f"out={place}", f"init_from={weights}", "finetune.epochs=1", small=False)
+    assert ran.code == 0, ran.err
+    ran = command("pretrain", "dataset=image_folder", f"dataset.root={place / 'none'}", small=False)
+    assert ran.code == 2
+    assert f"no folder {place / 'none'}" in ran.err
+
+
+def test_what_a_user_quotes_or_takes_from_elsewhere_stays_so(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("PLACE", "there")
+    for word, name in (("out='a b'", "a b"), ('out="a b"', "a b"), ("out=${oc.env:PLACE}", "there")):
+        ran = command("train", *SMALL, word, "--dry-run", small=False)
+        assert ran.code == 0, ran.err
+        assert f" {name}/digits-" in ran.out
+
+
+REFUSED = {
+    "=5": "unknown key ;",
+    "experiment=3": "experiment=3: a group needs a choice",
+    "gpu.device=cpu:1": "gpu.device=cpu:1: there is one cpu",
+    "pretrain.lr=1e300": "pretrain.lr must be above 0 and at most 3.4e+38, not 1e+300",
+    "pretrain.lr=1e400": "pretrain.lr must be above 0",
+    "finetune.weight_decay=1e300": "finetune.weight_decay must be between 0 and 3.4e+38, not 1e+300",
+    "pretrain.layer_lr={convl:0}": "pretrain.layer_lr: no layer is called 'convl'; the network has: conv1",
+    "pretrain.layer_lr.convl=0": "pretrain.layer_lr: no layer is called 'convl'",
+    "pretrain.include=[convl]": "pretrain.include: no layer is called 'convl'",
+    "finetune.layer_lr={convl:0}": "finetune.layer_lr: no layer is called 'convl'",
+    "rule.layer_options={convl:{damping:1}}": "rule.layer_options: no layer is called 'convl'",
+    "pretrain.optimizer_options={momentun:0.9}": "pretrain.optimizer_options: SGD does not take them",
+    "pretrain.optimizer_options={momentum:x}": "pretrain.optimizer_options: SGD does not take them",
+    f"out={'x' * 300}": "out: a folder's or file's name takes 300 bytes, and can have 255",
+    f"out={os.fsdecode(b'caf')}{chr(0xDCE9)}": "out has bytes that are no UTF-8",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED, ids=[word[:40].encode("ascii", "replace").decode() for word in REFUSED])
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_what_can_not_be_meant_is_one_line_also_for_a_dry_run(command: Command, word: str, how: list[str]) -> None:
+    ran = command("train", word, *how)
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+    assert REFUSED[word] in ran.err
+    assert not any(ran.runs.glob("*"))
+
+
+def test_a_sweep_over_nothing_is_refused(command: Command) -> None:
+    for word in ("seed=range(0,0)", "seed=range(3,1)"):
+        ran = command("train", "-m", word)
+        assert ran.code == 2
+        assert f"{word}: there is no value in it" in ran.err
