@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.conftest import SMALL
 from tests.lives import Life, Moment, Started, command
 
-TIMES = ("seconds", "images_per_second", "finished")
+TIMES = ("seconds", "images_per_second", "finished", "seal")
 
 
 def words(out: Path, *arguments: str) -> list[str]:

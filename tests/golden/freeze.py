@@ -34,7 +34,8 @@ from tests.test_experiments import CONF, images_for
 FOLDER = Path(__file__).parent
 FINGERPRINTS, WEIGHTS = FOLDER / "fingerprints.json", FOLDER / "weights.json"
 DEFAULTS = FOLDER / "defaults.json"
-TIMES = ("seconds", "images_per_second", "finished", "device", "versions")  # what results say of this run alone
+# what results say of this run alone
+TIMES = ("seconds", "images_per_second", "finished", "device", "versions", "seal")
 
 RULES = sorted(
     str(path.relative_to(CONF / "rule").with_suffix(""))

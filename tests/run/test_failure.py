@@ -35,7 +35,8 @@ NARROW = ("model.width=0.03", "dataset.size=24")
         (
             "closed_form",
             [*NARROW, "finetune=closed_form"],
-            "lower finetune.batch_size, finetune.components, finetune.kernel_rows, finetune.pool or model.width",
+            "lower finetune.batch_size, finetune.components, finetune.kernel_rows, finetune.landmarks, finetune.pool "
+            "or model.width",
         ),
         (
             "finetune",

@@ -204,13 +204,13 @@ def test_a_stopped_probe_says_that_it_starts_over(
 def test_a_probe_that_is_done_when_it_is_stopped_keeps_its_results(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("rule=none", "stages=[probe,evaluate]", "label_fraction=0.1", "probe.layers=[conv1]")
+    words = ("rule=none", "stages=[probe,finetune]", "label_fraction=0.1", "probe.layers=[conv1]")
     with monkeypatch.context() as patched:
         patched.setattr(loop, "check_finite", lambda network: os.kill(os.getpid(), signal.SIGTERM))  # after the scores
         ran = command("train", *words)
     assert ran.code == 130
     assert "stopped and saved at the end of probe" in ran.err
-    assert not ran.directories("evaluate")
+    assert not ran.directories("finetune")
     results = ran.results("probe")
     ran = command("train", *words)
     assert ran.code == 0, ran.err

@@ -12,8 +12,6 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
-from rich.console import Console
-
 from fasthebb_cli import __version__
 from fasthebb_cli.cli.commands import COMMANDS
 from fasthebb_cli.cli.complete import complete
@@ -22,6 +20,7 @@ from fasthebb_cli.cli.help import FLAGS, page
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOP_SIGNALS, STOPPED, stop_at_once
 from fasthebb_cli.compute.threads import spin_briefly
+from fasthebb_cli.console.formats import LOST, plain_console
 from fasthebb_cli.errors import InputError
 
 
@@ -84,12 +83,12 @@ def run(arguments: list[str]) -> int:
     if "-sc" in arguments or "--shell-completion" in arguments:
         return complete(arguments, VERBS, [flag.split()[0] for flag, _ in FLAGS])
     if "--version" in arguments:
-        Console().print(f"fasthebb {__version__}", highlight=False)
-        return 0
+        plain_console().print(f"fasthebb {__version__}", highlight=False)
+        return min(len(LOST), 1)
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         lines = {name: verb.line for name, verb in VERBS.items()}
-        Console().print(page(arguments[0] if arguments else "", lines), highlight=False)
-        return 0
+        plain_console().print(page(arguments[0] if arguments else "", lines), highlight=False)
+        return min(len(LOST), 1)
     try:
         is_first = launch().first
     except InputError as error:  # printed here: `fail` asks which process it speaks for
@@ -112,4 +111,4 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, InputError) and not is_first:
             return 2  # all processes have the same words; the first one speaks
         return fail(error)
-    return code
+    return 1 if LOST and not verb.by_all else code  # a run's results are in its directories

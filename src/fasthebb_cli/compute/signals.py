@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import Interrupted
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has the process ignore it
+    STOP_SIGNALS += (signal.SIGHUP,)  # the terminal is gone
 REQUEUED = 60  # seconds within which SLURM ends the tasks of a job that it requeues
 STOPPED = 130  # exit code of a stopped run, which the same command resumes
 

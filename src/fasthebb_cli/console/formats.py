@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -13,6 +15,7 @@ from fasthebb_cli.compute.launch import launch
 # C0 but for tab and line feed, DEL, C1, and what changes the direction of writing
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet runs
+LOST: list[str] = []  # why output could not be written
 PLAIN_WIDTH = 160  # characters, where there is no terminal
 
 
@@ -83,6 +86,11 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+def plain_console() -> Console:
+    """A console as rich makes it, which needs to know nothing of other processes."""
+    return _Console()
+
+
 def printable(text: str) -> str:
     """The text on one line: its control characters are written out. Names of files may contain them."""
     return re.sub(r"[\n\t]", _written_out, harmless(text))
@@ -116,3 +124,15 @@ class _Console(Console):
         """A reader that stops early, as `head` does, does not stop the run: what follows goes to /dev/null."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    def _check_buffer(self) -> None:
+        """Nor does a full disk that the output goes to: what the run learns is worth more than its lines."""
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            self._buffer.clear()
+            self.on_broken_pipe()
+            LOST.append(error.strerror or str(error))
+            if not self.stderr:
+                with suppress(OSError):
+                    sys.stderr.write(f"warning: can't write the output ({LOST[-1]}); going on without it\n")

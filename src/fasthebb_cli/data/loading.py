@@ -140,7 +140,7 @@ def read_ahead(source: Readable[T_co], chunks: list[Tensor], workers: int, *, pi
             if isinstance(content, (InputError, RunError)):
                 raise content
             yield content
-    except RuntimeError as error:  # such as a worker that was killed as memory ran out
+    except (RuntimeError, OSError, EOFError) as error:  # such as a worker that was killed as memory ran out
         reason = " ".join(str(error).split())
         raise RunError(f"a decoding process failed; lower workers or batch_size ({reason})") from error
     finally:  # an error's traceback keeps the stream alive, and Python would wait for its workers when it exits

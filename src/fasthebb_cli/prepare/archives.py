@@ -129,11 +129,16 @@ def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
 
 
 def _ends_well(packed: tarfile.TarFile) -> None:
-    """Checks the end. tarfile takes a damaged header for it, and does not read the compressor's checksum behind it."""
+    """Checks the end. tarfile takes a damaged header for it, and the end of a file that was cut, and does not read the
+    compressor's checksum behind it.
+    """
     stream = packed.fileobj
     assert stream is not None
     stream.seek(packed.offset)
-    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+    block = stream.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it is cut: no mark of its end, at byte {packed.offset:,}")
+    if block.strip(b"\0"):
         raise tarfile.ReadError(f"no header where one should be, at byte {packed.offset:,}")
     while stream.read(1 << 20):
         pass

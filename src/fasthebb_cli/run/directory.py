@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import tempfile
 import time
@@ -34,6 +35,8 @@ ERROR_FILE = "error.txt"
 STARTED_FILE = "command.txt"  # the name of the command that began the stage
 # The name of this command; the processes that it starts inherit the environment
 START_VARIABLE = "FASTHEBB_STARTED"
+UNLOCKED_VARIABLE = "FASTHEBB_UNLOCKED"  # 1: go on where the file system has no locks
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 POLL_SECONDS = 1.0  # between two looks at a lock that is held
 
 
@@ -76,13 +79,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"can't write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What the user's files are not to allow others."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def remove_begun(directory: Path) -> None:
+    """Deletes what `replacing` had begun in a directory when its process was killed."""
+    for path in directory.glob(".*.*"):
+        if re.fullmatch(r"\.[\w.]+\.[a-z0-9_]{8}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -132,7 +149,7 @@ def locked(directory: Path, on_wait: Callable[[str], None] | None = None) -> Ite
     path = _lock_path(directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # the umask decides
     except OSError as error:
         raise RunError(f"can't write below {directory.parent} ({error.strerror}); use another out=DIR") from error
     try:
@@ -178,4 +195,12 @@ def _try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:
         fcntl.lockf(file, how | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        if os.environ.get(UNLOCKED_VARIABLE) != "1":
+            raise RunError(
+                f"this file system has no locks ({error.strerror}): two commands could work on one stage at once; use "
+                f"another out=DIR, or set {UNLOCKED_VARIABLE}=1 if no two ever do"
+            ) from error
     return True

@@ -17,6 +17,7 @@ from fasthebb_cli.run.directory import (
     is_older,
     mark_begun,
     read_json,
+    remove_begun,
     write_json,
     write_text,
 )
@@ -64,6 +65,7 @@ def _make_ready(cell: Cell, stage: PlannedStage) -> None:
     """Writes what describes the stage. Of a new directory the user is told how it differs from the nearest there is."""
     directory = stage.directory
     (directory / ERROR_FILE).unlink(missing_ok=True)  # of an earlier start
+    remove_begun(directory)
     if not (directory / FINGERPRINT_FILE).exists():
         nearest = nearest_difference(stage)
         if nearest is not None:

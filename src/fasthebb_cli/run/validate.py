@@ -10,7 +10,6 @@ from torch import nn
 from fasthebb.model_file import read_card
 from fasthebb.own import OwnError, own_errors
 from fasthebb.patterns import unmatched
-from fasthebb_cli.console.formats import counted
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.classes import matched
@@ -93,9 +92,11 @@ def _check_labels(dataset: Dataset, config: Config, stage: PlannedStage) -> None
     chosen = labelled_images(dataset, config)
     present = dataset.labels[chosen].unique().tolist()
     if len(present) < 2:
-        what = f"there are {counted(len(chosen), 'label')}, "
-        what += f"all of class {dataset.classes[present[0]]}" if present else "as label_fraction is so small"
-        raise InputError(f"{stage.name} learns to tell classes apart, and {what}; give labels of two classes or more")
+        of = f", of class {dataset.classes[present[0]]} alone" if present else ""
+        raise InputError(
+            f"{stage.name} needs labels of two classes or more, and label_fraction={config.label_fraction:g} chooses "
+            f"{len(chosen)}{of}"
+        )
 
 
 def _is_taught(stage: PlannedStage | None, at_first: bool) -> bool:

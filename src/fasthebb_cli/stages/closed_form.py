@@ -44,7 +44,6 @@ def closed_form(context: Context) -> Task:
     settings, dataset, network = context.settings, context.dataset, context.network
     assert isinstance(settings, ClosedFormConfig)
     assert isinstance(network, ClosedForm)
-    check_closed_form(context.config, dataset, settings)  # again, as a dry run validates nothing
     network.eval()
     network.requires_grad_(False)
     images, labelled = all_training_images(dataset), labelled_images(dataset, context.config)
@@ -111,18 +110,13 @@ def closed_form(context: Context) -> Task:
 
 def check_closed_form(config: Config, dataset: Dataset, settings: ClosedFormConfig) -> None:
     """Raises:
-    InputError: too many images for a graph, or labels of fewer than two classes.
+    InputError: too many images for a graph.
     """
-    images, labels_L = len(all_training_images(dataset)), dataset.labels[labelled_images(dataset, config)]
+    images = len(all_training_images(dataset))
     if settings.classifier == "propagation" and images > GRAPH_IMAGES:
         raise InputError(
             f"finetune.classifier=propagation compares all pairs of {images:,} images, and takes at most "
             f"{GRAPH_IMAGES:,}; use kernel or ridge"
-        )
-    if len(labels_L.unique()) < 2:
-        raise InputError(
-            f"finetune=closed_form needs labels of two classes or more, and label_fraction={config.label_fraction:g} "
-            f"chooses {len(labels_L)} of one class"
         )
 
 

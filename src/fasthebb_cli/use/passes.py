@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fasthebb.model_file import ModelCard, load_model_and_card
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.device import set_up as prepare_compute
+from fasthebb_cli.compute.signals import STOP_SIGNALS
 from fasthebb_cli.console.formats import clock, pace
 from fasthebb_cli.console.progress import FolderProgress
 from fasthebb_cli.console.view import View
@@ -146,8 +147,7 @@ def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, t
 @contextmanager
 def stoppable(view: View) -> Iterator[None]:
     """Within, a signal raises KeyboardInterrupt, so that temporary files are deleted; elsewhere it ends the process."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in STOP_SIGNALS}
     try:
         yield
     except KeyboardInterrupt:
