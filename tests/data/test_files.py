@@ -86,7 +86,7 @@ class Nothing:
 def peak():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-def list_images(folder):  # 1,280 of each class, and names as long as ImageNet's
+def list_images(folder, *_):  # 1,280 of each class, and names as long as ImageNet's
     wnid = folder.name
     for i in range(1_230 if folder.parent.name == "train" else 50):
         name = f"{wnid}_{10_000 + i}.JPEG"

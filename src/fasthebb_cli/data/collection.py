@@ -4,10 +4,10 @@ The function of every data set returns one, and so does a user's own (`dataset.n
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from fasthebb_cli.data.source import (
 )
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
+
+BLOCK = 4096  # lines of a digest that are made and hashed together
 
 
 class Table(NamedTuple):
@@ -131,7 +133,7 @@ def from_files(
         source = ImageFiles(files.paths, config.size, read) if pixels is None else InMemory(pixels[kept])
     place = f"{config.name} {config.root} {config.unlabelled}"
     contents = content_digests(files, place, read)
-    digest = files_digest(counts, config.size, classes, map(listed, files, contents))
+    digest = files_digest(counts, config.size, classes, listing(files, contents))
     lost = tuple(damaged[i] for i in sorted(damaged)) if damaged else ()
     return Collection(
         source,
@@ -183,9 +185,20 @@ def check_classes(labels: Tensor, readable: Tensor, classes: tuple[str, ...]) ->
             raise InputError(f"class {classes[label]}: not one of its training images can be read; mend or remove them")
 
 
-def listed(file: ImageFile, content: Digests) -> bytes:
-    """A file's line in the digest of its data set; `content` (WIDTH,) is the digest of what is in it."""
-    return os.fsencode(f"{file.name}\0{content.tobytes().hex()}\0{file.label}\n")
+def listing(files: FileList, contents: Digests, chosen: Iterable[int] | None = None) -> Iterator[bytes]:
+    """A line for each file, of its name, the digest of what is in it, and its label.
+
+    Args:
+        contents: (N, WIDTH).
+        chosen: numbers of the files, in order; None: all.
+    """
+    width, first, digits = 2 * contents.shape[1], -BLOCK, ""
+    for i in range(len(files)) if chosen is None else chosen:
+        if not first <= i < first + BLOCK:
+            first = i - i % BLOCK
+            digits = contents[first : first + BLOCK].tobytes().hex()
+        name, label = files.name_and_label(i)
+        yield os.fsencode(f"{name}\0{digits[width * (i - first) : width * (i - first + 1)]}\0{label}\n")
 
 
 def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:
@@ -193,10 +206,14 @@ def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...],
 
     Args:
         counts: number of files in each part, in order.
-        lines: of all files, see `listed`.
+        lines: of all files, see `listing`; they may come in larger pieces.
     """
     sizes = [f"{part} {count}\n".encode() for part, count in counts.items()]
-    return digest_of(chain(sizes, [str(size).encode()], map(os.fsencode, classes), lines))
+    hashed = blake2b(digest_of(chain(sizes, [str(size).encode()], map(os.fsencode, classes))).encode(), digest_size=16)
+    lines = iter(lines)
+    while block := b"".join(islice(lines, BLOCK)):
+        hashed.update(block)
+    return hashed.hexdigest()
 
 
 def consecutive(counts: Mapping[str, int]) -> dict[str, Any]:

@@ -78,8 +78,10 @@ def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes])
     with ThreadPoolExecutor(max(1, min(8, 2 * torch.get_num_threads()))) as pool:
         for _ in pool.map(fill, range(0, len(numbers), CHUNK)):
             pass
-    body = whole + keys.tobytes() + digests.tobytes()
-    keep(cache, body + blake2b(body, digest_size=WIDTH).digest())
+    pieces, hashed = (whole, keys.data, digests.data), blake2b(digest_size=WIDTH)
+    for piece in pieces:
+        hashed.update(piece)
+    keep(cache, *pieces, hashed.digest())
     return digests
 
 
@@ -110,21 +112,23 @@ def _kept(cache: Path) -> tuple[bytes, np.ndarray[Any, np.dtype[np.uint64]], Dig
         content = cache.read_bytes()
     except OSError:
         return None
-    body, check = content[:-WIDTH], content[-WIDTH:]
+    body, check = memoryview(content)[:-WIDTH], content[-WIDTH:]
     if blake2b(body, digest_size=WIDTH).digest() != check or (len(body) - WIDTH) % (8 + WIDTH):
         return None
     count = (len(body) - WIDTH) // (8 + WIDTH)
     keys = np.frombuffer(body, "<u8", count, WIDTH)
-    return body[:WIDTH], keys, np.frombuffer(body, np.uint8, offset=WIDTH + 8 * count).reshape(count, WIDTH)
+    digests = np.frombuffer(body, np.uint8, offset=WIDTH + 8 * count).reshape(count, WIDTH)
+    return bytes(body[:WIDTH]), keys, digests.copy()  # alone they take less memory
 
 
-def keep(cache: Path, content: bytes) -> None:
+def keep(cache: Path, *pieces: bytes | memoryview) -> None:
     """Writes a file of the cache. Where that fails nothing is kept, and files are read again."""
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=cache.parent, delete=False) as file:
             try:
-                file.write(content)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.replace(file.name, cache)
             except OSError:

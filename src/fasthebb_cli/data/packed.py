@@ -270,14 +270,9 @@ def _read_index(root: Path) -> dict[str, Any]:
 
 
 def _lines(root: Path) -> Iterator[bytes]:
-    """Lines of the file `listing`, each in the format of `data.collection.listed`."""
+    """The file `listing`, in pieces; see `data.collection.listing`."""
     try:
         with (root / LISTING_FILE).open("rb") as file:
-            line = b""
-            for piece in file:
-                line += piece
-                if line.count(b"\0") == 2:  # otherwise the file's name contains a line break
-                    yield line
-                    line = b""
+            yield from iter(lambda: file.read(1 << 16), b"")
     except OSError as error:
         raise InputError(f"{root / LISTING_FILE}: can't be read: {error.strerror}") from error

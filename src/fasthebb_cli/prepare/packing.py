@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasthebb_cli.data.collection import Collection, check_classes, files_digest, listed
+from fasthebb_cli.data.collection import Collection, check_classes, files_digest, listing
 from fasthebb_cli.data.packed import (
     IMAGES_FILE,
     INDEX_FILE,
@@ -159,12 +159,11 @@ class Packing:
         if collection.files is not None and collection.contents is not None:
             files, contents = collection.files, collection.contents
             if damaged:
-                lines = (listed(files[i], contents[i]) for i in kept)
-                digest = files_digest(counts, self.plan.size, collection.classes, lines)
+                digest = files_digest(counts, self.plan.size, collection.classes, listing(files, contents, kept))
             if self.plan.format == "encoded":
                 index["ends"] = torch.tensor([n for block in self.blocks for n in block["lengths"]]).cumsum(0)
-                listing = (listed(files[i], contents[i]) for i in kept)
-                write_atomically(self.folder / LISTING_FILE, lambda file: file.writelines(listing))
+                lines = listing(files, contents, kept)
+                write_atomically(self.folder / LISTING_FILE, lambda file: file.writelines(lines))
         arrays: Mapping[str, Any] = {name: value.numpy() for name, value in index.items()}
         write_atomically(self.folder / INDEX_FILE, lambda file: np.savez(file, **arrays))
         blocks = [(block["end"], block["digest"]) for block in self.blocks]
