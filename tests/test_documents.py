@@ -418,6 +418,7 @@ STAND_FOR = {
     "layer": "features runs/DIRECTORY photos",
     "pool": "features runs/DIRECTORY photos",
     "trust": "predict runs/DIRECTORY photos",
+    "dataset.labels": "data info dataset=image_folder dataset.root=photographs",
 }
 
 

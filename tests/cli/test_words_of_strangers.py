@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import SMALL, Ran
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Ran]
 NAMES = ["2024_02_13", "a b", "ü(1)", "it's", "a=b", "a#b", "1e3", "true", "[x]", "a{b}", 'a"b', "a\\b", "007", "a,b"]
 
@@ -21,7 +23,6 @@ def test_a_path_is_text(command: Command, tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{name}/digits-" in ran.out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["2024_02_13", "it's (1) #ü=x"])
 def test_so_it_is_in_a_sweep_and_for_every_key(command: Command, tmp_path: Path, name: str) -> None:
     place = tmp_path / name

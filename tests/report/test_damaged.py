@@ -10,6 +10,8 @@ import pytest
 
 from tests.report.made import call, make_run
 
+pytestmark = pytest.mark.slow
+
 BOMB = "a: &a [x, x]\n" + "".join(
     f"{chr(98 + k)}: &{chr(98 + k)} [{', '.join([f'*{chr(97 + k)}'] * 9)}]\n" for k in range(12)
 )

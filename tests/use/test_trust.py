@@ -93,6 +93,7 @@ DAMAGED: dict[str, tuple[dict[str, Any] | str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DAMAGED)
 def test_a_card_that_can_not_be_used_is_one_line(command: Command, taught: Taught, tmp_path: Path, case: str) -> None:
     changes, message = DAMAGED[case]

@@ -111,7 +111,7 @@ def _as_text(word: str, *, is_sweep: bool) -> str:
     key, equals, value = word.partition("=")
     if not equals or key.lstrip("+") not in PATHS or value in ("", "null") or IS_HYDRAS.match(value) or "${" in value:
         return word
-    values = value.split(",") if is_sweep and key != "out" else [value]
+    values = value.split(",") if is_sweep else [value]
     return f"{key}={','.join(QuotedString(text, Quote.single).with_quotes() for text in values)}"
 
 

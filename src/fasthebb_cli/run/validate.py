@@ -38,7 +38,7 @@ def planned(config: Config, dataset: Dataset) -> tuple[Dataset, list[PlannedStag
             card = read_card(Path(config.init_from))
         except ValueError as error:
             raise InputError(f"init_from: {error}") from error
-        is_taught, dataset = card.taught, matched(dataset, card, config)
+        is_taught, dataset = card.taught or card.labels_train > 0, matched(dataset, card, config)
     stages = plan(config, dataset)
     validate(config, dataset, stages, is_taught=is_taught)
     return dataset, stages
@@ -48,7 +48,7 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], *, is
     """Checks labels, splits, layer names, the size of the images, and what single kinds of stage ask for.
 
     Args:
-        is_taught: labels have taught the classifier of `init_from`.
+        is_taught: the weights of `init_from` have seen labels.
 
     Raises:
         InputError: labels, images or layers are missing, or the network does not fit the images or the rule.
@@ -100,10 +100,10 @@ def _check_labels(dataset: Dataset, config: Config, stage: PlannedStage) -> None
 
 
 def _is_taught(stage: PlannedStage | None, at_first: bool) -> bool:
-    """Whether labels have taught the classifier, after a stage; None: before the first one."""
+    """Whether the network has seen labels, after a stage; None: before the first one."""
     if stage is None:
         return at_first
-    return not stage.settings.pretrains and (stage.settings.reads_labels or _is_taught(stage.previous, at_first))
+    return stage.settings.reads_labels or _is_taught(stage.previous, at_first)
 
 
 def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:

@@ -39,11 +39,8 @@ def above(name: str, value: float, low: float) -> None:
 
 def in_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high or (isinstance(value, float) and abs(value) > LARGEST_FLOAT):
-        limits = (
-            f"at least {low}"
-            if high == float("inf") and value < low
-            else f"between {low} and {min(high, LARGEST_FLOAT)}"
-        )
+        most = LARGEST_FLOAT if math.isinf(high) and low <= value < math.inf else high
+        limits = f"at least {low}" if math.isinf(most) else f"between {low} and {most}"
         raise ValueError(f"{name} must be {limits}, not {value}")
 
 
