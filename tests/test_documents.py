@@ -315,6 +315,8 @@ def _smaller(composed: DictConfig, words: list[str], *, embedded: bool, verb: st
         more.append(f"dataset.train_samples={max(32, round(classes / least))}")
         if embedded:
             more.append("dataset.test_samples=16")
+        if composed.get("label_subset") == "random":
+            more.append("label_subset=stratified")  # two labels that are drawn may be of one class, which is refused
     return more
 
 

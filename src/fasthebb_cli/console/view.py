@@ -16,7 +16,7 @@ from fasthebb_cli.console.spent import backward_passes_of, seconds_of
 from fasthebb_cli.console.tables import plain_table
 
 BACKWARD = "backward\npasses"  # a column of images that went through one
-DIFFERENT = 5e-4  # of accuracies in [0, 1]: what a table's digits show
+IMBALANCE = 1.5  # images of the most frequent class for one of the rarest
 LINES_LEFT_OUT = 10  # damaged images whose errors are shown
 
 
@@ -156,9 +156,8 @@ class View:
 
 
 def is_imbalanced(results: Mapping[str, Any]) -> bool:
-    """Whether the mean over classes is another accuracy than that over images."""
-    balanced, top1 = results.get("balanced_top1"), results.get("top1")
-    return balanced is not None and top1 is not None and abs(balanced - top1) >= DIFFERENT
+    """Whether classes are so unlike in number that the mean over them is worth a column beside that over images."""
+    return results.get("balanced_top1") is not None and (results.get("imbalance") or 1) >= IMBALANCE
 
 
 def _layer_table(layers: Mapping[str, Mapping[str, float]]) -> Table:

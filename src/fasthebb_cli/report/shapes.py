@@ -17,13 +17,14 @@ RESULTS: dict[str, Any] = {
     "labels_train": int, "labels_validation": int, "epochs": int, "backward_passes": int | None, "seconds": float,
     "images_per_second": float | None, "device": str, "fingerprint": str, "versions": dict[str, str], "finished": str,
     "chosen": dict[str, Any] | None, "expected_top1": float | None, "balanced_top1": float | None,
+    "imbalance": float | None,
     "calibration_error": float | None,
     "classes": list[str] | None, "confusion": list[list[int]] | None,
     "layers": dict[str, dict[str, float | None]] | None,
 }  # fmt: skip
 SHARES = ("top1", "top5", "balanced_top1", "label_fraction", "expected_top1", "calibration_error")
 COUNTS = ("seed", "samples", "labels_train", "labels_validation", "epochs", "backward_passes", "seconds",
-          "images_per_second", "loss")  # fmt: skip
+          "images_per_second", "loss", "imbalance")  # fmt: skip
 
 
 def check_content(content: Mapping[str, Any]) -> None:

@@ -44,6 +44,7 @@ def evaluate(context: Context) -> Task:
             classes=list(classes),
             top1_by_class=by_class,
             balanced_top1=statistics.fmean(right for right in by_class if right is not None),
+            imbalance=confusion.imbalance(),
             confusion=confusion.total().tolist() if len(classes) <= LARGEST_CONFUSION else None,
         )
 

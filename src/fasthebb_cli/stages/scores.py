@@ -93,6 +93,12 @@ class Confusion:
         totals, hits = counts.sum(1).tolist(), counts.diagonal().tolist()
         return [right / total if total else None for right, total in zip(hits, totals, strict=True)]
 
+    def imbalance(self) -> float:
+        """How many times as many images the most frequent class has as the rarest of those that there are."""
+        counts = self.total().sum(1)
+        counts = counts[counts > 0]
+        return float(counts.max() / counts.min())
+
     def state_dict(self) -> dict[str, Any]:
         return {"counts": self.total()}
 
