@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pytest
+import torch
 
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.answers import answers, answers_on_learning, verdict, verdict_on_learning
@@ -22,6 +23,7 @@ from fasthebb_cli.report.estimates import Estimate, estimate, paired_difference
 from fasthebb_cli.report.grid import Grid, Method, build_grids
 from fasthebb_cli.report.layers import accuracies_by_layer
 from fasthebb_cli.report.plots import accuracy_figure, looks_of
+from fasthebb_cli.stages.scores import Confusion
 from tests.conftest import Ran, lacking
 from tests.report.made import call, make_grid, make_run, make_stage
 
@@ -654,3 +656,25 @@ def test_page_on_paper_shows_what_is_folded(tmp_path: Path, capsys: pytest.Captu
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert "finetune.lr" in done.stdout
     assert "82.0" in done.stdout
+
+
+@pytest.mark.parametrize("imbalance", [1.2, 9.0])
+def test_balanced_accuracy_is_shown_where_classes_are_unlike_in_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], imbalance: float
+) -> None:
+    for seed in range(2):
+        for rule, balanced in (("hpca", 0.6123), ("none", 0.5)):
+            made = make_run(tmp_path / "runs", rule, 0.1, seed, 0.9, balanced_top1=balanced, imbalance=imbalance)
+    code, _, err = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
+    assert (code, err) == (0, "")
+    shown = imbalance > 2
+    assert ("61.2" in (tmp_path / "report" / "report.md").read_text()) == shown
+    assert (",balanced_top1," in (tmp_path / "report" / "report.csv").read_text()) == shown
+    assert ("balanced top-1 %" in call(capsys, "compare", made, made)[1]) == shown
+
+
+def test_the_counts_of_classes_tell_how_unlike_they_are() -> None:
+    confusion = Confusion(3)
+    confusion.add(torch.tensor([0, 0, 0, 0, 2]), torch.tensor([0, 0, 1, 2, 2]))
+    assert confusion.imbalance() == 4.0
+    assert confusion.accuracy() == [0.5, None, 1.0]
