@@ -1,10 +1,14 @@
 """A search by Optuna over a validation metric: it finds what is better, and a failed cell does not end it."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
 
+from fasthebb_cli.cli import objective
 from fasthebb_cli.cli.objective import objective_of
 from fasthebb_cli.errors import InputError
 from tests.conftest import Ran
@@ -44,6 +48,25 @@ def test_a_search_in_which_all_fails_ends_with_their_table(command: Callable[...
     assert ran.code == 1
     assert ran.out.count("failed") == 3  # a row each, and their number
     assert "No trials" not in ran.err
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.slow
+def test_a_search_that_is_kept_in_a_file_goes_on(command: Callable[..., Ran], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    study = ["hydra.sweeper.study_name=one", f"hydra.sweeper.storage=sqlite:///{tmp_path / 'studies.db'}"]
+    for trials in (2, 1):
+        ran = command(*BEST, *study, f"hydra.sweeper.n_trials={trials}", "finetune.lr=choice(0.03,0.04,0.05)")
+        assert ran.code == 0, ran.err
+    with closing(sqlite3.connect(tmp_path / "studies.db")) as database:
+        assert database.execute("select count(*) from trials").fetchone() == (3,)
+
+
+def test_a_file_that_can_not_keep_a_search_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "version", {"sqlalchemy": "2.1.9", "optuna": "2.10.1"}.__getitem__)
+    objective.check_storage(None)
+    with pytest.raises(InputError, match=r"storage=sqlite:///x: optuna 2\.10\.1 keeps no study with"):
+        objective.check_storage("sqlite:///x")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The objective of a search: one number in the results of one stage, never from the test images."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from fasthebb_cli.errors import InputError
@@ -38,6 +39,19 @@ def check_search(objective: str | None, direction: str) -> None:
     wanted = "minimize" if objective.endswith(("loss", "seconds")) else "maximize"
     if direction != wanted:
         raise InputError(f"hydra.sweeper.direction={direction} looks for the worst {objective}; it must be {wanted}")
+
+
+def check_storage(storage: object) -> None:
+    """Validates `hydra.sweeper.storage`, a database in which a study is kept and gone on with.
+
+    Raises:
+        InputError: this optuna can't use the SQLAlchemy that is installed.
+    """
+    if isinstance(storage, str) and int(version("sqlalchemy").partition(".")[0]) > 1:
+        raise InputError(
+            f"hydra.sweeper.storage={storage}: optuna {version('optuna')} keeps no study with SQLAlchemy "
+            f"{version('sqlalchemy')}; pip install 'sqlalchemy<2' 'alembic<1.14', or leave storage out"
+        )
 
 
 def objective_of(objective: str, results: Mapping[str, Any]) -> float:

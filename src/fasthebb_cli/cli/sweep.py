@@ -23,7 +23,7 @@ from fasthebb_cli.cli.compose import compose_sweep, composition_errors, searchpa
 from fasthebb_cli.cli.failures import fail_together
 from fasthebb_cli.cli.hydra_main import call_hydra
 from fasthebb_cli.cli.messages import explain_job, is_failed_search
-from fasthebb_cli.cli.objective import check_search
+from fasthebb_cli.cli.objective import check_search, check_storage
 from fasthebb_cli.cli.sweep_summary import Cell
 from fasthebb_cli.cli.sweep_table import print_cells, title
 from fasthebb_cli.cli.words import Request
@@ -46,6 +46,7 @@ def run_sweep(request: Request) -> int:
     direction = shared.hydra.sweeper.get("direction")
     if direction is not None:  # the sweeper searches
         check_search(shared.objective, str(getattr(direction, "name", direction)))
+        check_storage(shared.hydra.sweeper.get("storage"))
     os.environ[SWEEP_VARIABLE] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     mark_start()
     failure = None
