@@ -1,6 +1,7 @@
 """Folders as people have them: every image is used as what it is, or refused or counted, and by every verb alike."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_every_named_format_is_read_and_the_others_are_counted(tmp_path: Path) -
     pixels = dataset.source.read(torch.arange(11)).float()
     close = (pixels - pixels[2]).abs().mean((1, 2, 3))
     assert [int(k) for k in (close > 16).nonzero()] == [8], "all show the same, but the grey one"
-    line = "files in formats that are not read are left out: 2 .cr2, 1 .mp4"
+    line = "files that are not read are left out: 2 .cr2, 1 .mp4"
     assert line in told(tmp_path)
     warned: list[str] = []
     assert len(find_images(tmp_path, warned.append)) == 11
@@ -218,3 +219,15 @@ def test_no_part_of_a_set_counts_twice(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", {"a": 5, "b": 5})
     class_folders(tmp_path / "more", {"x": 3}, first=30)
     assert len(collection_of(config(tmp_path, unlabelled=str(tmp_path / "more"))).labels) == 13
+
+
+def test_what_is_no_file_and_what_has_no_label_is_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 5, "b": 5})
+    class_folders(tmp_path / "test", {"a": 2, "b": 2}, first=30)
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.png")
+    assert "files that are not read are left out: 1 .png that is a pipe or a device" in told(tmp_path)
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(tmp_path.rglob("0*.png"))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines[1:]))
+    assert lines[0].startswith("test/")
+    said = told(tmp_path, labels="labels.csv")
+    assert "1 image of the test part without a label in labels.csv" in said

@@ -79,6 +79,11 @@ class ClosedForm(nn.Module):
         Raises:
             ValueError: the buffers do not fit each other, the features or the number of classes.
         """
+        for name, value in self.named_buffers(recurse=False):
+            if not value.isfinite().all() or (
+                name in ("gain", "sharpness") and value.numel() and float(value.min()) < 0
+            ):
+                raise ValueError(f"its {name} is not finite, or below 0")
         if len(self.weight) != len(self.rows):
             raise ValueError(f"its readout has {len(self.rows)} rows and weights of {len(self.weight)}")
         training = self.training

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from fasthebb_cli.cli.objective import check_objective, objective_of
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.console.formats import make_console
-from fasthebb_cli.errors import RunError
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.load import completed, load
 
 if TYPE_CHECKING:
@@ -63,10 +63,15 @@ def make_folder(path: str) -> None:
     """The root of all runs.
 
     Raises:
+        InputError: it, or a folder that it is to be in, is a file.
         RunError: it can't be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"out: {error.filename} is, or lies below, a file ({error.strerror}); give a folder"
+        ) from error
     except OSError as error:
         raise RunError(f"out: can't use {error.filename} ({error.strerror}); choose another out=DIR") from error
 

@@ -35,7 +35,7 @@ UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".tga", ".d
           ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".dcm", ".mp4", ".mov", ".avi")  # fmt: skip
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation", "dev")}
 NO_LABELS = "none"  # value of dataset.labels
-Passed = Counter[str]  # endings of files that are not read
+Passed = Counter[str]  # endings of files that are not read, or what else they are
 
 
 def image_folder(config: DatasetConfig) -> Collection:
@@ -73,9 +73,9 @@ def passed_notes(passed: Passed) -> tuple[str, ...]:
     """A line for all files that are not read; none, if there are none."""
     if not passed:
         return ()
-    told = ", ".join(f"{count:,} {ending}" for ending, count in sorted(passed.items()))
+    told = ", ".join(f"{count:,} {what}" for what, count in sorted(passed.items()))
     heic = "; .heic is read with pip install 'fasthebb[heic]'" if {".heic", ".heif"} & passed.keys() else ""
-    return (f"files in formats that are not read are left out: {told}{heic}",)
+    return (f"files that are not read are left out: {told}{heic}",)
 
 
 def _at_least_one(files: Iterable[ImageFile], problem: str) -> Iterator[ImageFile]:
@@ -243,20 +243,24 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str], p
             if path[:-1] != extra:
                 yield from _images_below(path[:-1], prefix + name, extra, seen, passed)
         elif _is_image(name):
-            yield from _image(prefix + name, path)
+            found = _image(prefix + name, path)
+            if found is None:
+                passed[f"{os.path.splitext(name)[1].lower()} that is a pipe or a device"] += 1
+            else:
+                yield found
         elif name.lower().endswith(UNREAD):
             passed[os.path.splitext(name)[1].lower()] += 1
 
 
-def _image(name: str, path: str) -> Iterator[ImageFile]:
-    """Yields the file, or nothing if it is no regular file. One that can't be read fails later, when it is decoded."""
+def _image(name: str, path: str) -> ImageFile | None:
+    """The file; None if it is no regular file. One that can't be read fails later, when it is decoded."""
     try:
         status = os.stat(path)
     except OSError:  # such as a broken link
-        yield ImageFile(name, path, 0)
-        return
-    if stat.S_ISREG(status.st_mode):  # a pipe or a socket would never end
-        yield ImageFile(name, path, status.st_size, changed=status.st_mtime_ns)
+        return ImageFile(name, path, 0)
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a socket would never end
+        return None
+    return ImageFile(name, path, status.st_size, changed=status.st_mtime_ns)
 
 
 def _listed(labels: str, root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, ...], dict[str, FileList]]:
@@ -286,6 +290,8 @@ def _listed(labels: str, root: Path, extra: Path | None, passed: Passed) -> tupl
             parts[part].append(file._replace(label=number[names[path]]))
         elif part == "train":
             parts["unlabelled"].append(file)
+        else:
+            passed[f"image of the {part} part without a label in {table.name}"] += 1
     for part in ("train", *part_of.values()):
         if not parts[part]:
             raise InputError(f"{table}: lists no images of the {part} part below {root}")

@@ -33,7 +33,7 @@ def are_factors(name: str, factors: dict[str, float]) -> None:
 
 def above(name: str, value: float, low: float) -> None:
     if not low < value <= LARGEST_FLOAT:
-        limit = f" and at most {LARGEST_FLOAT}" if low < value < math.inf else ""
+        limit = f" and at most {LARGEST_FLOAT}" if value > low else ""
         raise ValueError(f"{name} must be above {low}{limit}, not {value}")
 
 

@@ -188,7 +188,7 @@ def fold_of(text: str) -> tuple[int, int]:
     found = re.fullmatch("([0-9]{1,4})/([0-9]{1,4})", text)
     fold, folds = (int(part) for part in found.groups()) if found else (0, 0)
     if not 1 <= fold <= folds or folds < 2:
-        raise ValueError(f"leave_out must be a fold and their number, as in 1/5, not {text!r}")
+        raise ValueError(f"leave_out must be a fold and the number of folds, 2 to 9999, as in 1/5, not {text!r}")
     return fold - 1, folds
 
 

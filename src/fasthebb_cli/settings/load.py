@@ -147,6 +147,9 @@ def _typed(cls: type[T], node: DictConfig, key: str) -> T:
         raise InputError(f"{name} has no value; set it, as in {name}=VALUE") from error
     except ValidationError as error:
         name = dot + str(error.full_key)
+        if "is not a ListConfig" in str(error):
+            value = OmegaConf.select(node, str(error.full_key))
+            raise InputError(f"{name} must be a list, as in '{name}=[{value}]'") from error
         raise InputError(f"{name}: {_first_line(error)}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{key or 'configuration'}: {_first_line(error)}") from error
