@@ -147,7 +147,7 @@ def test_folds_are_parts_of_the_budget_with_equal_shares_of_each_class() -> None
 
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "half", "1/5/2"])
 def test_a_fold_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="leave_out must be a fold and their number, as in 1/5"):
+    with pytest.raises(InputError, match="leave_out must be a fold and the number of folds, 2 to 9999, as in 1/5"):
         loaded("dataset=digits", f"leave_out={text}")
 
 

@@ -537,7 +537,7 @@ def test_the_same_stage_under_another_name_is_another_stage(command: Command) ->
 def test_out_on_a_file_is_one_line(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = command("pretrain", f"out={tmp_path / 'file'}/runs")
-    assert ran.code == 1
+    assert ran.code == 2
     assert ran.err.count("\n") == 1
 
 

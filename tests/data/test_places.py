@@ -192,6 +192,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP"]),
