@@ -92,6 +92,7 @@ def test_packed_images_are_the_images(
     assert "packed before" in again[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["uint8", "encoded"])
 def test_workers_read_a_packed_set_for_themselves(data: Data, photos: Path, tmp_path: Path, format: str) -> None:
     assert data(*words(photos, tmp_path / "packed"), f"format={format}")[0] == 0

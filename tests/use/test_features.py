@@ -44,7 +44,9 @@ DIRECT: dict[str, tuple[list[str], Callable[[nn.Sequential, Tensor], Tensor]]] =
 }
 
 
-@pytest.mark.parametrize("case", DIRECT)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if "worker" in case else ()) for case in DIRECT]
+)
 def test_they_are_those_of_a_direct_forward_pass(command: Command, taught: Taught, tmp_path: Path, case: str) -> None:
     words, upto = DIRECT[case]
     ran = features(command, taught.finetune, taught.test, f"out={tmp_path / 'f'}", *words)

@@ -312,6 +312,7 @@ def test_sums_over_all_rows_are_linear_ridge_in_memory() -> None:
     assert found.report["chosen"] == whole.report["chosen"]
 
 
+@pytest.mark.slow
 def test_the_best_of_many_guesses_is_expected_to_be_a_guess() -> None:
     seems, expected = [], []
     for draw in range(20):
