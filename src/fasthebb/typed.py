@@ -63,7 +63,7 @@ def _is(name: str, value: object, kind: type, word: str) -> None:
 
 def _is_plain(value: object, kind: type) -> bool:
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(float(str(value)))
+        return type(value) in (int, float) and math.isfinite(float(str(value)))  # a whole number may be too large
     return type(value) is kind
 
 

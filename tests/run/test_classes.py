@@ -56,10 +56,11 @@ def test_a_classifier_is_measured_by_the_names_of_its_classes(command: Command, 
     assert [item["top1"] for item in found] == [1.0]
     assert found[0]["classes"] == ["cat", "dog", "owl"]
     other = folder(tmp_path / "other", {"cat": "cat", "dog": "dog", "Owl": "owl"})
-    ran = measured(command, taught, other)
-    assert ran.code == 2
-    assert ran.err.count("\n") == 1
-    assert "does not know 1 class of dataset image_folder: Owl; it knows: cat, dog, owl" in ran.err
+    for more in ([], ["stages=[probe,evaluate]"], ["stages=[pretrain,evaluate]", "rule=hpca"]):
+        ran = measured(command, taught, other, "evaluate", *more)
+        assert ran.code == 2, more
+        assert ran.err.count("\n") == 1
+        assert "does not know 1 class of dataset image_folder: Owl; it knows: cat, dog, owl" in ran.err
 
 
 def test_a_classifier_of_other_classes_is_not_built_on(command: Command, taught: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def matched(dataset: Dataset, card: ModelCard, config: Config) -> Dataset:
     if not card.taught or not here or here == known:
         return dataset
     unknown = [name for name in here if name not in known]
-    if not config.settings[config.stages[0]].scores:
+    if not _is_measured(config):
         return dataset if unknown or len(here) < len(known) else _renumbered(dataset, known)
     if unknown:
         raise InputError(
@@ -35,6 +35,16 @@ def matched(dataset: Dataset, card: ModelCard, config: Config) -> Dataset:
             "labels, or fine-tune it on these classes"
         )
     return _renumbered(dataset, known)
+
+
+def _is_measured(config: Config) -> bool:
+    """Whether a stage measures the classifier before any other learns from labels."""
+    for settings in map(config.settings.__getitem__, config.stages):
+        if settings.scores:
+            return True
+        if settings.reads_labels and not settings.measures:  # a probe keeps nothing of what it learns
+            return False
+    return False
 
 
 def _renumbered(dataset: Dataset, known: list[str]) -> Dataset:
