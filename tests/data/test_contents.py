@@ -12,6 +12,7 @@ from fasthebb_cli.data import contents, packed
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import _collection, collection_of
 from fasthebb_cli.data.files import FileList, ImageFile
+from fasthebb_cli.data.folders import list_images
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare.command import run_data
 from fasthebb_cli.settings.config import DatasetConfig
@@ -117,6 +118,23 @@ def test_a_file_that_can_not_be_read_counts_as_one(tmp_path: Path) -> None:
     files = FileList([ImageFile("a.png", str(tmp_path / "a.png"), 3, changed=1), ImageFile("b.png", "b.png", 0)])
     found = contents.content_digests(files, "here", lambda path: Path(path).read_bytes())
     assert [bytes(row) for row in found] == [contents.UNREAD] * 2
+
+
+def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Path) -> None:
+    """Its time does not change when its permissions do."""
+    bitmaps(tmp_path / "a")
+    locked, expected = str(tmp_path / "a" / "class 0" / "0.bmp"), opened(tmp_path / "a").digest
+    shutil.rmtree(tmp_path / "cache")
+
+    def read(path: str) -> bytes:
+        if path == locked:
+            raise PermissionError
+        return Path(path).read_bytes()
+
+    files = FileList(list_images(tmp_path / "a"))
+    place = f"image_folder {tmp_path / 'a'} None"
+    assert [bytes(row) for row in contents.content_digests(files, place, read)].count(contents.UNREAD) == 1
+    assert opened(tmp_path / "a").digest == expected
 
 
 @pytest.mark.parametrize("form", ["uint8", "encoded"])

@@ -57,7 +57,7 @@ def content_digests(files: FileList, place: str, read: Callable[[str], bytes]) -
 def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes]) -> Digests:
     whole = files.state()
     kept = _kept(cache)
-    if kept is not None and kept[0] == whole and len(kept[2]) == len(files):
+    if kept is not None and kept[0] == whole and kept[2].any(1).all():
         return kept[2]  # nothing has changed, so no file's key is needed
     keys = np.frombuffer(b"".join(map(_key, files)), "<u8")
     digests = np.zeros((len(files), WIDTH), np.uint8)
@@ -67,6 +67,7 @@ def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes])
         place = order[np.searchsorted(kept[1], keys, sorter=order).clip(max=len(order) - 1)]
         unread = kept[1][place] != keys
         digests[~unread] = kept[2][place[~unread]]
+        unread |= ~digests.any(1)  # what could not be read may be readable now
     numbers = np.flatnonzero(unread)
     if len(numbers) >= TOLD:
         tell(f"reads {len(numbers):,} images once, to know them by their content")
