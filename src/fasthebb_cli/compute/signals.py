@@ -94,10 +94,18 @@ def requeue() -> None:
     ends by itself as failed and does not requeue it, so we call submitit's handler ourselves.
     """
     handler = _submitits_handler()
-    if handler is not None and not _is_cancelled():
-        handler(signal.SIGUSR2, None)  # returns in all tasks but the first, which asks for the requeue
-        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            time.sleep(REQUEUED)  # SLURM may end the whole job with its first task that ends: wait for the requeue
+    if handler is None or _is_cancelled():
+        return
+    is_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    try:
+        with stops_held():  # once SLURM knows, it ends all processes of the job, and scontrol before it has its answer
+            handler(signal.SIGUSR2, None)  # returns in all tasks but the first, which asks for the requeue
+    except subprocess.CalledProcessError:
+        if is_slurm:
+            time.sleep(REQUEUED)  # SLURM refuses if it requeues a preempted job itself at this moment, and ends us soon
+        raise
+    if is_slurm:
+        time.sleep(REQUEUED)  # SLURM may end the whole job with its first task that ends: wait for the requeue
 
 
 def _submitits_handler() -> Callable[[int, None], object] | None:
