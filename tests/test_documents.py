@@ -52,6 +52,9 @@ UNSET = ("finetune.epochs", "gpu.threads", "batch_size")  # that null would make
 LARGE_IMAGES = ("conv10",)  # networks that need the images as they are
 SMALLEST = 24  # images that conv6 takes
 
+# key -> what is in the file that it names: two images of each class of class folders; the classes of made CIFAR-10
+LISTS = {"label_subset": f"0 1 {IMAGES} {IMAGES + 1}", "dataset.classes": "class 0\nclass 1"}
+
 # What is not run as it stands, and why
 NOT_HERE = {
     "hydra/launcher=": "composed, and its cells run one after the other; tests/slurm has the launchers",
@@ -144,6 +147,9 @@ class Place:
 
     def fasthebb(self, words: list[str], *, last: bool = False) -> None:
         words = [self.word(word) for word in words]
+        for key, lines in LISTS.items():
+            for name in [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]:
+                (self.folder / name).write_text(lines)
         if words[:1] == ["cells"]:  # and the cells that it lists
             self.fasthebb([words[1], "-m", *words[2:]], last=last)
         small = scaled(words, last=last)

@@ -27,6 +27,9 @@ from fasthebb.stage_files import (
 from fasthebb.typed import check
 
 LARGEST = 4096  # of an image's height, width and channels
+FITS = ("crop", "pad", "stretch")  # the shorter side fits and the middle is cut out; the longer side fits; both do
+# Left out of a file if they have their defaults, so that files stay as they were before these fields existed
+YOUNGER = ("hidden", "closed_form", "fit", "background")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class ModelCard:
     Args:
         model, arguments: name and keyword arguments of the function that builds the network; see `build_network`.
         channels, size: of the images, (channels, size, size).
+        fit, background: how files become images of that size: see FITS; behind transparent and beside padded images.
         classes: names of the classes, in the order of the scores.
         mean, std: for each channel, of pixels in [0, 1]; images are normalised with them.
         whitening: the network's first layer whitens the images; its matrix is one of the weights.
@@ -60,6 +64,8 @@ class ModelCard:
     taught: bool = False
     hidden: int = 0
     closed_form: dict[str, Any] | None = None
+    fit: str = "crop"
+    background: str = "white"
 
 
 def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
@@ -67,9 +73,9 @@ def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
     # clones, as a module that occurs twice shares its memory, which the format refuses
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     described = asdict(card)
-    for name in ("hidden", "closed_form"):
-        if not described[name]:
-            described.pop(name)  # so that files without it stay as they were before this field existed
+    for field in fields(ModelCard):
+        if field.name in YOUNGER and described[field.name] == field.default:
+            described.pop(field.name)
     # one key, as the order of several keys in the file would vary
     return save(tensors, metadata={"fasthebb": json.dumps(described)})
 
@@ -148,6 +154,8 @@ def _card_of(described: Any) -> ModelCard:
             raise ValueError(f"{name} is {value}")
     if not len(card.mean) == len(card.std) == card.channels or min(card.std) <= 0:
         raise ValueError(f"mean and std must have {card.channels} numbers each, and those of std be above 0")
+    if card.fit not in FITS:
+        raise ValueError(f"fit is {card.fit}, not {', '.join(FITS)}")
     if len(set(card.classes)) < len(card.classes):
         raise ValueError("two of its classes have the same name")
     _check_closed_form(card.closed_form)

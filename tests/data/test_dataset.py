@@ -27,7 +27,7 @@ from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
-from tests.data.images import class_folders, picture, tiny_imagenet, write_cifar
+from tests.data.images import class_folders, picture, save, tiny_imagenet, write_cifar
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 ON_DISK = sorted(DATASETS.keys() - {*EMBEDDED, "image_folder"})  # one that comes with a package belongs in EMBEDDED
@@ -281,6 +281,70 @@ def test_imagenet(below: str, tmp_path: Path) -> None:
     check_splits(dataset)
     assert isinstance(dataset.source, ImageFiles)
     assert dataset.source.read(dataset.test).shape == (4, 3, 210, 210)
+
+
+def kaggle(top: Path) -> Path:
+    """As ImageNet comes from Kaggle: val has no folders of classes, a table has the classes."""
+    inner = top / "ILSVRC/Data/CLS-LOC"
+    class_folders(inner / "train", {"n2": 16, "n1": 16})
+    lines = ["ImageId,PredictionString"]
+    for i, wnid in enumerate(("n2", "n2", "n1", "n1")):
+        save(inner / f"val/ILSVRC2012_val_{i:08}.png", 70 + i)
+        lines.append(f"ILSVRC2012_val_{i:08},{wnid} 85 1 499 272")
+    (top / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
+    return top
+
+
+@pytest.mark.parametrize("below", [".", "ILSVRC/Data/CLS-LOC"])
+def test_imagenet_from_kaggle_is_the_set_of_the_official_layout(below: str, tmp_path: Path) -> None:
+    top = kaggle(tmp_path / "kaggle")
+    inner = top / "ILSVRC/Data/CLS-LOC"
+    shutil.copytree(inner / "train", tmp_path / "official/train")
+    for i, wnid in enumerate(("n2", "n2", "n1", "n1")):
+        (tmp_path / "official/val" / wnid).mkdir(parents=True, exist_ok=True)
+        name = f"ILSVRC2012_val_{i:08}.png"
+        shutil.copy(inner / "val" / name, tmp_path / "official/val" / wnid / name)
+    roots = (top / below, tmp_path / "official")
+    found, expected = (load_dataset(config("imagenet", root, in_memory=False), 0) for root in roots)
+    assert found.digest == expected.digest
+    assert found.labels[found.test].tolist() == expected.labels[expected.test].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (("00000003,n1", "00000003,n9"), r"line 5: unknown class 'n9'"),
+        (("ILSVRC2012_val_00000003,n1 85 1 499 272\n", ""), r"val_00000003.png: has no line in"),
+        (("_00000003,n1", "_00000007,n1"), r"val_00000003.png: has no line in"),
+        (("\nILSVRC2012_val_00000003", "\nILSVRC2012_val_9,n1\nILSVRC2012_val_00000003"), r"val_9 is no image in"),
+    ],
+)
+def test_a_table_of_classes_that_does_not_suit_its_images(spoil: tuple[str, str], message: str, tmp_path: Path) -> None:
+    table = kaggle(tmp_path) / "LOC_val_solution.csv"
+    assert spoil[0] in table.read_text()
+    table.write_text(table.read_text().replace(*spoil))
+    with pytest.raises(InputError, match=message):
+        load_dataset(config("imagenet", tmp_path), 0)
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_tiny_imagenet_whose_val_is_sorted_by_class_is_the_same_set(inner: str, tmp_path: Path) -> None:
+    official = load_dataset(config("tiny_imagenet", tiny_imagenet(tmp_path / "official").parent), 0)
+    top = tiny_imagenet(tmp_path / "sorted")
+    for line in (top / "val/val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        folder = top / "val" / wnid / inner
+        folder.mkdir(parents=True, exist_ok=True)
+        (top / "val/images" / name).rename(folder / name)
+    (top / "val/images").rmdir()
+    (top / "val/val_annotations.txt").unlink()
+    found = load_dataset(config("tiny_imagenet", top.parent), 0)
+    assert found.digest == official.digest
+    assert torch.equal(found.labels[found.test], official.labels[official.test])
+    save(top / "val/other/x.JPEG", 9)
+    _collection.cache_clear()
+    with pytest.raises(InputError, match=r"other/x.JPEG: lies in no folder of a class"):
+        load_dataset(config("tiny_imagenet", top.parent), 0)
 
 
 @pytest.mark.parametrize("leftover", ["train/n2.tar", "val/ILSVRC2012_val_00000001.JPEG"])

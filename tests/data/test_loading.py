@@ -10,7 +10,7 @@ import torch
 
 from fasthebb_cli.data.loading import batches, step_count
 from fasthebb_cli.data.packed import PackedPixels
-from fasthebb_cli.data.source import ImageFiles, ImageSource, InMemory
+from fasthebb_cli.data.source import Fit, ImageFiles, ImageSource, InMemory
 from fasthebb_cli.errors import InputError, RunError
 from tests.data.images import save
 
@@ -85,7 +85,7 @@ def test_memory_is_indexed() -> None:
 
 @pytest.mark.slow
 def test_workers_read_the_same_and_errors_reach_the_caller(tmp_path: Path) -> None:
-    source = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(11)], 8)
+    source = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(11)], Fit(8))
 
     def pairs(workers: int, start: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
         stream = batches(source, torch.arange(11), batch_size=3, device=CPU, order_seed=1, start=start, workers=workers)
@@ -118,10 +118,10 @@ class Dying(ImageFiles):
 BAD_IMAGE = """
 import torch
 from fasthebb_cli.data.loading import batches
-from fasthebb_cli.data.source import ImageFiles
+from fasthebb_cli.data.source import Fit, ImageFiles
 from fasthebb_cli.errors import InputError
 
-source = ImageFiles(["gone.png"] * 8, 8)
+source = ImageFiles(["gone.png"] * 8, Fit(8))
 try:
     list(batches(source, torch.arange(8), batch_size=2, device=torch.device("cpu"), order_seed=None, workers=2))
 except InputError as error:
@@ -138,7 +138,7 @@ def test_a_process_ends_after_an_error_in_a_worker() -> None:
 
 @pytest.mark.slow  # torch checks for dead workers every five seconds
 def test_a_worker_that_dies_is_one_line() -> None:
-    stream = batches(Dying(["x"], 8), torch.arange(1), batch_size=1, device=CPU, order_seed=None, workers=1)
+    stream = batches(Dying(["x"], Fit(8)), torch.arange(1), batch_size=1, device=CPU, order_seed=None, workers=1)
     with pytest.raises(RunError, match=r"a decoding process failed; lower workers .*exited unexpectedly"):
         next(stream)
 

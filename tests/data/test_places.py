@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import _collection, collection_of, load_dataset
-from fasthebb_cli.data.source import decode
+from fasthebb_cli.data.source import Fit, decode
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.dataset import copies, open_dataset
 from fasthebb_cli.settings.config import DatasetConfig
@@ -135,9 +135,9 @@ def test_a_format_that_is_not_named_is_not_opened_whatever_its_name(tmp_path: Pa
     picture(1).save(tmp_path / "ico.png", format="ICO")
     for path in tmp_path.iterdir():
         with pytest.raises(InputError, match="can't be read as an image: cannot identify image file"):
-            decode(str(path), 8)
+            decode(str(path), Fit(8))
     picture(1).save(tmp_path / "webp.jpg", format="WEBP")
-    assert decode(str(tmp_path / "webp.jpg"), 8).shape == (3, 8, 8)
+    assert decode(str(tmp_path / "webp.jpg"), Fit(8)).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "palette with one transparent colour"])
@@ -151,9 +151,45 @@ def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
         flat.save(tmp_path / "x.png", transparency=1)
     else:
         image.convert(mode).save(tmp_path / "x.png")
-    found = decode(str(tmp_path / "x.png"), 8)
+    found = decode(str(tmp_path / "x.png"), Fit(8))
     assert np.unique(found[:, 4:]).tolist() == [255]
     assert np.unique(found[:, :4]).tolist() == [90]
+
+
+@pytest.mark.parametrize(("background", "expected"), [("black", [0]), ("#7f7f7f", [127]), ("white", [255])])
+def test_the_background_is_a_setting(tmp_path: Path, background: str, expected: list[int]) -> None:
+    Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / "x.png")
+    assert np.unique(decode(str(tmp_path / "x.png"), Fit(8, background=background))).tolist() == expected
+
+
+def test_a_long_image_is_cropped_padded_or_stretched(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 8), (0, 0, 0))
+    image.paste((200, 200, 200), (24, 0, 32, 8))  # its right quarter
+    image.save(tmp_path / "x.png")
+    cropped, padded, stretched = (
+        decode(str(tmp_path / "x.png"), Fit(8, how, "white"))[0] for how in ("crop", "pad", "stretch")
+    )
+    assert np.unique(cropped).tolist() == [0]
+    assert np.unique(padded[[0, 1, 2, 5, 6, 7]]).tolist() == [255]
+    assert padded[3:5, 0].tolist() == [0, 0]
+    assert padded[3:5, 7].tolist() == [200, 200]
+    assert stretched[:, 0].tolist() == [0] * 8
+    assert stretched[:, 7].tolist() == [200] * 8
+
+
+def test_sets_that_are_fitted_otherwise_are_others(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"a": 4, "b": 4})
+    class_folders(tmp_path / "photos/test", {"a": 2, "b": 2}, first=50)
+    root = tmp_path / "photos"
+    digests = {
+        how: load_dataset(config(root, **settings), 0).digest
+        for how, settings in {
+            "usual": {}, "pad": {"fit": "pad"}, "stretch": {"fit": "stretch"}, "black": {"background": "black"},
+            "same": {"background": "#ffffff"},
+        }.items()
+    }  # fmt: skip
+    assert digests["usual"] == digests["same"]
+    assert len(set(digests.values())) == 4
 
 
 def test_copies_of_measured_images_among_those_that_are_learnt_from_are_counted(tmp_path: Path) -> None:
@@ -188,7 +224,7 @@ BROKEN = {
 def test_a_broken_file_is_one_line(tmp_path: Path, case: str) -> None:
     (tmp_path / "x.png").write_bytes(BROKEN[case])
     with pytest.raises(InputError, match=r"x\.png: can't be read as an image: ") as error:
-        decode(str(tmp_path / "x.png"), 8)
+        decode(str(tmp_path / "x.png"), Fit(8))
     assert "\n" not in str(error.value)
 
 
@@ -209,7 +245,7 @@ def test_a_mutated_image_is_read_or_refused_in_one_line(
     path = tmp_path / "x.png"
     path.write_bytes(content[: cut * len(content) // 10_000])
     try:
-        assert decode(str(path), 8).shape == (3, 8, 8)
+        assert decode(str(path), Fit(8)).shape == (3, 8, 8)
     except InputError as error:
         said = str(error)
         if not said.startswith(f"{path}: can't be read as an image: ") or "\n" in said:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fasthebb_cli.data.source import ImageFiles, InMemory, decode_all
+from fasthebb_cli.data.source import Fit, ImageFiles, InMemory, decode_all
 from fasthebb_cli.errors import InputError
 from tests.data.images import picture, save
 
 
 def read(path: Path, size: int = 8) -> torch.Tensor:
-    return ImageFiles([str(path)], size).read(torch.tensor([0]))[0]
+    return ImageFiles([str(path)], Fit(size)).read(torch.tensor([0]))[0]
 
 
 def chw(image: Image.Image) -> torch.Tensor:
@@ -32,8 +32,8 @@ def test_an_image_of_the_right_size_is_read_as_it_is(tmp_path: Path) -> None:
 def test_a_large_image_is_read_without_a_word(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", 1)
     code = (
-        "from PIL import Image; from fasthebb_cli.data.source import decode; "
-        f"Image.MAX_IMAGE_PIXELS = 50; decode({str(path)!r}, 8)"
+        "from PIL import Image; from fasthebb_cli.data.source import Fit, decode; "
+        f"Image.MAX_IMAGE_PIXELS = 50; decode({str(path)!r}, Fit(8))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
     assert ran.stderr == ""
@@ -131,13 +131,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_threads_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(save(tmp_path / f"{i}.png", i)) for i in range(50)]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    pixels = decode_all(paths, 8)
+    pixels = decode_all(paths, Fit(8))
     assert all(torch.equal(pixels[i], chw(picture(i))) for i in range(50))
 
 
 def test_memory_and_files_read_the_same(tmp_path: Path) -> None:
-    files = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(5)], 8)
-    memory = InMemory(decode_all(files.paths, 8))
+    files = ImageFiles([str(save(tmp_path / f"{i}.png", i)) for i in range(5)], Fit(8))
+    memory = InMemory(decode_all(files.paths, Fit(8)))
     chosen = torch.tensor([4, 0, 4])
     assert torch.equal(files.read(chosen), memory.read(chosen))
     assert (len(memory), memory.channels, memory.size) == (len(files), files.channels, files.size) == (5, 3, 8)

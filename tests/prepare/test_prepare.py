@@ -258,9 +258,10 @@ def test_unusual_images_are_counted_and_read(data: Data, photos: Path, tmp_path:
     (folder / "notes.txt").write_text("no image")
     code, out, err = data(*words(photos, tmp_path / "packed"))
     assert code == 0, err
-    for trait, name in (("grey", "grey.png"), ("CMYK", "cmyk.jpg"), ("turned by EXIF", "turned.jpg")):
+    traits = {"grey, read as RGB": "grey.png", "CMYK, read as RGB": "cmyk.jpg"}
+    for trait, name in (*traits.items(), ("turned by EXIF, read upright", "turned.jpg")):
         assert f"1 {trait} (the first: {folder / name})" in out
-    assert f"1 of another format than named (the first: {folder / 'other.jpg'})" in out
+    assert f"1 of another format than named, read as what they are (the first: {folder / 'other.jpg'})" in out
     assert f"{folder / 'missed.dat'}: is an image that is not used" in out
     assert "notes.txt" not in out
     assert_same(load(tmp_path / "packed"), load(photos))
@@ -343,7 +344,7 @@ def test_what_is_refused(data: Data, photos: Path, tmp_path: Path, monkeypatch: 
     assert "dataset has no value: say which" in refused("prepare")
     assert "did you mean format" in refused("prepare", "formt=uint8")
     assert "there is no such file" in refused(*words(photos), "archive=gone.tar")
-    with pytest.raises(InputError, match=r"dataset.size=9: .* is packed at 8"):
+    with pytest.raises(InputError, match=r"dataset.size=9: .* is packed with size=8"):
         load(packed, 9)
     with pytest.raises(InputError, match=r"holds packed image_folder; use dataset=image_folder"):
         load(packed, name="tiny_imagenet")

@@ -78,6 +78,7 @@ DAMAGED: dict[str, tuple[dict[str, Any] | str, str]] = {
     "true for a number": ({"size": True}, "size must be a whole number, not True"),
     "a class without a name": ({"classes": ["a", None]}, "classes[1] must be a text, not None"),
     "two classes alike": ({"classes": ["a"] * 10}, "two of its classes have the same name"),
+    "another fit": ({"fit": "zoom"}, "fit is zoom, not crop, pad, stretch"),
     "no mean": ({"mean": []}, "mean and std must have 3 numbers each"),
     "no deviation": ({"std": [0.0, 1.0, 1.0]}, "those of std be above 0"),
     "not finite": ({"mean": [float("nan")] * 3}, "mean[0] must be a number, not nan"),

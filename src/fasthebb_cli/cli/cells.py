@@ -21,11 +21,11 @@ def cell_lines(cells: Iterable[tuple[Sequence[str], Config]]) -> Iterator[str]:
     Raises:
         InputError: a cell can't be run; see `planned`.
     """
-    datasets: dict[tuple[str, int], Dataset] = {}  # by settings and seed: cells of a sweep share most of them
+    datasets: dict[tuple[str, int, str | None], Dataset] = {}  # cells of a sweep share most of them
     for overrides, config in cells:
-        key = (repr(config.dataset), config.seed)
+        key = (repr(config.dataset), config.seed, config.labelled)
         if key not in datasets:
-            datasets[key] = load_dataset(config.dataset, config.seed)
+            datasets[key] = load_dataset(config.dataset, config.seed, config.labelled)
         _, stages = planned(config, datasets[key])
         needed = [stage for stage in stages if stage.settings.pretrains and stage.wanted and not stage.finished]
         words = [word for word in overrides if not word.startswith("verb=")]

@@ -48,7 +48,7 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
         paces: what was measured so far; what this cell measures is added.
     """
     compute = set_up(config.gpu)
-    dataset = open_dataset(config.dataset, config.seed, view)
+    dataset = open_dataset(config.dataset, config.seed, view, config.labelled)
     table = plain_table()
     for name in ("stage", "state", "images", "labels", BACKWARD, "time", "where"):
         justify: Literal["left", "right"] = "left" if name in ("stage", "state", "where") else "right"

@@ -21,7 +21,7 @@ from fasthebb_cli.console.view import BACKWARD
 from fasthebb_cli.report.chains import NOT_HEBBIAN, RANDOM, SCRATCH
 
 Cell = dict[str, Any]  # overrides; code: exit code; error: message, if it failed; rows: one for each stage
-BUDGET_KEYS = ("seed", "label_fraction")  # they tell no method apart
+BUDGET_KEYS = ("seed", "label_fraction", "labels_per_class")  # they tell no method apart
 # groups whose keys may differ between methods; experiments are compared where they have the same images and network
 METHOD_KEYS = ("experiment", "rule", "pretrain", "finetune", "extra", "stages")
 NAMED_BY = ("finetune", "experiment")  # they stand in a method's name only where others have the same name

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from fasthebb_cli.cli.sweep_summary import Cell, key_of, measured, print_summary, value_of
+from fasthebb_cli.cli.sweep_summary import BUDGET_KEYS, Cell, key_of, measured, print_summary, value_of
 from fasthebb_cli.console.formats import backward_passes, clock, counted, labels, percent
 from fasthebb_cli.console.spent import backward_passes_of, seconds_of
 from fasthebb_cli.console.tables import WIDE, plain_table
@@ -28,7 +28,7 @@ def print_cells(console: Console, cells: Sequence[Cell]) -> None:
     """
     keys, is_wide = _swept_keys(cells), console.width >= WIDE
     failed = sum(cell["code"] != 0 for cell in cells)
-    shown = [key for key in keys if is_wide or failed or key != "label_fraction"]
+    shown = [key for key in keys if is_wide or failed or key == "seed" or key not in BUDGET_KEYS]
     table = plain_table()
     for key in shown:
         table.add_column(escape(key), no_wrap=True)

@@ -31,7 +31,8 @@ SHOWN = {  # Hydra's flags that print instead of running, and the values that ea
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-PATHS = ("out", "init_from", "dataset.root", "dataset.labels", "dataset.unlabelled", "archive", "json")
+PATHS = ("out", "init_from", "dataset.root", "dataset.labels", "dataset.classes", "dataset.unlabelled", "label_subset",
+         "archive", "json")  # fmt: skip
 IS_HYDRAS = re.compile(r"""(["']).*\1$|(choice|glob|shuffle|sort|tag|str)\(.*\)$""")  # the user quoted it, or sweeps
 SHORT = {"-m": "--multirun", "-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
 

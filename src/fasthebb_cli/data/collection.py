@@ -5,7 +5,7 @@ The function of every data set returns one, and so does a user's own (`dataset.n
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from fasthebb_cli.data.contents import Digests, content_digests
 from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
+    Fit,
     ImageFiles,
     ImageSource,
     InMemory,
@@ -114,6 +115,10 @@ def from_files(
             give iterators: lists would be in memory beside the one that is made here.
         read: path -> content of the file, for files inside an archive.
     """
+    if config.classes is not None:
+        chosen_classes = listed_classes(config.classes, classes)
+        number = {classes.index(name): k for k, name in enumerate(chosen_classes)}
+        classes, parts = chosen_classes, {part: _of_classes(part_files, number) for part, part_files in parts.items()}
     files, counts = FileList(), dict.fromkeys(parts, 0)
     for part, part_files in parts.items():
         for file in part_files:
@@ -130,10 +135,10 @@ def from_files(
         kept = readable.nonzero().flatten()
         files = FileList(file for i, file in enumerate(files) if i not in damaged)
         pixels = source.pixels if isinstance(source, InMemory) else None
-        source = ImageFiles(files.paths, config.size, read) if pixels is None else InMemory(pixels[kept])
+        source = ImageFiles(files.paths, fit_of(config), read) if pixels is None else InMemory(pixels[kept])
     place = f"{config.name} {config.root} {config.unlabelled}"
     contents = content_digests(files, place, read)
-    digest = files_digest(counts, config.size, classes, listing(files, contents))
+    digest = files_digest(counts, fit_of(config), classes, listing(files, contents))
     lost = tuple(damaged[i] for i in sorted(damaged)) if damaged else ()
     return Collection(
         source,
@@ -148,6 +153,66 @@ def from_files(
     )
 
 
+def listed_classes(path: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that a file names, in the order of the data set. A line is a name, or begins with one.
+
+    Raises:
+        InputError: the file can't be read, names less than two classes, or one that there isn't.
+    """
+    file = Path(path).expanduser()
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"dataset.classes: can't read {file} ({error}); expected a class's name in each line"
+        ) from error
+    named = set[str]()
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        name = line if line in classes else line.split()[0]
+        if name not in classes:
+            shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
+            raise InputError(f"dataset.classes: {file}, line {number}: no class {line!r}; there are: {shown or 'none'}")
+        named.add(name)
+    if len(named) < 2:
+        raise InputError(f"dataset.classes: {file} names {len(named)} of the classes, and at least two are needed")
+    return tuple(name for name in classes if name in named)
+
+
+def _of_classes(files: Iterable[ImageFile], number: Mapping[int, int]) -> Iterator[ImageFile]:
+    """Files of some classes, with the new numbers of these, and those without a label."""
+    for file in files:
+        if file.label < 0:
+            yield file
+        elif file.label in number:
+            yield file._replace(label=number[file.label])
+
+
+def of_classes(collection: Collection, path: str | None) -> Collection:
+    """Only the images of the classes that a file names, and those without a label; None: all.
+
+    Raises:
+        InputError: as `listed_classes`.
+    """
+    kept = collection.classes if path is None else listed_classes(path, collection.classes)
+    if kept == collection.classes:
+        return collection
+    number = torch.full((len(collection.classes) + 1,), -1)  # the last is that of images without a label
+    number[[collection.classes.index(name) for name in kept]] = torch.arange(len(kept))
+    labels = number[collection.labels]
+
+    def part(chosen: Tensor | None) -> Tensor | None:
+        return None if chosen is None else chosen[labels[chosen.long()] >= 0]
+
+    train = part(collection.train)
+    assert train is not None
+    return replace(
+        collection, labels=labels, classes=kept, train=train, test=part(collection.test),
+        validation=part(collection.validation), digest=digest_of([collection.digest.encode(), *map(os.fsencode, kept)]),
+    )  # fmt: skip
+
+
 def source_of(
     paths: Listing[str],
     config: DatasetConfig,
@@ -160,11 +225,15 @@ def source_of(
         damaged: see `decode_all`.
     """
     if in_memory(config, len(paths), ImageFiles.channels):
-        return InMemory(decode_all(paths, config.size, read, damaged))
-    source = ImageFiles(paths, config.size, read)
+        return InMemory(decode_all(paths, fit_of(config), read, damaged))
+    source = ImageFiles(paths, fit_of(config), read)
     if damaged is not None:
         damaged |= processes.from_first(lambda: find_damaged(source))
     return source
+
+
+def fit_of(config: DatasetConfig) -> Fit:
+    return Fit(config.size, config.fit, config.background)
 
 
 def in_memory(config: DatasetConfig, images: int, channels: int) -> bool:
@@ -201,7 +270,7 @@ def listing(files: FileList, contents: Digests, chosen: Iterable[int] | None = N
         yield os.fsencode(f"{name}\0{digits[width * (i - first) : width * (i - first + 1)]}\0{label}\n")
 
 
-def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:
+def files_digest(counts: Mapping[str, int], fit: Fit, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:
     """The digest of a data set of files, see `Dataset`.
 
     Args:
@@ -209,7 +278,7 @@ def files_digest(counts: Mapping[str, int], size: int, classes: tuple[str, ...],
         lines: of all files, see `listing`; they may come in larger pieces.
     """
     sizes = [f"{part} {count}\n".encode() for part, count in counts.items()]
-    hashed = blake2b(digest_of(chain(sizes, [str(size).encode()], map(os.fsencode, classes))).encode(), digest_size=16)
+    hashed = blake2b(digest_of(chain(sizes, [fit.text().encode()], map(os.fsencode, classes))).encode(), digest_size=16)
     lines = iter(lines)
     while block := b"".join(islice(lines, BLOCK)):
         hashed.update(block)

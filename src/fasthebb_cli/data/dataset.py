@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fasthebb.own import imported, own_errors
 from fasthebb_cli.compute.seeds import derived_seed
-from fasthebb_cli.data.collection import Collection
+from fasthebb_cli.data.collection import Collection, of_classes
 from fasthebb_cli.data.contents import Digests
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
 from fasthebb_cli.data.embedded import digits, mnist5k
 from fasthebb_cli.data.folders import image_folder
 from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
+from fasthebb_cli.data.listed import listed_images
 from fasthebb_cli.data.packed import open_packed, packed_root
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
@@ -60,6 +61,7 @@ class Dataset:
         left_out: one line for each damaged file that was left out.
         contents: digests of the images' files; None: they come from arrays, or packed.
         notes: lines to warn of.
+        listed: int64 indices, sorted, of the training images whose labels a file says may be read; None: no file does.
     """
 
     name: str
@@ -74,19 +76,25 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     contents: Digests | None = None
     notes: tuple[str, ...] = ()
+    listed: Tensor | None = None
 
 
-def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
+def load_dataset(config: DatasetConfig, seed: int, labelled: str | None = None) -> Dataset:
     """The data set, split by the seed.
 
     The decoded images stay in memory for the next call with the same settings.
 
+    Args:
+        labelled: a file that lists the training images whose labels may be read; the split leaves them for training.
+
     Raises:
-        InputError: the data are missing or damaged, or there are too few images for the split.
+        InputError: the data are missing or damaged, or there are too few images for the split; or the file can't be
+            read, or lists other images.
         RunError: a download failed.
     """
     collection = collection_of(config)
-    train, validation, test = _split(collection, config, seed)
+    listed = None if labelled is None else listed_images(labelled, collection)
+    train, validation, test = _split(collection, config, seed, listed)
     return Dataset(
         name=config.name,
         classes=collection.classes,
@@ -100,6 +108,7 @@ def load_dataset(config: DatasetConfig, seed: int) -> Dataset:
         left_out=collection.left_out,
         contents=collection.contents,
         notes=collection.notes,
+        listed=listed,
     )
 
 
@@ -110,7 +119,8 @@ def collection_of(config: DatasetConfig) -> Collection:
         InputError, RunError: as `load_dataset`.
     """
     settings = replace(config, train_samples=None, validation_samples=None, test_samples=None)
-    settings = replace(settings, root=_absolute(config.root), unlabelled=_absolute(config.unlabelled))
+    paths = {key: _absolute(getattr(config, key)) for key in ("root", "unlabelled", "classes")}
+    settings = replace(settings, **paths)  # type: ignore[arg-type]
     if config.labels is not None and Path(config.labels).expanduser().is_file():
         settings = replace(settings, labels=_absolute(config.labels))
     return _collection(json.dumps(asdict(settings), sort_keys=True))
@@ -124,6 +134,10 @@ def _absolute(path: str | None) -> str | None:
 def _collection(settings: str) -> Collection:
     """The images and labels that the settings name; they are JSON because the cache needs a hashable key."""
     config = DatasetConfig(**json.loads(settings))
+    return of_classes(_opened(config), config.classes)
+
+
+def _opened(config: DatasetConfig) -> Collection:
     if config.name not in EMBEDDED and (packed := packed_root(config)):
         return open_packed(packed, config)
     function = _function(config.name)
@@ -154,11 +168,13 @@ def _function(name: str) -> Callable[..., Collection]:
         return imported("dataset.name", name)
 
 
-def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _split(
+    collection: Collection, config: DatasetConfig, seed: int, listed: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Training, validation and test indices.
 
-    The training images of the collection are put into a stratified order. The first ones are for training; the last
-    ones are for validation and, if the data set has no test images of its own, for testing.
+    The training images of the collection are put into a stratified order, after those that are listed. The first ones
+    are for training; the last ones are for validation and, if the data set has no test images of its own, for testing.
     """
     pool, labels = collection.train.long(), collection.labels
     if not collection.classes:
@@ -168,6 +184,9 @@ def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Te
             )
         return pool, pool[:0], pool[:0]
     pool = pool[stratified_order(labels[pool], derived_seed(seed, "split"))]
+    if listed is not None:
+        first = torch.isin(pool, listed)
+        pool = torch.cat([pool[first], pool[~first]])
     test_size = config.test_samples if collection.test is None else 0
     if collection.validation is not None:
         kept = len(pool) - (split_sizes(len(pool), None, 0, test_size)[2] if collection.test is None else 0)
@@ -180,6 +199,11 @@ def _split(collection: Collection, config: DatasetConfig, seed: int) -> tuple[Te
         train_size, validation_size, test_size = split_sizes(len(pool), wanted, config.validation_samples, test_size)
         end = len(pool) - test_size
         train, validation, held_out = pool[:train_size], pool[end - validation_size : end], pool[end:]
+    if listed is not None and len(listed) > len(train):
+        raise InputError(
+            f"label_subset lists {len(listed):,} images, and only {len(train):,} are for training; "
+            "lower dataset.validation_samples or raise dataset.train_samples"
+        )
     if collection.test is None:
         return train, validation, held_out
     return train, validation, _subset(collection.test, labels, config.test_samples, "test", seed)

@@ -1,8 +1,8 @@
-"""ImageNet and Tiny ImageNet in their official layouts. Their validation images are used as test images."""
+"""ImageNet and Tiny ImageNet in the layouts that they come in. Their validation images are used as test images."""
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
@@ -12,11 +12,17 @@ from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
 FOLDERS = ("train", "val")
+KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's copy has these folders
+SOLUTION = "LOC_val_solution.csv"  # the classes of its images in val
+_LINE = "ILSVRC2012_val_00000001,n01440764 ..."
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
 def imagenet(config: DatasetConfig) -> Collection:
-    """ILSVRC 2012 from root/{train,val}/<wnid>/ or root/imagenet/{train,val}/<wnid>/.
+    """ILSVRC 2012 from {train,val}/<wnid>/ in root, root/imagenet or root/ILSVRC/Data/CLS-LOC.
+
+    The images of val may lie in no class folders, as in Kaggle's copy: then LOC_val_solution.csv in root, or beside
+    ILSVRC, val or train, has their classes.
 
     Raises:
         InputError: the folders are missing or incomplete.
@@ -29,14 +35,53 @@ def imagenet(config: DatasetConfig) -> Collection:
                 f"`fasthebb data prepare dataset=imagenet dataset.root={root_of(config)}` does it, or goes on with it"
             )
         raise missing(config, f"folders train and val, nor {TARS[0]} and its companions,", download=False)
-    for name in FOLDERS:
-        refuse_leftovers(top / name)
+    refuse_leftovers(top / "train")
     classes = class_folders(top / "train")
     if not classes:
         raise missing(config, "class folders with images below train", download=False)
-    train, test = (images_by_class(top / name, classes, top) for name in FOLDERS)
-    parts = {"train": train, "test": test}
+    test: Iterable[ImageFile]
+    solution = _solution(root_of(config), top)
+    if solution is None or class_folders(top / "val"):
+        refuse_leftovers(top / "val")
+        test = images_by_class(top / "val", classes, top)
+    else:
+        test = _solved(top, solution, classes)
+    parts = {"train": images_by_class(top / "train", classes, top), "test": test}
     return from_files(parts, classes, config, table=Table(1_200_000, 1_281_167))
+
+
+def _solution(root: Path, top: Path) -> Path | None:
+    """The file of the classes of the images in val; None: there is none."""
+    places = (root, top, *top.parents[: len(Path(KAGGLE).parts)])
+    return next((place / SOLUTION for place in places if (place / SOLUTION).is_file()), None)
+
+
+def _solved(top: Path, solution: Path, classes: Sequence[str]) -> list[ImageFile]:
+    """The images of top/val, named as if they lay in folders of their classes, which a file has: in each line an
+    image's name, a comma, the wnid and a box.
+
+    Raises:
+        InputError: a line has no known class, or an image has no line or a line no image.
+    """
+    number, told = {wnid: k for k, wnid in enumerate(classes)}, dict[str, str]()
+    for line, text in enumerate(solution.read_text(errors="replace").splitlines(), 1):
+        name, _, wnid = text.replace(",", " ").partition(" ")
+        wnid = (wnid.split() or [""])[0]
+        if line == 1 and name == "ImageId":
+            continue
+        if wnid not in number:
+            raise InputError(f"{solution}, line {line}: unknown class {wnid!r}; expected lines such as {_LINE}")
+        told[name] = wnid
+    found = []
+    for file in list_images(top / "val"):
+        base = os.path.basename(file.name)
+        wnid = told.pop(os.path.splitext(base)[0], "")
+        if not wnid:
+            raise InputError(f"{file.path}: has no line in {solution}, or two images have this name")
+        found.append(file._replace(name=f"val/{wnid}/{base}", label=number[wnid]))
+    if told:
+        raise InputError(f"{solution}: {min(told)} is no image in {top / 'val'}; the copy of imagenet is not complete")
+    return sorted(found)
 
 
 def still_packed(config: DatasetConfig) -> Path | None:
@@ -63,8 +108,9 @@ def refuse_leftovers(folder: Path) -> None:
         )
 
 
-def _tops(config: DatasetConfig) -> tuple[Path, Path]:
-    return root_of(config), root_of(config) / "imagenet"
+def _tops(config: DatasetConfig) -> tuple[Path, ...]:
+    root = root_of(config)
+    return root, root / "imagenet", root / KAGGLE
 
 
 def tiny_imagenet(config: DatasetConfig) -> Collection:
@@ -125,7 +171,9 @@ class ZipMembers:
 def _tiny_parts(
     top: Path, files: Iterable[ImageFile], read: Callable[[str], bytes]
 ) -> tuple[dict[str, FileList], tuple[str, ...]]:
-    """Training files in train/<wnid>/images, and test files in val/images with classes in val/val_annotations.txt."""
+    """Training files in train/<wnid>/images, and test files in val/images with classes in val/val_annotations.txt, or
+    sorted into val/<wnid> or val/<wnid>/images.
+    """
     wnids = sorted(_text(top / "wnids.txt", read).split())
     number = {wnid: k for k, wnid in enumerate(wnids)}
     train, folders, test_files = FileList(), set[str](), dict[str, ImageFile]()
@@ -135,13 +183,16 @@ def _tiny_parts(
             wnid = rest.split("/")[0]
             folders.add(wnid)
             train.append(file._replace(label=number.get(wnid, -1)))
-        elif file.name.startswith("val/images/"):
+        elif part == "val":
             test_files[file.name] = file
     if folders != number.keys():
         wnid = min(folders ^ number.keys())
         problem = "is not listed in wnids.txt" if wnid in folders else "has no images, but is listed in wnids.txt"
         raise InputError(f"{top / 'train' / wnid}: {problem}; the copy of tiny_imagenet is not complete")
     test = []
+    if any(name.split("/")[1] in number for name in test_files):
+        test = _sorted_by_class(top, test_files.values(), number)
+        return {"train": train, "test": FileList(test)}, tuple(wnids)
     for line, row in enumerate(_text(top / "val/val_annotations.txt", read).splitlines(), 1):
         name, wnid = [*row.split("\t"), ""][:2]
         found = test_files.get(f"val/images/{name}")
@@ -152,6 +203,19 @@ def _tiny_parts(
     if not test:
         raise InputError(f"{top / 'val/val_annotations.txt'}: lists no images")
     return {"train": train, "test": FileList(sorted(test))}, tuple(wnids)
+
+
+def _sorted_by_class(top: Path, files: Iterable[ImageFile], number: Mapping[str, int]) -> list[ImageFile]:
+    """The test images of a copy in which each lies in the folder of its class, named as in the official layout."""
+    found = dict[str, ImageFile]()
+    for file in files:
+        wnid, name = file.name.split("/")[1], f"val/images/{os.path.basename(file.name)}"
+        if wnid not in number:
+            raise InputError(f"{top / file.name}: lies in no folder of a class, as others below val do")
+        if name in found:
+            raise InputError(f"{top / file.name} and {found[name].path}: two test images have the same name")
+        found[name] = file._replace(name=name, label=number[wnid])
+    return sorted(found.values())
 
 
 def _text(path: Path, read: Callable[[str], bytes]) -> str:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from fasthebb_cli.compute import processes
-from fasthebb_cli.data.collection import Collection, Table, files_digest, in_memory, source_of
+from fasthebb_cli.data.collection import Collection, Table, files_digest, fit_of, in_memory, source_of
 from fasthebb_cli.data.contents import cache_file, keep, tell
-from fasthebb_cli.data.source import ImageSource, InMemory
+from fasthebb_cli.data.source import Fit, ImageSource, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
@@ -54,6 +54,12 @@ class Plan:
     images: int
     digest: str
     version: int = VERSION
+    fit: str = "crop"
+    background: str = "white"
+
+    @property
+    def fitted(self) -> Fit:
+        return Fit(self.size, self.fit, self.background)
 
 
 @dataclass(frozen=True)
@@ -186,8 +192,11 @@ def open_packed(root: Path, config: DatasetConfig) -> Collection:
     plan = packed.plan
     if plan.name != config.name:
         raise InputError(f"dataset.root={root} holds packed {plan.name}; use dataset={plan.name}, or another root")
-    if plan.format == "uint8" and plan.size != config.size:
-        raise InputError(f"dataset.size={config.size}: {root} is packed at {plan.size}; use that, or pack it again")
+    if plan.format == "uint8" and plan.fitted.text() != fit_of(config).text():
+        keys = ("size", "fit", "background")
+        key = next(key for key in keys if getattr(plan, key) != getattr(config, key))
+        value, packed_as = getattr(config, key), getattr(plan, key)
+        raise InputError(f"dataset.{key}={value}: {root} is packed with {key}={packed_as}; use that, or pack it again")
     for key in ("labels", "unlabelled", "options"):
         if getattr(config, key):
             raise InputError(f"dataset.{key}: {root} is packed; set it when it is prepared")
@@ -197,7 +206,7 @@ def open_packed(root: Path, config: DatasetConfig) -> Collection:
     digest = packed.digest
     source: ImageSource
     if plan.format == "encoded":
-        digest = files_digest(packed.counts, config.size, packed.classes, _lines(root))
+        digest = files_digest(packed.counts, fit_of(config), packed.classes, _lines(root))
         images = EncodedImages(file, index["ends"])
         source = source_of(images, config, images.content)
     elif in_memory(config, packed.images, plan.channels):

@@ -1,7 +1,7 @@
 """Where pixels come from: a tensor in memory, or image files that are decoded when they are read.
 
-A decoded image is uint8 RGB, S x S: rotated as its EXIF tag says, resized so that its shorter side is S (bilinear,
-antialiased), and cropped at its centre. Knows nothing of labels, splits or settings.
+A decoded image is uint8 RGB, S x S: rotated as its EXIF tag says, resized (bilinear, antialiased) and made square as
+its `Fit` says. Knows nothing of labels, splits or settings.
 """
 
 import io
@@ -9,18 +9,17 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageColor, ImageOps, features
 from torch import Tensor
 
 from fasthebb_cli.data.files import Listing
 from fasthebb_cli.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes: a data set with fewer pixels is kept in memory, unless dataset.in_memory is set
-BACKGROUND = "white"  # behind transparent images
 CHUNK = 16  # images that a decoding thread takes at a time
 
 # Pillow warns of images above 89 megapixels. Above twice that it raises an error, which we report
@@ -46,6 +45,31 @@ def more_suffixes() -> tuple[str, ...]:
     register_heif_opener()
     FORMATS.append("HEIF")
     return (*found, ".heic", ".heif")
+
+
+class Fit(NamedTuple):
+    """How an image becomes a square.
+
+    Args:
+        size: S, its side.
+        how: "crop": the shorter side becomes S, and the middle is cut out; "pad": the longer side becomes S, and the
+            rest is background; "stretch": both sides become S.
+        background: behind transparent parts, and beside a padded image; a name or #rrggbb.
+    """
+
+    size: int
+    how: str = "crop"
+    background: str = "white"
+
+    @property
+    def colour(self) -> tuple[int, ...]:
+        """(red, green, blue) of the background."""
+        return ImageColor.getrgb(self.background)[:3]
+
+    def text(self) -> str:
+        """For digests: the same for fits that give the same pixels, and the size alone for the usual one."""
+        usual = self.how == "crop" and self.colour == ImageColor.getrgb("white")
+        return str(self.size) if usual else f"{self.size} {self.how} {self.colour}"
 
 
 class ImageSource(Protocol):
@@ -91,8 +115,9 @@ class ImageFiles:
 
     channels = 3
 
-    def __init__(self, paths: Listing[str], size: int, read_bytes: Callable[[str], bytes] = read_bytes) -> None:
-        self.paths, self.size, self.read_bytes = paths, size, read_bytes
+    def __init__(self, paths: Listing[str], fit: Fit, read_bytes: Callable[[str], bytes] = read_bytes) -> None:
+        self.paths, self.fit, self.read_bytes = paths, fit, read_bytes
+        self.size = fit.size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -103,12 +128,12 @@ class ImageFiles:
         Raises:
             InputError: a file is missing or is not an image; names its path.
         """
-        return decode_all([self.paths[i] for i in indices.tolist()], self.size, self.read_bytes)
+        return decode_all([self.paths[i] for i in indices.tolist()], self.fit, self.read_bytes)
 
 
 def decode_all(
     paths: Listing[str],
-    size: int,
+    fit: Fit,
     read: Callable[[str], bytes] = read_bytes,
     damaged: dict[int, str] | None = None,
 ) -> Tensor:
@@ -122,13 +147,13 @@ def decode_all(
     Raises:
         InputError: as `decode`, for the first image that can't be decoded.
     """
-    pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    pixels = torch.empty(len(paths), 3, fit.size, fit.size, dtype=torch.uint8)
     array = pixels.numpy()
 
     def fill(start: int) -> None:
         for i in range(start, min(start + CHUNK, len(paths))):
             try:
-                array[i] = decode(paths[i], size, read)
+                array[i] = decode(paths[i], fit, read)
             except InputError as error:
                 if damaged is None:
                     raise
@@ -151,13 +176,13 @@ def find_damaged(source: ImageFiles) -> dict[int, str]:
     damaged: dict[int, str] = {}
     for chunk in torch.split(torch.arange(len(source)), 64 * CHUNK):
         found: dict[int, str] = {}
-        decode_all([source.paths[i] for i in chunk.tolist()], source.size, source.read_bytes, found)
+        decode_all([source.paths[i] for i in chunk.tolist()], source.fit, source.read_bytes, found)
         damaged |= {int(chunk[i]): problem for i, problem in found.items()}
     return damaged
 
 
 def decode(
-    path: str, size: int, read: Callable[[str], bytes] = read_bytes
+    path: str, fit: Fit, read: Callable[[str], bytes] = read_bytes
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """One image as uint8 (3, S, S).
 
@@ -166,9 +191,9 @@ def decode(
     """
     try:
         with Image.open(io.BytesIO(read(path)), formats=FORMATS) as image:
-            image.draft(None, (2 * size, 2 * size))  # large JPEG: decode at a fraction of its size
+            image.draft(None, (2 * fit.size, 2 * fit.size))  # large JPEG: decode at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
-            fitted = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BILINEAR)
+            fitted = _square(_to_rgb(image, fit.colour), fit)
     except Exception as error:  # whatever Pillow raises of a broken file, as TypeError of a broken EXIF
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = " ".join(said.split()).split(" <_io")[0]
@@ -176,8 +201,17 @@ def decode(
     return np.asarray(fitted).transpose(2, 0, 1)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits. What is transparent shows a white ground. 16-bit greys are scaled; Pillow would clip
+def _square(image: Image.Image, fit: Fit) -> Image.Image:
+    square = (fit.size, fit.size)
+    if fit.how == "pad":
+        return ImageOps.pad(image, square, Image.Resampling.BILINEAR, color=fit.colour)
+    if fit.how == "stretch":
+        return image.resize(square, Image.Resampling.BILINEAR)
+    return ImageOps.fit(image, square, Image.Resampling.BILINEAR)
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
+    """Three channels of 8 bits. What is transparent shows the background. 16-bit greys are scaled; Pillow would clip
     them to white.
     """
     if image.mode.startswith("I;16"):
@@ -186,5 +220,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels have 32 bits; store it with 8 or 16 bits a channel")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")

@@ -16,7 +16,9 @@ from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.errors import InputError
 
 
-def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: str) -> Tensor:
+def label_subset(
+    labels_of_train: Tensor, fraction: float, seed: int, *, kind: str, per_class: int | None = None
+) -> Tensor:
     """Positions of the round(fraction * N) samples whose labels may be read, sorted.
 
     With the same seed and kind, the subset of a smaller fraction is contained in that of a larger one.
@@ -27,8 +29,10 @@ def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: s
         kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first samples of a
             permutation, as in the papers; with many classes and few labels some classes may get none).
 
+        per_class: so many samples of every class instead of a fraction; smaller numbers are contained in larger ones.
+
     Raises:
-        InputError: a class would have no label in a stratified subset, or the samples have no labels.
+        InputError: a class would have no label in a stratified subset, or not enough samples, or there are no labels.
     """
     n = len(labels_of_train)
     if n == 0 or int(labels_of_train.min()) < 0:
@@ -39,6 +43,8 @@ def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: s
         order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, "label_subset")))
     else:
         raise InputError(f"label_subset must be one of stratified, random, not {kind!r}")
+    if per_class is not None:
+        return _of_each_class(labels_of_train, order, per_class)
     count, needed = round(fraction * n), _every_class(labels_of_train[order]) if kind == "stratified" else 1
     if count < needed:
         smallest = min(1.0, ceil(needed / n * 1e6) / 1e6)
@@ -47,6 +53,17 @@ def label_subset(labels_of_train: Tensor, fraction: float, seed: int, *, kind: s
             f"the smallest fraction that works here is {smallest:g}"
         )
     return order[:count].sort().values
+
+
+def _of_each_class(labels: Tensor, order: Tensor, count: int) -> Tensor:
+    """Positions of the first `count` of every class in an order, sorted."""
+    grouped = order[labels[order].argsort(stable=True)]
+    sizes = [size for size in torch.bincount(labels).tolist() if size]
+    if min(sizes) < count:
+        raise InputError(
+            f"labels_per_class={count}: a class has only {min(sizes)} of the {len(labels):,} training images"
+        )
+    return torch.cat([members[:count] for members in torch.split(grouped, sizes)]).sort().values
 
 
 def _every_class(labels: Tensor) -> int:

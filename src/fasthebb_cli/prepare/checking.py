@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,6 +16,9 @@ from fasthebb_cli.data.source import ImageFiles, ImageSource, decode_all
 
 ORIENTATION = 0x0112  # EXIF tag
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
+LONG = 2.0  # times as long as wide: cropping leaves out half of such an image, or more
+DEEP_MODES = ("I;16", "I;16B", "I;16L")
+DARK = 1 << 12  # values of 12 bits
 
 
 Traits = dict[str, tuple[int, str]]  # an unusual trait -> how many images have it, and the path of the first
@@ -61,7 +65,7 @@ class Checker:
             return contents[path]
 
         found: dict[int, str] = {}
-        pixels = decode_all(paths, source.size, read, found)
+        pixels = decode_all(paths, source.fit, read, found)
         kept = [k for k in range(len(paths)) if k not in found]
         traits: Traits = {}
         for k in kept:
@@ -85,14 +89,22 @@ def unusual(path: str, content: bytes) -> list[str]:
     found = []
     with Image.open(io.BytesIO(content)) as image:
         if image.mode in GREY_MODES:
-            found.append("grey")
+            found.append("grey, read as RGB")
         elif image.mode == "CMYK":
-            found.append("CMYK")
+            found.append("CMYK, read as RGB")
+        if image.mode in DEEP_MODES and np.asarray(image).max() < DARK:
+            found.append("of 12 bits in 16, which come out nearly black")
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            found.append("of several frames, of which the first is read")
+        if max(image.size) >= LONG * min(image.size):
+            found.append("twice as long as wide or more; dataset.fit says what is seen of them")
+        if image.has_transparency_data:
+            found.append("transparent in parts, before dataset.background")
         if image.getexif().get(ORIENTATION, 1) != 1:
-            found.append("turned by EXIF")
+            found.append("turned by EXIF, read upright")
         named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
         if image.format != named and (image.format, named) != ("MPO", "JPEG"):  # several JPEGs in one file
-            found.append("of another format than named")
+            found.append("of another format than named, read as what they are")
     return found
 
 

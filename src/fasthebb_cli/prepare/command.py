@@ -98,7 +98,10 @@ def _pack(folder: Path, config: DataConfig, collection: Collection, view: View) 
     if config.format == "encoded" and collection.files is None:
         raise InputError(f"format=encoded: dataset {config.dataset.name} has no image files; use format=uint8")
     source = collection.source
-    plan = Plan(config.dataset.name, config.format, source.size, source.channels, len(source), collection.digest)
+    plan = Plan(
+        config.dataset.name, config.format, source.size, source.channels, len(source), collection.digest,
+        fit=config.dataset.fit, background=config.dataset.background,
+    )  # fmt: skip
     with locked(folder):
         packed = finished(folder, plan)
         if packed is None:

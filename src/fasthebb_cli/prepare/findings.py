@@ -62,7 +62,7 @@ def report_images(
     for i in sorted(damaged):
         view.warn(damaged[i])
     for trait, (count, first) in sorted(traits.items()):
-        view.note(f"{count:,} {trait} (the first: {first}): read as RGB, upright", "none")
+        view.note(f"{count:,} {trait} (the first: {first})", "none")
     root = Path(config.dataset.root or "").expanduser()
     if collection.files is not None and config.dataset.root is not None and root.is_dir():
         for path in misnamed(root):

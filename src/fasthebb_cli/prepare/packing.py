@@ -159,7 +159,7 @@ class Packing:
         if collection.files is not None and collection.contents is not None:
             files, contents = collection.files, collection.contents
             if damaged:
-                digest = files_digest(counts, self.plan.size, collection.classes, listing(files, contents, kept))
+                digest = files_digest(counts, self.plan.fitted, collection.classes, listing(files, contents, kept))
             if self.plan.format == "encoded":
                 index["ends"] = torch.tensor([n for block in self.blocks for n in block["lengths"]]).cumsum(0)
                 lines = listing(files, contents, kept)

@@ -18,12 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from fasthebb.stage_files import read_bytes
 from fasthebb_cli.report.grid import Method
 from fasthebb_cli.run.directory import CONFIG_FILE
+from fasthebb_cli.settings.config import SUBSETS, is_list
 from fasthebb_cli.settings.stages import STAGE_GROUPS
 
 CHOICES = ("dataset", "model", "rule")
-LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "seed", "init_from", "dataset.root",
-            "dataset.labels", "dataset.unlabelled", "dataset.download", "dataset.in_memory", "gpu.device",
-            "gpu.channels_last", "gpu.graph", "gpu.compile", "gpu.deterministic", "gpu.threads",
+LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "labels_per_class", "seed", "init_from",
+            "dataset.root", "dataset.labels", "dataset.unlabelled", "dataset.download", "dataset.in_memory",
+            "gpu.device", "gpu.channels_last", "gpu.graph", "gpu.compile", "gpu.deterministic", "gpu.threads",
             "gpu.workers", "gpu.micro_batch")  # fmt: skip
 
 
@@ -52,12 +53,21 @@ def command_of(method: Method, conf: Path) -> str:
     ]
     if config.get("init_from"):
         overrides.append(f"init_from=DIRECTORY/{_name(Path(config['init_from']))}")
-    fractions = ",".join(f"{fraction:g}" for fraction in sorted(method.runs))
     seeds = ",".join(map(str, sorted({run.seed for run in runs})))
-    cell = [f"label_fraction={fractions}", f"seed={seeds}"]
+    cell = [*_budgets(method, config), f"seed={seeds}"]
     sweep = ["-m"] if any("," in word for word in cell) else []
     words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
     return " ".join(["fasthebb", *map(shlex.quote, words)])
+
+
+def _budgets(method: Method, config: Mapping[str, Any]) -> list[str]:
+    """How many labels the runs have; none: a list that is among the settings names them."""
+    if is_list(str(config.get("label_subset", SUBSETS[0]))):
+        return []
+    found = (item.content.get("labels_per_class") for run in method.all_runs() for item in run.chain)
+    if counts := {count for count in found if isinstance(count, int)}:
+        return [f"labels_per_class={','.join(map(str, sorted(counts)))}"]
+    return [f"label_fraction={','.join(f'{fraction:g}' for fraction in sorted(method.runs))}"]
 
 
 def _read_yaml(path: Path) -> Any:

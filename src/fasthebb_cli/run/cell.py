@@ -35,7 +35,7 @@ def run_cell(config: Config, yaml: str, view: View) -> list[Outcome]:
     processes.join()
     compute = set_up(config.gpu)
     view.note(f"{config.dataset.name} on {compute.describe()}")
-    dataset = open_dataset(config.dataset, config.seed, view)
+    dataset = open_dataset(config.dataset, config.seed, view, config.labelled)
     if isinstance(dataset.source, InMemory):
         dataset = replace(dataset, source=dataset.source.to(compute.device))
     dataset, stages = planned(config, dataset)

@@ -12,7 +12,7 @@ from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
 from fasthebb_cli.settings.config import DatasetConfig
 
 
-def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
+def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | None = None) -> Dataset:
     """As `load_dataset`, in every process; tells the user which images are left out.
 
     Raises:
@@ -26,7 +26,7 @@ def open_dataset(config: DatasetConfig, seed: int, view: View) -> Dataset:
     elif config.download:
         processes.from_first(lambda: load_dataset(config, seed) and None)
     with telling(view.note):
-        dataset = load_dataset(config, seed)
+        dataset = load_dataset(config, seed, labelled)
     view.left_out(dataset.left_out)
     for line in (*dataset.notes, *copies(dataset)):
         view.warn(line)

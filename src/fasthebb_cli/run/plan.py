@@ -129,7 +129,7 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
     content |= {key.replace("name", "source"): digest or token() for key, digest in own_sources(config).items()}
     content |= _flat("model", config.model.arguments())
     if config.rule.name not in settings.rules_without_settings:
-        content |= _content_of_settings(config, settings)
+        content |= _content_of_settings(config, dataset, settings)
     for split in settings.splits:
         content |= _samples(split, getattr(dataset, split))
     if previous is None:  # else the statistics for normalising come with the weights
@@ -137,7 +137,7 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
     return content
 
 
-def _content_of_settings(config: Config, settings: StageSettings) -> dict[str, Any]:
+def _content_of_settings(config: Config, dataset: Dataset, settings: StageSettings) -> dict[str, Any]:
     """Flat key -> value of the stage's settings, and of those of the rule and the labels that the stage reads."""
     own = {key: value for key, value in asdict(settings).items() if key not in settings.numberless}
     content = _flat(settings.kind, own)
@@ -147,10 +147,18 @@ def _content_of_settings(config: Config, settings: StageSettings) -> dict[str, A
         covered = (*COVERED_RULE_KEYS, *settings.own_rule_keys)
         content |= _flat("rule", {key: value for key, value in asdict(config.rule).items() if key not in covered})
     if settings.reads_labels or settings.split == "left_out":
-        content |= {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
+        content |= _content_of_budget(config, dataset)
         if config.leave_out is not None:
             content["leave_out"] = config.leave_out
     return content
+
+
+def _content_of_budget(config: Config, dataset: Dataset) -> dict[str, Any]:
+    if dataset.listed is not None:
+        return _samples("labelled", dataset.listed)
+    if config.labels_per_class is not None:
+        return {"labels_per_class": config.labels_per_class, "label_subset": config.label_subset}
+    return {"label_fraction": config.label_fraction, "label_subset": config.label_subset}
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -172,9 +180,15 @@ def _samples(name: str, indices: Tensor) -> dict[str, Any]:
 def _readable(config: Config, name: str, settings: StageSettings) -> str:
     """The part of a directory's name before the fingerprint, for people to read."""
     width = f"w{config.model.width:g}" if config.model.width not in (None, 1) else ""
-    fraction = "" if settings.shared else f"{config.label_fraction:g}"
+    fraction = "" if settings.shared else _budget(config)
     parts = [config.dataset.name, config.model.name, width, config.rule.name, fraction, f"seed{config.seed}", name]
     return "-".join(re.sub(r"[^\w.]+", "_", part.split(":")[-1]) for part in parts if part)
+
+
+def _budget(config: Config) -> str:
+    if config.labelled is not None:
+        return Path(config.labelled).stem
+    return f"{config.label_fraction:g}" if config.labels_per_class is None else f"{config.labels_per_class}each"
 
 
 def _weights_digest(path: Path) -> str:

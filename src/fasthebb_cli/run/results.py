@@ -18,6 +18,7 @@ from fasthebb_cli.run.record import save_filters, save_model
 from fasthebb_cli.run.shared import Cell
 from fasthebb_cli.run.start import Start
 from fasthebb_cli.stages import Task
+from fasthebb_cli.stages.images import label_fraction
 
 
 def results_of(
@@ -40,7 +41,7 @@ def results_of(
         "dataset": config.dataset.name,
         "model": config.model.name,
         "rule": config.rule.name,
-        "label_fraction": config.label_fraction,
+        "label_fraction": label_fraction(cell.dataset, config) if cell.dataset.classes else config.label_fraction,
         "seed": config.seed,
         **measured,
         "epochs": epochs,
@@ -77,6 +78,8 @@ def _card(cell: Cell, stage: PlannedStage, start: Start, results: dict[str, Any]
         arguments=config.model.arguments(),
         channels=dataset.source.channels,
         size=dataset.source.size,
+        fit=config.dataset.fit,
+        background=config.dataset.background,
         classes=list(dataset.classes),
         mean=mean.tolist(),
         std=std.tolist(),

@@ -80,6 +80,12 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
         left = adopt_weights(network, weights, origin, classifier=is_same)
         if isinstance(network, ClosedForm):
             _check(network, origin, source, classes if card.taught else None)
+    here = cell.config.dataset
+    if (card.fit, card.background) != (here.fit, here.background):
+        cell.view.warn(
+            f"{origin} learnt from images with dataset.fit={card.fit} dataset.background={card.background}, and here "
+            f"they are {here.fit} and {here.background}"
+        )
     wanted, read = stage.settings.readout, found
     is_built_on = not card.taught and found.closed == wanted.closed  # its components, which a classifier reads
     if found.closed and not stage.settings.measures and not is_built_on:

@@ -47,3 +47,12 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def is_colour(name: str, value: str) -> None:
+    from PIL import ImageColor  # imported where it is needed, so that commands without images start sooner
+
+    try:
+        ImageColor.getrgb(value)
+    except ValueError:
+        raise ValueError(f"{name} must be a colour, as white or '#7f7f7f', not {value!r}") from None

@@ -4,13 +4,16 @@
 are checked when that function is called.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from fasthebb_cli.settings.checks import above, at_least, in_range, is_path, one_of
+from fasthebb_cli.settings.checks import above, at_least, in_range, is_colour, is_path, one_of
 from fasthebb_cli.settings.kind import StageSettings
 from fasthebb_cli.settings.stages import KINDS, STAGE_GROUPS, STAGES_OF_VERB
+
+SUBSETS = ("stratified", "random")  # ways to choose the labelled images
 
 
 @dataclass
@@ -20,10 +23,13 @@ class DatasetConfig:
     name: str
     root: str | None
     size: int
+    fit: str
+    background: str
     train_samples: int | None
     validation_samples: int | None
     test_samples: int | None
     labels: str | None
+    classes: str | None
     unlabelled: str | None
     download: bool
     mirror: bool
@@ -33,8 +39,10 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         at_least("size", self.size, 1, 4096)
+        one_of("fit", self.fit, ("crop", "pad", "stretch"))
+        is_colour("background", self.background)
         one_of("on_bad_image", self.on_bad_image, ("error", "skip"))
-        for name in ("root", "labels", "unlabelled"):
+        for name in ("root", "labels", "classes", "unlabelled"):
             is_path(name, getattr(self, name))
         for name in ("train_samples", "validation_samples", "test_samples"):
             value = getattr(self, name)
@@ -139,6 +147,7 @@ class Config:
     verb: str
     stages: list[str]
     label_fraction: float
+    labels_per_class: int | None
     label_subset: str
     leave_out: str | None
     seed: int
@@ -148,6 +157,11 @@ class Config:
     objective: str | None
     init_from: str | None
 
+    @property
+    def labelled(self) -> str | None:
+        """The file that lists the images whose labels may be read; None: they are chosen."""
+        return self.label_subset if is_list(self.label_subset) else None
+
 
 @dataclass
 class TopLevel:
@@ -155,6 +169,7 @@ class TopLevel:
 
     verb: str
     label_fraction: float
+    labels_per_class: int | None
     label_subset: str
     leave_out: str | None
     seed: int
@@ -173,10 +188,27 @@ class TopLevel:
         if self.out.encode(errors="replace").decode() != self.out:
             raise ValueError("out has bytes that are no UTF-8, and TensorBoard writes to no such path; give another")
         is_path("init_from", self.init_from)
-        one_of("label_subset", self.label_subset, ("stratified", "random"))
+        if self.labels_per_class is not None:
+            at_least("labels_per_class", self.labels_per_class, 1)
+            if self.label_fraction != 1:
+                raise ValueError("labels_per_class and label_fraction both say how many labels; leave one of them out")
+            if self.label_subset == "random":
+                raise ValueError("labels_per_class takes so many of every class; leave label_subset=random out")
+        if is_list(self.label_subset):
+            is_path("label_subset", self.label_subset)
+            if not os.path.isfile(os.path.expanduser(self.label_subset)):
+                choices = ", ".join(SUBSETS)
+                raise ValueError(f"label_subset must be one of {choices}, or a file, not {self.label_subset!r}")
+            if self.label_fraction != 1 or self.labels_per_class is not None:
+                raise ValueError("label_subset is a list, all of which is taken; leave the number of labels out")
         if self.leave_out is not None:
             fold_of(self.leave_out)
         in_range("seed", self.seed, 0, 2**63 - 1)
+
+
+def is_list(label_subset: str) -> bool:
+    """Whether it is a file that lists images, not a way to choose them."""
+    return label_subset not in SUBSETS
 
 
 def fold_of(text: str) -> tuple[int, int]:

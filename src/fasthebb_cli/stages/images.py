@@ -15,7 +15,7 @@ def all_training_images(dataset: Dataset) -> Tensor:
 
 
 def labelled_images(dataset: Dataset, config: Config) -> Tensor:
-    """The training images whose labels may be read: `label_fraction` of them, without those of `leave_out`.
+    """The training images whose labels may be read: the budget's, without those of `leave_out`.
 
     Raises:
         InputError: the data set has no labels, or too few of them.
@@ -25,7 +25,7 @@ def labelled_images(dataset: Dataset, config: Config) -> Tensor:
 
 
 def left_out_images(dataset: Dataset, config: Config) -> Tensor:
-    """Those of `label_fraction` that `leave_out` names, the same share of every class.
+    """Those of the budget's that `leave_out` names, the same share of every class.
 
     Raises:
         InputError: as `labelled_images`; or `leave_out` names none.
@@ -36,12 +36,24 @@ def left_out_images(dataset: Dataset, config: Config) -> Tensor:
     return budget[left_out]
 
 
+def label_fraction(dataset: Dataset, config: Config) -> float:
+    """The share of the training images whose labels may be read, of all folds."""
+    if dataset.listed is None and config.labels_per_class is None:
+        return config.label_fraction
+    return len(_budget(dataset, config)[0]) / len(dataset.train)
+
+
 def _budget(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
-    """The images of `label_fraction`, and which of them are left out."""
+    """The images whose labels may be read, of all folds, and which of them are left out."""
     if not dataset.classes:
         raise InputError(f"dataset {dataset.name} has no labels: it serves `fasthebb pretrain` only, not fine-tuning")
     labels = dataset.labels[dataset.train]
-    chosen = label_subset(labels, config.label_fraction, config.seed, kind=config.label_subset)
+    if dataset.listed is not None:
+        chosen = torch.isin(dataset.train, dataset.listed).nonzero().flatten()
+    else:
+        chosen = label_subset(
+            labels, config.label_fraction, config.seed, kind=config.label_subset, per_class=config.labels_per_class
+        )
     left_out = torch.zeros(len(chosen), dtype=torch.bool)
     if config.leave_out is not None:
         fold, folds = fold_of(config.leave_out)

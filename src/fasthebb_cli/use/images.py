@@ -16,7 +16,7 @@ from fasthebb.model_file import ModelCard
 from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, Passed, list_images, passed_notes
 from fasthebb_cli.data.loading import read_ahead
-from fasthebb_cli.data.source import decode_all
+from fasthebb_cli.data.source import Fit, decode_all
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError
 
@@ -34,12 +34,12 @@ class Decoded(NamedTuple):
 class Photographs:
     """Image files, some of which may be damaged; a `data.loading.Readable`."""
 
-    def __init__(self, paths: Sequence[str], size: int) -> None:
-        self.paths, self.size = paths, size
+    def __init__(self, paths: Sequence[str], fit: Fit) -> None:
+        self.paths, self.fit = paths, fit
 
     def read(self, indices: Tensor) -> Decoded:
         files, damaged = indices.tolist(), dict[int, str]()
-        images = decode_all([self.paths[k] for k in files], self.size, damaged=damaged)
+        images = decode_all([self.paths[k] for k in files], self.fit, damaged=damaged)
         kept = [place for place in range(len(files)) if place not in damaged]
         return Decoded(images[kept], [files[place] for place in kept], [damaged[place] for place in sorted(damaged)])
 
@@ -67,13 +67,13 @@ def find_images(place: Path, warn: Callable[[str], None] = lambda _: None) -> Fi
     return files
 
 
-def decoded(files: Sequence[ImageFile], size: int, batch_size: int, workers: int, *, pin: bool) -> Iterator[Decoded]:
+def decoded(files: Sequence[ImageFile], fit: Fit, batch_size: int, workers: int, *, pin: bool) -> Iterator[Decoded]:
     """All files in batches. Worker processes, if there are any, decode ahead.
 
     Raises:
         RunError: a worker process died.
     """
-    source = Photographs([file.path for file in files], size)
+    source = Photographs([file.path for file in files], fit)
     chunks = list(torch.split(torch.arange(len(files)), batch_size))
     if workers > 0:
         return read_ahead(source, chunks, min(workers, len(chunks)), pin=pin)
@@ -83,13 +83,18 @@ def decoded(files: Sequence[ImageFile], size: int, batch_size: int, workers: int
 def load_images(paths: Sequence[str | Path], card: ModelCard) -> Tensor:
     """Image files as input for the network of the card: float32 (B, 3, S, S).
 
-    They are decoded, turned, resized, cropped and normalised like its training images.
+    They are decoded, turned, made square and normalised like its training images.
 
     Raises:
         InputError: a file can't be read as an image, or the network takes other images than colour images.
     """
     check_channels(card)
-    return to_float(decode_all([str(path) for path in paths], card.size), *statistics(card))
+    return to_float(decode_all([str(path) for path in paths], fit_of(card)), *statistics(card))
+
+
+def fit_of(card: ModelCard) -> Fit:
+    """How the network's training images were made square, and so all others are."""
+    return Fit(card.size, card.fit, card.background)
 
 
 def statistics(card: ModelCard) -> tuple[Tensor, Tensor]:

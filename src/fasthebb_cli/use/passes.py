@@ -28,7 +28,7 @@ from fasthebb_cli.errors import InputError, RunError, bad_input
 from fasthebb_cli.settings.checks import at_least
 from fasthebb_cli.settings.config import GpuConfig
 from fasthebb_cli.settings.load import with_defaults
-from fasthebb_cli.use.images import check_channels, decoded, statistics
+from fasthebb_cli.use.images import check_channels, decoded, fit_of, statistics
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run_pass(work: Pass, use: Callable[[list[int], Tensor], None], view: View, t
     mean, std = (value.to(device) for value in statistics(work.card))
     read = damaged = 0
     began = time.perf_counter()
-    stream = decoded(work.files, work.card.size, work.batch_size, work.workers, pin=device.type == "cuda")
+    stream = decoded(work.files, fit_of(work.card), work.batch_size, work.workers, pin=device.type == "cuda")
     try:
         with FolderProgress(view, title, len(work.files)) as progress:
             for pixels, files, problems in stream:
