@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fasthebb.nets.build import build_network
 from fasthebb.own import is_own
@@ -26,6 +28,7 @@ from fasthebb.stage_files import (
 )
 from fasthebb.typed import check
 
+MOST_TENSORS = 10_000  # of a network that a card names: the largest have about 1,000
 LARGEST = 4096  # of an image's height, width and channels
 FITS = ("crop", "pad", "stretch")  # the shorter side fits and the middle is cut out; the longer side fits; both do
 # Left out of a file if they have their defaults, so that files stay as they were before these fields existed
@@ -228,7 +231,8 @@ def load_model_and_card(
         )
     try:
         if not own:
-            with torch.device("meta"):  # the card may claim any size: nothing is allocated before it fits the file
+            # the card may claim any size: nothing is allocated before it fits the file
+            with torch.device("meta"), _at_most_tensors(MOST_TENSORS):
                 _check_weights(_network_of(card), weights)
         network = _network_of(card)
         network.load_state_dict(weights)
@@ -246,6 +250,28 @@ def load_model_and_card(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return network.to(torch.device(device)).eval(), card
+
+
+@contextmanager
+def _at_most_tensors(most: int) -> Iterator[None]:
+    """Within, networks may have so many parameters, and building one with more fails at once.
+
+    Raises:
+        ValueError: there are more.
+    """
+    found = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal found
+        found += 1
+        if found > most:
+            raise ValueError(f"its network would have more than {most:,} tensors")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _network_of(card: ModelCard) -> nn.Module:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from fasthebb.model_file import ModelCard
 from fasthebb_cli.data.dataset import Dataset, label_subset, load_dataset
 from fasthebb_cli.errors import InputError
+from fasthebb_cli.run.classes import matched
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages.images import label_fraction, labelled_images
@@ -163,3 +165,26 @@ def test_a_list_excludes_a_number(tmp_path: Path) -> None:
     names = written(tmp_path / "labels.txt", "1")
     with pytest.raises(InputError, match="label_subset is a list, all of which is taken"):
         loaded(f"label_subset={names}", "label_fraction=0.5")
+
+
+def test_names_are_the_same_however_their_accents_are_encoded(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    root = tmp_path / "photos"
+    class_folders(root / "train", {one: 6, "tea": 6})
+    class_folders(root / "test", {two: 2, "tea": 2}, first=50)
+    names = written(tmp_path / "names.txt", two, "tea")
+    dataset = load_dataset(config(root, classes=names), 0, written(tmp_path / "labels.txt", f"train/{two}/000.png"))
+    assert dataset.classes == (one, "tea")
+    assert torch.bincount(dataset.labels[dataset.test]).tolist() == [2, 2]
+    card = ModelCard("conv6", {}, 3, 8, ["tea", two], [0.5] * 3, [0.2] * 3, taught=True)
+    found = matched(dataset, card, loaded("verb=evaluate", "stages=[evaluate]"))
+    assert found.classes == ("tea", two)
+    assert torch.equal(found.labels, 1 - dataset.labels)
+
+
+def test_a_table_of_labels_names_files_however_their_accents_are_encoded(tmp_path: Path) -> None:
+    for k, name in enumerate(("caf\u00e9.png", "tea.png", "b\u00e9.png", "c.png", "d.png", "e.png")):
+        save(tmp_path / "photos" / name, k)
+    lines = ["cafe\u0301.png,a", "tea.png,b", "be\u0301.png,a", "c.png,b", "d.png,a", "e.png,b"]
+    table = written(tmp_path / "table.csv", *lines)
+    assert load_dataset(config(tmp_path / "photos", labels=table), 0).classes == ("a", "b")

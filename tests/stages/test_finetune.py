@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fasthebb.model_file import load_model
+from fasthebb.readout.candidates import balanced
 from fasthebb_cli.compute.device import set_up
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.settings.finetune import FinetuneConfig
@@ -22,6 +24,7 @@ from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages import Context, Task
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups
+from fasthebb_cli.stages.finetune.loss import loss_and_hits
 from tests.conftest import Ran, loaded
 
 
@@ -117,6 +120,7 @@ def test_fine_tuning_goes_on_from_hidden_and_hebbian_classifiers(command: Callab
     ("words", "expected"),
     [
         (["finetune.classifier=hebbian"], "finetune.classifier=hebbian gives the features no gradient"),
+        (["finetune=hebbian", "finetune.balance=true"], "learns each class by itself; leave balance out"),
         (["finetune=hebbian", "finetune.hidden=5"], "leave out hidden and classifier_epochs"),
         (["finetune.classifier=knn"], "finetune.classifier must be one of backprop, hebbian"),
         (["finetune.hidden=-1"], "finetune.hidden must be at least 0"),
@@ -384,3 +388,36 @@ def test_a_cut_network_can_not_grow_again(command: Callable[..., Ran]) -> None:
     ran = command("train", "finetune=few_labels", *stages)
     assert ran.code == 2
     assert "no layer 'conv3'; the network has: conv1, conv2" in ran.err
+
+
+def test_the_loss_of_weighted_classes_adds_up_over_parts_of_a_batch() -> None:
+    scores, labels = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0] * 7 + [1, 2, 2])
+    weight_C = balanced(labels, 3).float()
+    whole, hits = loss_and_hits(scores, labels, weight_C)
+    parts = [loss_and_hits(scores[some], labels[some], weight_C) for some in (slice(0, 4), slice(4, 10))]
+    assert float(whole) == pytest.approx(0.4 * float(parts[0][0]) + 0.6 * float(parts[1][0]), rel=1e-6)
+    assert int(hits) == sum(int(count) for _, count in parts)
+    by_class = [float(loss_and_hits(scores[labels == k], labels[labels == k])[0]) for k in range(3)]
+    assert float(whole) == pytest.approx(sum(by_class) / 3, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["backprop", "closed_form"])
+def test_rare_classes_are_found_where_all_count_the_same(
+    command: Callable[..., Ran], tmp_path: Path, choice: str
+) -> None:
+    """Of digits, where twenty labels are of an odd one to each of an even one."""
+    digits = load_dataset(loaded("dataset=digits").dataset, 0)
+    odd = digits.labels[digits.train] % 2 == 1
+    listed = torch.cat([digits.train[odd], digits.train[~odd][:25]])
+    (tmp_path / "few.txt").write_text(" ".join(map(str, listed.tolist())))
+    words = ["dataset=digits", "model.width=0.03", f"label_subset={tmp_path / 'few.txt'}", "pretrain.epochs=1",
+             f"finetune={choice}"]  # fmt: skip
+    words += ["finetune.epochs=10"] if choice == "backprop" else ["finetune.classifier=ridge", "finetune.ridge=1"]
+    found = []
+    for balance in ("false", "true"):
+        ran = command("train", *words, f"finetune.balance={balance}", f"out={tmp_path / balance}", small=False)
+        assert ran.code == 0, ran.err
+        (measured,) = (tmp_path / balance).glob("*-evaluate-*/results.json")
+        found.append(json.loads(measured.read_text())["balanced_top1"])
+    assert found[1] > found[0] + 0.02, found

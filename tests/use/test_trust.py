@@ -90,6 +90,10 @@ DAMAGED: dict[str, tuple[dict[str, Any] | str, str]] = {
     "a billion channels": ({"channels": 4096, "mean": [0.0] * 4096, "std": [1.0] * 4096}, "its weights do not fit"),
     "strange arguments": ({"model": "torchvision:resnet18", "arguments": {"groups": 0}}, "resnet18: BasicBlock only"),
     "stranger arguments": ({"model": "torchvision:vgg11", "arguments": {"dropout": []}}, "torchvision:vgg11: '<' not"),
+    "a billion layers": (
+        {"model": "torchvision:mobilenet_v2", "arguments": {"inverted_residual_setting": [[1, 16, 10**9, 1]]}},
+        "more than 10,000 tensors",
+    ),
     "unknown arguments": ({"arguments": {"depth": 3}}, "unknown key model.depth"),
 }
 

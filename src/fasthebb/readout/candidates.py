@@ -33,12 +33,19 @@ class Rows:
         copies_RLK: R rows of each of L images: first the image, then the mirror image if `scored` is 2, then views.
         scored: how many of them count when an image is scored.
         labels_L: classes.
+        weight_C: what an image of each class counts; None: the same for all.
     """
 
     copies_RLK: Tensor
     labels_L: Tensor
     scored: int
     classes: int
+    weight_C: Tensor | None = None
+
+    @property
+    def weight_L(self) -> Tensor | None:
+        """What each image counts."""
+        return None if self.weight_C is None else self.weight_C[self.labels_L]
 
     @property
     def flat_MK(self) -> Tensor:
@@ -58,7 +65,8 @@ class Candidate:
     """A classifier with its numbers, and what leaving one out says of it.
 
     Args:
-        top1: accuracy in [0, 1] of the left-out scores; loss: their cross-entropy with the best gain.
+        top1: accuracy in [0, 1] of the left-out scores; loss: their cross-entropy with the best gain. In both an image
+            counts weight_L.
         right_L: which of the judged images got their class.
         scores_LC: the left-out scores, as they came.
         weight_XC: what the classifier weighs its inputs by; None: it is found later, for the best one alone.
@@ -70,6 +78,7 @@ class Candidate:
     loss: float
     gain: float
     right_L: Tensor
+    weight_L: Tensor
     scores_LC: Tensor
     weight_XC: Tensor | None = None
 
@@ -77,13 +86,25 @@ class Candidate:
         return {"name": self.name, "numbers": self.numbers, "top1": self.top1, "loss": self.loss, "gain": self.gain}
 
 
-def judged(name: str, numbers: dict[str, float], scores_LC: Tensor, labels_L: Tensor) -> Candidate:
+def balanced(labels_N: Tensor, classes: int) -> Tensor:
+    """What an image of each class counts, float64 (C,): all classes that occur count the same, and an image counts 1 in
+    the mean.
+    """
+    count_C = torch.bincount(labels_N, minlength=classes).double()
+    return len(labels_N) / (count_C.clamp_min(1) * (count_C > 0).sum())
+
+
+def judged(
+    name: str, numbers: dict[str, float], scores_LC: Tensor, labels_L: Tensor, weight_C: Tensor | None = None
+) -> Candidate:
     right_L = scores_LC.argmax(1) == labels_L
     # where all are right, the likeliest gain would be endless; confidence is no higher than so few labels can show
     most = (float(right_L.sum()) + 0.5) / (len(labels_L) + 1)
     gain = min(best_gain(scores_LC, labels_L), gain_for(scores_LC, most))
-    loss = float(F.cross_entropy(scores_LC.double() * gain, labels_L))
-    return Candidate(name, numbers, float(right_L.double().mean()), loss, gain, right_L, scores_LC.double())
+    loss = float(F.cross_entropy(scores_LC.double() * gain, labels_L, weight_C))
+    weight_L = torch.ones(len(labels_L)).double() if weight_C is None else weight_C[labels_L]
+    top1 = float((right_L * weight_L).sum() / weight_L.sum())
+    return Candidate(name, numbers, top1, loss, gain, right_L, weight_L, scores_LC.double())
 
 
 def kernel_candidates(
@@ -91,13 +112,14 @@ def kernel_candidates(
 ) -> Iterator[Candidate]:
     rows = rows.judged
     flat_MK, targets_MC = rows.flat_MK, rows.targets_MC
-    copies = len(rows.copies_RLK)
+    copies, weight_L = len(rows.copies_RLK), rows.weight_L
+    weight_M = None if weight_L is None else weight_L.repeat(copies)
     for sharp in sharpness:
         similar_MM = kernel.kernel(flat_MK, flat_MK, sharp)
         for strength in ridge:
-            alpha_MC, inverse_MM = kernel.fit(similar_MM, targets_MC, strength)
+            alpha_MC, inverse_MM = kernel.fit(similar_MM, targets_MC, strength, weight_M)
             scores = kernel.left_out_scores(alpha_MC, inverse_MM, targets_MC, copies)[:, : rows.scored].mean(1)
-            yield judged("kernel", {"sharpness": sharp, "ridge": strength}, scores, rows.labels_L)
+            yield judged("kernel", {"sharpness": sharp, "ridge": strength}, scores, rows.labels_L, rows.weight_C)
 
 
 def sum_candidates(
@@ -116,14 +138,15 @@ def sum_candidates(
     numbers = {} if sharpness is None else {"sharpness": sharpness}
     for strength in strengths:
         weight, inverse = linear.fit(products, strength, metric)
-        scores = linear.left_out_scores(x_RLX, targets_LC, weight, inverse)[:, : rows.scored].mean(1)
-        yield replace(judged(name, numbers | {"ridge": strength}, scores, rows.labels_L), weight_XC=weight)
+        scores = linear.left_out_scores(x_RLX, targets_LC, weight, inverse, rows.weight_L)[:, : rows.scored].mean(1)
+        found = judged(name, numbers | {"ridge": strength}, scores, rows.labels_L, rows.weight_C)
+        yield replace(found, weight_XC=weight)
 
 
-def both_of(kernels: Candidate, spread: Candidate, labels_L: Tensor) -> Candidate:
+def both_of(kernels: Candidate, spread: Candidate, labels_L: Tensor, weight_C: Tensor | None = None) -> Candidate:
     """The product of their calibrated probabilities: the kernel knows the labels best, the graph all images."""
     scores_LC = kernels.gain * kernels.scores_LC + spread.gain * spread.scores_LC
-    return judged("both", kernels.numbers | spread.numbers, scores_LC, labels_L)
+    return judged("both", kernels.numbers | spread.numbers, scores_LC, labels_L, weight_C)
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
@@ -141,7 +164,7 @@ def expected_top1(candidates: Sequence[Candidate]) -> float:
     hits = 0.0
     for fold in fold_L.unique():
         here = fold_L == fold
-        elsewhere_A = right_AL[:, ~here].sum(1)
+        elsewhere_A = (right_AL * candidates[0].weight_L)[:, ~here].sum(1)
         loss_A = torch.tensor([candidate.loss for candidate in candidates], dtype=torch.float64)
         tied_A = elsewhere_A == elsewhere_A.max()
         chosen = int(torch.where(tied_A, loss_A, torch.inf).argmin())

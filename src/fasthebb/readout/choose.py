@@ -77,14 +77,16 @@ def fitted(
     if classifier in ("auto", "propagation") and everything_NK is not None and positions_L is not None:
         spreads = Spreads(rows, everything_NK, positions_L)
         found = list(spreads.candidates())
-        candidates += [both_of(kernels, best(found), rows.labels_L[:JUDGED])] if kernels else []
+        if kernels:
+            candidates.append(both_of(kernels, best(found), rows.labels_L[:JUDGED], rows.weight_C))
         candidates += found
     chosen, expected = best(candidates), expected_top1(candidates)
     blank = torch.zeros(rows.copies_RLK.shape[2], rows.classes)
     buffers = {"linear": blank, "rows": torch.empty(0), "weight": torch.empty(0)}
     if chosen.name in ("kernel", "both"):
         similar_MM = kernel.kernel(rows.flat_MK, rows.flat_MK, chosen.numbers["sharpness"])
-        buffers["weight"] = kernel.solve(similar_MM, rows.targets_MC, chosen.numbers["ridge"]).float()
+        weight_M = None if rows.weight_L is None else rows.weight_L.repeat(len(rows.copies_RLK))
+        buffers["weight"] = kernel.solve(similar_MM, rows.targets_MC, chosen.numbers["ridge"], weight_M).float()
         buffers["rows"] = rows.flat_MK
         buffers["sharpness"] = torch.tensor(chosen.numbers["sharpness"])
     if chosen.weight_XC is not None:
@@ -139,7 +141,9 @@ def sums_of(rows: Rows, landmarks_MK: Tensor | None, sharpness: float | None) ->
     products = Products(size, rows.classes)
     labels_M = rows.labels_L.repeat(len(rows.copies_RLK))
     for rows_BK, labels_B in zip(rows.copies_RLK.flatten(0, 1).split(CHUNK), labels_M.split(CHUNK), strict=True):
-        products.add(inputs(kernel.unit_rows(rows_BK), landmarks_MK, sharpness), kernel.targets(labels_B, rows.classes))
+        weight_B = None if rows.weight_C is None else rows.weight_C[labels_B]
+        x_BX = inputs(kernel.unit_rows(rows_BK), landmarks_MK, sharpness)
+        products.add(x_BX, kernel.targets(labels_B, rows.classes), weight_B)
     return products
 
 
@@ -204,7 +208,7 @@ class Spreads:
             spread_NG = graph.spread(graph_NN, sources_NG, reach)
             self.soft_NC[reach] = graph.propagated(spread_NG, labels_L, group_L, classes)
             scores = graph.left_out_scores(spread_NG[self.positions_L], labels_L, group_L, classes)[:JUDGED]
-            yield judged("propagation", {"reach": reach}, scores, labels_L[:JUDGED])
+            yield judged("propagation", {"reach": reach}, scores, labels_L[:JUDGED], self.rows.weight_C)
 
     def weights(self, reach: float) -> Tensor:
         """(K, C), of the linear classifier that the classes of all images teach; after `candidates`."""
@@ -226,10 +230,11 @@ def from_pseudo_labels(z_NK: Tensor, soft_NC: Tensor, positions_L: Tensor, rows:
     top = shares.topk(min(2, rows.classes), dim=1).values
     weight_N = (top[:, 0] - top[:, -1]).double()
     pseudo_N[positions_L], weight_N[positions_L] = rows.labels_L, TRUE_LABEL
+    if rows.weight_C is not None:
+        weight_N *= rows.weight_C[pseudo_N]
     products = Products(z_NK.shape[1], rows.classes)
     for z_BK, pseudo_B, weight_B in zip(z_NK.split(CHUNK), pseudo_N.split(CHUNK), weight_N.split(CHUNK), strict=True):
-        root_B1 = weight_B.sqrt()[:, None]
-        products.add(kernel.unit_rows(z_BK).double() * root_B1, kernel.targets(pseudo_B, rows.classes) * root_B1)
+        products.add(kernel.unit_rows(z_BK).double(), kernel.targets(pseudo_B, rows.classes), weight_B)
     return linear.fit(products, PSEUDO_RIDGE)[0]
 
 

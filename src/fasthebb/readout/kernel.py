@@ -26,18 +26,22 @@ def targets(labels_N: Tensor, classes: int) -> Tensor:
     return F.one_hot(labels_N, classes).double() - 1 / classes
 
 
-def fit(kernel_MM: Tensor, targets_MC: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """alpha (M, C) and (K + ridge I)^-1 (M, M)."""
+def fit(kernel_MM: Tensor, targets_MC: Tensor, ridge: float, weight_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """alpha (M, C) and (K + ridge I)^-1 (M, M).
+
+    Args:
+        weight_M: of each row's error; the ridge of a row is divided by it. None: 1.
+    """
     regular = kernel_MM.double()
-    regular.diagonal().add_(ridge)
+    regular.diagonal().add_(ridge if weight_M is None else ridge / weight_M)
     inverse_MM = torch.cholesky_inverse(torch.linalg.cholesky(regular))
     return inverse_MM @ targets_MC, inverse_MM
 
 
-def solve(kernel_MM: Tensor, targets_MC: Tensor, ridge: float) -> Tensor:
+def solve(kernel_MM: Tensor, targets_MC: Tensor, ridge: float, weight_M: Tensor | None = None) -> Tensor:
     """alpha alone, at a third of the cost."""
     regular = kernel_MM.double()
-    regular.diagonal().add_(ridge)
+    regular.diagonal().add_(ridge if weight_M is None else ridge / weight_M)
     return torch.cholesky_solve(targets_MC, torch.linalg.cholesky(regular))
 
 

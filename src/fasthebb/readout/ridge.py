@@ -30,7 +30,11 @@ class Products:
     def __init__(self, size: int, classes: int) -> None:
         self._inner, self._cross = ProductSum(size, size), ProductSum(size, classes)
 
-    def add(self, x_BK: Tensor, targets_BC: Tensor) -> None:
+    def add(self, x_BK: Tensor, targets_BC: Tensor, weight_B: Tensor | None = None) -> None:
+        """Rows; weight_B: what each counts; None: 1."""
+        if weight_B is not None:
+            root_B1 = weight_B.to(x_BK).sqrt()[:, None]
+            x_BK, targets_BC = x_BK * root_B1, targets_BC.to(x_BK) * root_B1
         self._inner.add(x_BK, x_BK)
         self._cross.add(x_BK, targets_BC.to(x_BK))
 
@@ -79,10 +83,18 @@ def _cholesky(regular_KK: Tensor, mean: float) -> Tensor:
         added *= 10
 
 
-def left_out_scores(x_RLK: Tensor, targets_LC: Tensor, weight_KC: Tensor, inverse_KK: Tensor) -> Tensor:
-    """Scores (L, R, C) of the R rows of each of L images, which share a target."""
+def left_out_scores(
+    x_RLK: Tensor, targets_LC: Tensor, weight_KC: Tensor, inverse_KK: Tensor, weight_L: Tensor | None = None
+) -> Tensor:
+    """Scores (L, R, C) of the R rows of each of L images, which share a target.
+
+    Args:
+        weight_L: what an image counts in the sums; None: 1.
+    """
     x_LRK = x_RLK.double().transpose(0, 1)
     hat_LRR = x_LRK @ inverse_KK @ x_LRK.transpose(1, 2)
+    if weight_L is not None:
+        hat_LRR = hat_LRR * weight_L[:, None, None]
     targets_LRC = targets_LC[:, None].expand(-1, len(x_RLK), -1)
     residual_LRC = targets_LRC - x_LRK @ weight_KC
     rest_LRR = torch.eye(len(x_RLK)).double() - hat_LRR

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from fasthebb_cli.compute import processes
 from fasthebb_cli.data.contents import Digests, content_digests
-from fasthebb_cli.data.files import FileList, ImageFile, Listing
+from fasthebb_cli.data.files import FileList, ImageFile, Listing, composed
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
     Fit,
@@ -166,12 +166,13 @@ def listed_classes(path: str, classes: tuple[str, ...]) -> tuple[str, ...]:
         raise InputError(
             f"dataset.classes: can't read {file} ({error}); expected a class's name in each line"
         ) from error
+    known = {composed(name): name for name in classes}
     named = set[str]()
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
-        name = line if line in classes else line.split()[0]
-        if name not in classes:
+        name = known.get(composed(line)) or known.get(composed(line.split()[0]))
+        if name is None:
             shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
             raise InputError(f"dataset.classes: {file}, line {number}: no class {line!r}; there are: {shown or 'none'}")
         named.add(name)

@@ -1,6 +1,7 @@
 """A list of image files that takes about 60 bytes a file; Python's own strings and tuples would take 350."""
 
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -17,6 +18,11 @@ class Listing(Protocol[T_co]):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> T_co: ...
+
+
+def composed(name: str) -> str:
+    """The same name in one encoding of its accents: some systems keep é as one character, others as e and an accent."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 class ImageFile(NamedTuple):

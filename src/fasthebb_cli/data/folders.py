@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, from_files, root_of
-from fasthebb_cli.data.files import FileList, ImageFile
+from fasthebb_cli.data.files import FileList, ImageFile, composed
 from fasthebb_cli.data.source import more_suffixes
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
@@ -198,9 +198,9 @@ def images_by_class(
         InputError: a class folder is empty or not among the classes, or images lie beside them.
     """
     _refuse_loose(base, [])
-    number = {name: k for k, name in enumerate(classes)}
+    number = {composed(name): k for k, name in enumerate(classes)}
     present = {folder.name for folder in _subfolders(base, extra)}
-    unknown = sorted(present - number.keys())
+    unknown = sorted(name for name in present if composed(name) not in number)
     if unknown:
         raise InputError(f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images")
     if not present:
@@ -209,7 +209,7 @@ def images_by_class(
         prefix, problem = (base / name).relative_to(root).as_posix(), "the class folder has no images"
         found = list_images(base / name, None, passed)
         for file in _at_least_one(found, f"{base / name}: {problem}; fill it or remove it"):
-            yield file._replace(name=f"{prefix}/{file.name}", label=number[name])
+            yield file._replace(name=f"{prefix}/{file.name}", label=number[composed(name)])
 
 
 def list_images(top: Path, extra: Path | None = None, passed: Passed | None = None) -> Iterator[ImageFile]:
@@ -306,7 +306,7 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str
     Raises:
         InputError: a line has less than two columns, or names a file that is no image below root or was named before.
     """
-    known, names = set(known), dict[str, str]()
+    names, path_of = dict[str, str](), {composed(path): path for path in known}
     columns = (0, 1)
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = csv.reader(stream)
@@ -322,8 +322,8 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str
             if len(cells) <= max(columns):
                 raise InputError(f"{where}: expected path,label, found {','.join(row)!r}")
             file, label = (cells[k] for k in columns)
-            candidates = [os.path.normpath(top / file) for top in (root, table.parent)]
-            path = next((path for path in candidates if path in known), None)
+            candidates = [composed(os.path.normpath(top / file)) for top in (root, table.parent)]
+            path = next((path_of[name] for name in candidates if name in path_of), None)
             if path is None:
                 raise InputError(f"{where}: {file} is no image below dataset.root={root}")
             if path in names:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fasthebb_cli.data.collection import Collection
+from fasthebb_cli.data.files import composed
 from fasthebb_cli.errors import InputError
 
 TWICE = -1  # in place of the index of a name that several images have
@@ -35,12 +36,12 @@ def listed_images(path: str, collection: Collection) -> Tensor:
     for index in train.tolist():
         name = collection.files.name_and_label(index)[0]
         base = os.path.basename(name)
-        numbers[name] = index
+        numbers[composed(name)] = index
         if base != name:
-            numbers[base] = TWICE if base in numbers else index
+            numbers[composed(base)] = TWICE if composed(base) in numbers else index
     chosen = set[int]()
     for number, text in lines:
-        index = numbers.get(os.path.normpath(text))
+        index = numbers.get(composed(os.path.normpath(text)))
         if index is None or index == TWICE:
             problem = "is no training image" if index is None else "is the name of several images; give their paths"
             raise InputError(f"label_subset: {file}, line {number}: {text} {problem}")

@@ -1,5 +1,6 @@
 """Classes of a data set and of weights that were taught elsewhere are matched by name, never by position."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from fasthebb.model_file import ModelCard
 from fasthebb_cli.console.formats import counted
 from fasthebb_cli.data.dataset import Dataset
+from fasthebb_cli.data.files import composed
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import Config
 
@@ -25,16 +27,17 @@ def matched(dataset: Dataset, card: ModelCard, config: Config) -> Dataset:
     known, here = card.classes, list(dataset.classes)
     if not card.taught or not here or here == known:
         return dataset
-    unknown = [name for name in here if name not in known]
+    number = {composed(name): k for k, name in enumerate(known)}
+    unknown = [name for name in here if composed(name) not in number]
     if not _is_measured(config):
-        return dataset if unknown or len(here) < len(known) else _renumbered(dataset, known)
+        return dataset if unknown or len(here) < len(known) else _renumbered(dataset, known, number)
     if unknown:
         raise InputError(
             f"the classifier of init_from={config.init_from} does not know {counted(len(unknown), 'class', 'classes')} "
             f"of dataset {config.dataset.name}: {_names(unknown)}; it knows: {_names(known)}; rename the folders or "
             "labels, or fine-tune it on these classes"
         )
-    return _renumbered(dataset, known)
+    return _renumbered(dataset, known, number)
 
 
 def _is_measured(config: Config) -> bool:
@@ -47,8 +50,10 @@ def _is_measured(config: Config) -> bool:
     return False
 
 
-def _renumbered(dataset: Dataset, known: list[str]) -> Dataset:
-    numbers = torch.tensor([*map(known.index, dataset.classes), -1])  # the last is that of images without a label
+def _renumbered(dataset: Dataset, known: list[str], number: Mapping[str, int]) -> Dataset:
+    numbers = torch.tensor(
+        [*(number[composed(name)] for name in dataset.classes), -1]
+    )  # the last is that of images without a label
     return replace(dataset, classes=tuple(known), labels=numbers[dataset.labels])
 
 

@@ -91,6 +91,7 @@ class ClosedFormConfig(ComponentsConfig):
     classifier: str
     sharpness: float | None
     ridge: float | None
+    balance: bool
     kernel_rows: int
     landmarks: int
 

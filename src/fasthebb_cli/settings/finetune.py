@@ -28,6 +28,7 @@ class FinetuneConfig:
     classifier: str
     by_rule: list[str]
     optimizer: str
+    balance: bool
     select: str
     patience: int | None
     augment: str
@@ -104,6 +105,8 @@ class FinetuneConfig:
             raise ValueError("classifier=hebbian gives the features no gradient; set features_lr=0 too")
         if self.classifier == "hebbian" and (self.hidden or self.classifier_epochs):
             raise ValueError("classifier=hebbian has one layer and one phase; leave out hidden and classifier_epochs")
+        if self.classifier == "hebbian" and self.balance:
+            raise ValueError("classifier=hebbian learns each class by itself; leave balance out")
         if self.by_rule and self.features_lr == 0:
             raise ValueError("by_rule trains layers, but features_lr=0 freezes all of them; leave one out")
         if self.patience is not None and self.select != "best":

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasthebb.readout.candidates import JUDGED, Rows
+from fasthebb.readout.candidates import JUDGED, Rows, balanced
 from fasthebb.readout.choose import Fitted, basis, fitted, fitted_to_many, fitted_to_sums
 from fasthebb.readout.kernel import targets
 from fasthebb.readout.network import ClosedForm
@@ -70,8 +70,9 @@ def closed_form(context: Context) -> Task:
 
     def second_pass(batch: Batch, index_B: Tensor) -> None:
         targets_BC = targets(batch.labels, len(dataset.classes))
+        weight_B = None if passes.weight_C is None else passes.weight_C.to(batch.labels.device)[batch.labels]
         for z_BK in copies(batch, index_B):
-            passes.products.add(network.inputs(z_BK), targets_BC)
+            passes.products.add(network.inputs(z_BK), targets_BC, weight_B)
 
     @torch.no_grad()
     def step(epoch: int, step: int, batch: Batch) -> None:
@@ -144,6 +145,7 @@ class Passes:
             self.labelled = self.labelled[: max(landmarks, JUDGED)]
         self.landmarks = landmarks
         self.of_all = len(labelled)
+        self.weight_C = balanced(context.dataset.labels[labelled], classes) if settings.balance else None
         tries_graph = len(images) <= GRAPH_IMAGES and not self.many
         self.graph = settings.classifier == "propagation" or (settings.classifier == "auto" and tries_graph)
         end = int(images.max()) + 1
@@ -204,7 +206,7 @@ class Passes:
         if not 0 < largest < math.inf:
             what = "all 0" if largest == 0 else "not finite"
             raise RunError(f"finetune: the features of the labelled images are {what}; did pre-training diverge?")
-        rows = Rows(self.rows_RLK, labels[self.labelled], 1 + settings.mirror, classes)
+        rows = Rows(self.rows_RLK, labels[self.labelled], 1 + settings.mirror, classes, self.weight_C)
         if epoch == 1:
             made = {name: value.cpu() for name, value in network.named_buffers(recurse=False)}
             return fitted_to_sums(rows, self.products, made, settings.ridge)
