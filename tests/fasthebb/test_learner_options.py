@@ -336,12 +336,14 @@ def test_a_layer_that_is_never_called_takes_no_step() -> None:
     ("rule", "options"),
     [
         ("hpca", {}),
-        ("swta", {}),
-        ("softhebb", {}),
-        ("bcm", {}),
-        ("hpca_tanh", {"teacher": Teacher(3, {"conv*": 3})}),
+        *(
+            pytest.param(rule, options, marks=pytest.mark.marathon)
+            for rule, options in {
+                "swta": {}, "softhebb": {}, "bcm": {}, "hpca_tanh": {"teacher": Teacher(3, {"conv*": 3})},
+            }.items()
+        ),
     ],
-)
+)  # fmt: skip
 def test_compiled_rules_learn_the_same(rule: str, options: dict[str, Any]) -> None:
     labels = torch.tensor([0, 1, 2, 0, 1, 2]) if "teacher" in options else None
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]

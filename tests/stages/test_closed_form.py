@@ -178,7 +178,9 @@ def test_propagation_reads_every_label_however_few_rows_a_kernel_holds(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("more", [FEW, MANY, MOST], ids=["few", "many", "most"])
+@pytest.mark.parametrize(
+    "more", [FEW, MANY, pytest.param(MOST, marks=pytest.mark.marathon)], ids=["few", "many", "most"]
+)
 def test_stopped_at_every_decision_it_ends_in_the_same_bits(
     command: Command, tmp_path: Path, more: tuple[str, ...]
 ) -> None:

@@ -343,7 +343,7 @@ def test_factors_on_the_rate_by_layer() -> None:
     assert len(parameter_groups(layers, dataclasses.replace(settings, layer_lr={}), 0.5)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.marathon
 @pytest.mark.filterwarnings("default")
 def test_compiled_networks_learn_the_same(command: Callable[..., Ran]) -> None:
     torch._dynamo.reset()  # other tests in this process may have compiled something

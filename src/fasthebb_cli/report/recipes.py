@@ -22,6 +22,7 @@ from fasthebb_cli.settings.config import SUBSETS, is_list
 from fasthebb_cli.settings.stages import STAGE_GROUPS
 
 CHOICES = ("dataset", "model", "rule")
+DEEPEST = 50  # mappings and lists in each other; what a run writes has five
 LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "labels_per_class", "seed", "init_from",
             "dataset.root", "dataset.labels", "dataset.unlabelled", "dataset.download", "dataset.in_memory",
             "gpu.device", "gpu.channels_last", "gpu.graph", "gpu.compile", "gpu.deterministic", "gpu.threads",
@@ -75,13 +76,14 @@ def _read_yaml(path: Path) -> Any:
     OSError, ValueError, yaml.YAMLError: it can't be read, is nested too deeply, or refers to itself. A few lines of
         such references can stand for more than any memory holds; what a run writes has none.
     """
-    text = read_bytes(path).decode()
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+    text, depth = read_bytes(path).decode(), 0
+    for event in yaml.parse(text):
+        if isinstance(event, yaml.AliasEvent):
             raise ValueError("it refers to itself")
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+    return yaml.safe_load(text)
 
 
 def _choice(group: Path, kind: str) -> str:
