@@ -24,9 +24,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fasthebb.card import ModelCard
     from fasthebb.layer import LayerStatistics
     from fasthebb.learner import HebbianLearner
-    from fasthebb.model_file import ModelCard, load_model, load_model_and_card
+    from fasthebb.model_file import load_model, load_model_and_card
     from fasthebb.nets.networks import conv6, conv10
     from fasthebb.nets.softhebb import softhebb
     from fasthebb.nets.triangle import triangle
@@ -42,7 +43,7 @@ _HOMES = {
     "Execution": "settings",
     "HebbianLearner": "learner",
     "LayerStatistics": "layer",
-    "ModelCard": "model_file",
+    "ModelCard": "card",
     "RuleSetting": "settings",
     "StepSetting": "settings",
     "Teacher": "teacher",

@@ -1,12 +1,9 @@
 """A trained network as one safetensors file, which also says how to build the network and prepare its images."""
 
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from fasthebb.card import ModelCard, card_of, described_by
 from fasthebb.nets.build import build_network
 from fasthebb.own import is_own
 from fasthebb.readout.network import ClosedForm
@@ -26,61 +24,16 @@ from fasthebb.stage_files import (
     parse_json,
     read_json,
 )
-from fasthebb.typed import check
 
 MOST_TENSORS = 10_000  # of a network that a card names: the largest have about 1,000
-LARGEST = 4096  # of an image's height, width and channels
-FITS = ("crop", "pad", "stretch")  # the shorter side fits and the middle is cut out; the longer side fits; both do
-# Left out of a file if they have their defaults, so that files stay as they were before these fields existed
-YOUNGER = ("hidden", "closed_form", "fit", "background")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a user of the weights needs to know.
-
-    Args:
-        model, arguments: name and keyword arguments of the function that builds the network; see `build_network`.
-        channels, size: of the images, (channels, size, size).
-        fit, background: how files become images of that size: see FITS; behind transparent and beside padded images.
-        classes: names of the classes, in the order of the scores.
-        mean, std: for each channel, of pixels in [0, 1]; images are normalised with them.
-        whitening: the network's first layer whitens the images; its matrix is one of the weights.
-        layer: the network ends after this layer; None: it is whole.
-        labels_train, labels_validation: number of labels that were used to train the weights.
-        taught: the classifier was trained on these features.
-        hidden: number of units in the classifier's hidden layer; 0: it has none.
-        closed_form: what a classifier in closed form reads; None: the classifier is a layer.
-    """
-
-    model: str
-    arguments: dict[str, Any]
-    channels: int
-    size: int
-    classes: list[str]
-    mean: list[float]
-    std: list[float]
-    whitening: bool = False
-    layer: str | None = None
-    labels_train: int = 0
-    labels_validation: int = 0
-    taught: bool = False
-    hidden: int = 0
-    closed_form: dict[str, Any] | None = None
-    fit: str = "crop"
-    background: str = "white"
 
 
 def model_bytes(network: nn.Module, card: ModelCard) -> bytes:
     """The content of a model file; the same weights and card give the same bytes."""
     # clones, as a module that occurs twice shares its memory, which the format refuses
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-    described = asdict(card)
-    for field in fields(ModelCard):
-        if field.name in YOUNGER and described[field.name] == field.default:
-            described.pop(field.name)
     # one key, as the order of several keys in the file would vary
-    return save(tensors, metadata={"fasthebb": json.dumps(described)})
+    return save(tensors, metadata={"fasthebb": json.dumps(described_by(card))})
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
@@ -111,7 +64,7 @@ def read_card(path: Path) -> ModelCard:
     if described is None:
         raise ValueError(f"{path} was not written by fasthebb: it has no description of its network")
     try:
-        return _card_of(parse_json(described))
+        return card_of(parse_json(described))
     except ValueError as error:
         raise ValueError(f"{path}: the description of its network is damaged: {error}") from error
 
@@ -130,53 +83,6 @@ def _check_origin(path: Path) -> None:
         raise ValueError(f"{results}: {error}; delete its directory to start that stage over") from error
     if "weights" in written and written["weights"] != digest_of_file(path):
         raise ValueError(f"{path} is not what its stage wrote (see {results}); delete its directory to start it over")
-
-
-def _card_of(described: Any) -> ModelCard:
-    """The card that a model file describes.
-
-    Raises:
-        ValueError: a key is missing, or unknown, or its value is of another type or out of range.
-    """
-    check("", described, dict[str, Any])
-    hints = get_type_hints(ModelCard)
-    for field in fields(ModelCard):
-        if field.name in described:
-            check(field.name, described[field.name], hints[field.name])
-        elif field.default is MISSING:
-            raise ValueError(f"it has no {field.name}")
-    if unknown := described.keys() - hints.keys():
-        raise ValueError(f"it has {min(unknown)}, which is unknown; a newer fasthebb may have written it")
-    card = ModelCard(**described)
-    for name, value, low, high in (
-        ("channels", card.channels, 1, LARGEST), ("size", card.size, 1, LARGEST),
-        ("labels_train", card.labels_train, 0, math.inf), ("labels_validation", card.labels_validation, 0, math.inf),
-        ("hidden", card.hidden, 0, math.inf),
-    ):  # fmt: skip
-        if not low <= value <= high:
-            raise ValueError(f"{name} is {value}")
-    if not len(card.mean) == len(card.std) == card.channels or min(card.std) <= 0:
-        raise ValueError(f"mean and std must have {card.channels} numbers each, and those of std be above 0")
-    if card.fit not in FITS:
-        raise ValueError(f"fit is {card.fit}, not {', '.join(FITS)}")
-    if len(set(card.classes)) < len(card.classes):
-        raise ValueError("two of its classes have the same name")
-    _check_closed_form(card.closed_form)
-    return card
-
-
-def _check_closed_form(described: dict[str, Any] | None) -> None:
-    """Raises:
-    ValueError: it is not what `closed_form_network` takes.
-    """
-    if described is None:
-        return
-    kinds = {"layers": list[str] | None, "pool": int, "root": bool, "mirror": bool}
-    if described.keys() != kinds.keys():
-        raise ValueError(f"closed_form must have {', '.join(kinds)}")
-    check("closed_form", described, kinds)
-    if described["pool"] < 1 or described["layers"] == []:
-        raise ValueError("closed_form.pool must be at least 1, and closed_form.layers not empty")
 
 
 def _model_file(path: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fasthebb.model_file import ModelCard
+from fasthebb.card import ModelCard
 from fasthebb_cli.data.dataset import Dataset, label_subset, load_dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.classes import matched

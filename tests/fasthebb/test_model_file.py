@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fasthebb.model_file import ModelCard, load_model, read_model
+from fasthebb.card import ModelCard
+from fasthebb.model_file import load_model, read_model
 from fasthebb_cli.run.record import save_model
 from tests.conftest import Ran
 

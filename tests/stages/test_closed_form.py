@@ -400,3 +400,19 @@ def test_the_outcome_is_reused(command: Command) -> None:
     ran = command("train", *words, "finetune.batch_size=99", small=False)
     assert "finetune: finished before" in ran.err + ran.out
     assert outcome(ran.runs) == before
+
+
+@pytest.mark.slow
+def test_nothing_goes_on_from_a_closed_form_and_that_is_said_before_anything_runs(command: Command) -> None:
+    said = "end in a closed form, and nothing goes on from there"
+    for stages in ("pretrain,finetune,pretrain", "pretrain,finetune,finetune"):
+        ran = command("train", *CLOSED, f"stages=[{stages}]", small=False)
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert f"the weights of the stage finetune before it {said}" in ran.err
+        assert not list(ran.runs.glob("*/results.json"))
+    trained = command("train", *CLOSED, small=False)
+    (model,) = trained.directories("finetune")
+    for stages in ("pretrain,evaluate", "evaluate,pretrain", "finetune,evaluate"):
+        again = command("train", *CLOSED, f"stages=[{stages}]", f"init_from={model}", "seed=1", small=False)
+        assert (again.code, again.err.count("\n")) == (2, 1), again.err
+        assert f"the weights of init_from {said}" in again.err

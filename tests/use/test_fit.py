@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fasthebb.model_file import FITS, load_model_and_card
+from fasthebb.card import FITS
+from fasthebb.model_file import load_model_and_card
 from fasthebb_cli import cli
 from fasthebb_cli.data.dataset import load_dataset
 from fasthebb_cli.data.source import Fit, decode

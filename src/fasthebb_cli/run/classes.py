@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from fasthebb.model_file import ModelCard
+from fasthebb.card import ModelCard
 from fasthebb_cli.console.formats import counted
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.files import composed

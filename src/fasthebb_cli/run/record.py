@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from fasthebb.model_file import ModelCard, model_bytes
+from fasthebb.card import ModelCard
+from fasthebb.model_file import model_bytes
 from fasthebb_cli.run.directory import METRICS_FILE, write_atomically, write_text
 
 GAP = 2  # pixels of white around a filter

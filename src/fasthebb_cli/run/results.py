@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fasthebb.model_file import ModelCard
+from fasthebb.card import ModelCard
 from fasthebb.stage_files import digest_of_file, seal_of
 from fasthebb_cli.run.checkpoint import remove_checkpoints
 from fasthebb_cli.run.directory import FILTERS_FILE, MODEL_FILE, RESULTS_FILE, write_json

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fasthebb.card import ModelCard
 from fasthebb.model_file import adopt_weights, read_model
 from fasthebb.nets.build import add_hidden_layer, build_network, closed_form_network, cut_network
 from fasthebb.readout.network import ClosedForm
@@ -74,7 +74,7 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
     source, classes = cell.dataset.source, max(len(cell.dataset.classes), 1)
     with bad_input():
         weights, card = read_model(origin)
-        found = Readout(card.layer, card.hidden, _closed(card.closed_form))
+        found = Readout(card.layer, card.hidden, closed_of(card))
         network = new_network(cell.config, cell.dataset, found)
         is_same = not card.taught or card.classes == list(cell.dataset.classes)
         left = adopt_weights(network, weights, origin, classifier=is_same)
@@ -142,9 +142,9 @@ def new_network(config: Config, dataset: Dataset, readout: Readout = Readout()) 
         )
 
 
-def _closed(described: dict[str, Any] | None) -> ClosedReadout | None:
-    """From a model's card."""
-    if described is None:
+def closed_of(card: ModelCard) -> ClosedReadout | None:
+    """What the classifier of a model reads, if it is in closed form."""
+    if card.closed_form is None:
         return None
-    layers = described["layers"]  # `read_model` has checked it
-    return ClosedReadout(**described | {"layers": None if layers is None else tuple(layers)})
+    layers = card.closed_form["layers"]
+    return ClosedReadout(**card.closed_form | {"layers": None if layers is None else tuple(layers)})

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fasthebb.card import ModelCard
 from fasthebb.model_file import read_card
 from fasthebb.own import OwnError, own_errors
 from fasthebb.patterns import unmatched
@@ -14,7 +15,7 @@ from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.classes import matched
 from fasthebb_cli.run.plan import PlannedStage, plan
-from fasthebb_cli.run.start import new_network
+from fasthebb_cli.run.start import closed_of, new_network
 from fasthebb_cli.settings.conf import shipped_patterns
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.settings.kind import Readout
@@ -32,33 +33,36 @@ def planned(config: Config, dataset: Dataset) -> tuple[Dataset, list[PlannedStag
     Raises:
         InputError: as `validate`, `plan` and `matched`.
     """
-    is_taught = False
+    card = None
     if config.init_from is not None:
         try:
             card = read_card(Path(config.init_from))
         except ValueError as error:
             raise InputError(f"init_from: {error}") from error
-        is_taught, dataset = card.taught or card.labels_train > 0, matched(dataset, card, config)
+        dataset = matched(dataset, card, config)
     stages = plan(config, dataset)
-    validate(config, dataset, stages, is_taught=is_taught)
+    validate(config, dataset, stages, card)
     return dataset, stages
 
 
-def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], *, is_taught: bool) -> None:
+def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], card: ModelCard | None) -> None:
     """Checks labels, splits, layer names, the size of the images, and what single kinds of stage ask for.
 
     Args:
-        is_taught: the weights of `init_from` have seen labels.
+        card: of the weights of `init_from`.
 
     Raises:
         InputError: labels, images or layers are missing, or the network does not fit the images or the rule.
     """
+    at_first = card is not None and (card.taught or card.labels_train > 0)
     for stage in stages:
-        if stage.settings.scores and not _is_taught(stage.previous, is_taught):
+        if stage.settings.scores and not _is_taught(stage.previous, at_first):
             raise InputError(
                 f"{stage.name}: no label has taught this classifier, so there is nothing to measure; run finetune "
                 "before it, or name weights that were fine-tuned with init_from="
             )
+        if not stage.settings.measures:
+            _check_not_closed(stage, card, at_first)
         if stage.settings.split is not None:
             images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
@@ -96,6 +100,22 @@ def _check_labels(dataset: Dataset, config: Config, stage: PlannedStage) -> None
         raise InputError(
             f"{stage.name} needs labels of two classes or more, and label_fraction={config.label_fraction:g} chooses "
             f"{len(chosen)}{of}"
+        )
+
+
+def _check_not_closed(stage: PlannedStage, card: ModelCard | None, at_first: bool) -> None:
+    """Raises:
+    InputError: the stage would go on from weights that end in a closed form, other than to find its classifier.
+    """
+    if stage.previous is None:
+        closed = None if card is None else closed_of(card)
+        origin = "init_from"
+    else:
+        closed, origin = stage.previous.readout.closed, f"the stage {stage.previous.name} before it"
+    if closed and (_is_taught(stage.previous, at_first) or closed != stage.settings.readout.closed):
+        raise InputError(
+            f"{stage.name}: the weights of {origin} end in a closed form, and nothing goes on from there; name "
+            "those of its pre-training with init_from="
         )
 
 

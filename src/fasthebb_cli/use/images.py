@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasthebb.model_file import ModelCard
+from fasthebb.card import ModelCard
 from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.folders import SUFFIXES, Passed, list_images, passed_notes
 from fasthebb_cli.data.loading import read_ahead

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fasthebb.model_file import ModelCard, load_model_and_card
+from fasthebb.card import ModelCard
+from fasthebb.model_file import load_model_and_card
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.compute.device import set_up as prepare_compute
 from fasthebb_cli.compute.signals import STOP_SIGNALS
