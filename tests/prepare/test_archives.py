@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import random
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fasthebb_cli.errors import InputError
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.archives import unpack
 from tests.data.images import class_folders, picture
 from tests.prepare.conftest import Data
@@ -197,3 +198,18 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(packed)
     with pytest.raises(InputError, match=r"member 'a.txt' is encrypted; nothing of it was unpacked"):
         unpack(archive, tmp_path / "out", lambda done: None)
+
+
+def test_more_than_there_is_room_for_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an archive says of itself bounds what it can write."""
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for k in range(3):
+            packed.writestr(f"{k}.txt", b"0" * 10**6)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2_500_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(RunError, match=r"there: 3 MB are needed for bomb.zip, 2.5 MB are free; free some"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "there", lambda count: None)
+    assert not (tmp_path / "there").exists()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/1.txt").write_bytes(b"0" * 10**6)
+    assert unpack(tmp_path / "bomb.zip", tmp_path / "there", lambda count: None) == 2

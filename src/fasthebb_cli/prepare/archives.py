@@ -7,6 +7,7 @@ with the right size is kept, so the same command resumes after a kill.
 import gzip
 import lzma
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -17,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
 from typing import IO, NamedTuple
 
-from fasthebb_cli.errors import InputError
+from fasthebb_cli.console.formats import size
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import replacing
 
 DAMAGE = (
@@ -58,7 +60,7 @@ def unpack_members(
 
     Raises:
         InputError: a member is a link or a device, lies outside of the folder, or a link in the folder leads outside.
-        RunError: a file can't be written.
+        RunError: there is no room for what they say that they take, or a file can't be written.
     """
     for member in members:
         problem = member.problem or _outside(member.name)
@@ -70,15 +72,26 @@ def unpack_members(
             raise InputError(
                 f"{archive}: {folder / parent} leads out of the folder by a link; nothing of it was unpacked"
             )
-    written = 0
+    absent = {id(member) for member in members if not _is_there(folder / member.name, member.length)}
+    needed, free = sum(member.length for member in members if id(member) in absent), free_below(folder)
+    if needed > free:
+        raise RunError(f"{folder}: {size(needed)} are needed for {archive.name}, {size(free)} are free; free some")
     for member in members:
-        path = folder / member.name
-        if not (path.is_file() and path.stat().st_size == member.length):
-            with replacing(path) as file, member.open() as content:
+        if id(member) in absent:
+            with replacing(folder / member.name) as file, member.open() as content:
                 copyfileobj(content, file)
-            written += 1
         advance(1)
-    return written
+    return len(absent)
+
+
+def _is_there(path: Path, length: int) -> bool:
+    return path.is_file() and path.stat().st_size == length
+
+
+def free_below(folder: Path) -> int:
+    """Bytes that are free where a folder is or will be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 @contextmanager

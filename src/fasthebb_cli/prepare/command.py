@@ -21,7 +21,7 @@ from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.packed import Plan, packed_root
 from fasthebb_cli.data.source import ImageFiles
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.prepare.archives import members_of, unpack
+from fasthebb_cli.prepare.archives import free_below, members_of, unpack
 from fasthebb_cli.prepare.checking import Checked, Checker, Traits, add_traits
 from fasthebb_cli.prepare.findings import counts_text, report_images, warn_of_gaps
 from fasthebb_cli.prepare.info import tell
@@ -84,6 +84,9 @@ def _unpack(archive: Path, config: DataConfig, view: View) -> None:
                 f"archive={archive}: has no folder train or val; "
                 f"put all official tar files into {folder} and leave archive out"
             )
+        length = sum(member.length for member in members)
+    there = f"{size(length)}; {size(free_below(folder))} are free in {folder}"
+    view.note(f"{archive.name} holds {counted(total, 'file')}, {there}", "none")
     with FolderProgress(view, f"unpacking {archive.name}", total, "files") as progress:
         written = unpack(archive, folder, progress.advance)
     there = f"; {total - written:,} were there" if written < total else ""
