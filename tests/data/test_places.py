@@ -192,6 +192,39 @@ def test_sets_that_are_fitted_otherwise_are_others(tmp_path: Path) -> None:
     assert len(set(digests.values())) == 4
 
 
+def test_class_folders_of_one_name_in_two_encodings_are_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"caf\u00e9": 3, "cafe\u0301": 3, "tea": 3})
+    with pytest.raises(InputError, match="their names differ in how accents are encoded alone; make them one"):
+        load_dataset(config(tmp_path), 0)
+
+
+def test_hidden_folders_are_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 4, "b": 4, ".c": 4})
+    class_folders(tmp_path / "test", {"a": 2, "b": 2}, first=50)
+    class_folders(tmp_path / "train/a", {".thumbnails": 4})
+    assert "files that are not read are left out: 2 hidden folder" in told(tmp_path)
+
+
+def test_test_images_of_classes_beside_training_images_without_are_counted(tmp_path: Path) -> None:
+    for k in range(4):
+        save(tmp_path / "train" / f"{k}.png", k)
+    class_folders(tmp_path / "test", {"a": 2, "b": 3}, first=50)
+    assert "5 image of the test part, as training images without classes teach none" in told(tmp_path)
+
+
+def test_a_data_set_that_lies_one_folder_deeper_is_not_a_class(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos/train", {"a": 2, "b": 2})
+    class_folders(tmp_path / "photos/test", {"a": 2, "b": 2}, first=50)
+    with pytest.raises(InputError, match=r"photos: has the splits of a data set in it, so it is no class; give it as"):
+        load_dataset(config(tmp_path), 0)
+
+
+def test_files_without_an_ending_are_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / "a" / "003.png").rename(tmp_path / "a" / "003")
+    assert "1 file without an ending" in told(tmp_path)
+
+
 def test_copies_of_measured_images_among_those_that_are_learnt_from_are_counted(tmp_path: Path) -> None:
     class_folders(tmp_path / "photos/train", {"a": 6, "b": 6})
     class_folders(tmp_path / "photos/test", {"a": 3, "b": 3}, first=20)

@@ -79,6 +79,7 @@ DAMAGED: dict[str, tuple[dict[str, Any] | str, str]] = {
     "a class without a name": ({"classes": ["a", None]}, "classes[1] must be a text, not None"),
     "two classes alike": ({"classes": ["a"] * 10}, "two of its classes have the same name"),
     "another fit": ({"fit": "zoom"}, "fit is zoom, not crop, pad, stretch"),
+    "no colour": ({"background": "weird"}, "background must be a colour, as white or '#7f7f7f', not 'weird'"),
     "no mean": ({"mean": []}, "mean and std must have 3 numbers each"),
     "no deviation": ({"std": [0.0, 1.0, 1.0]}, "those of std be above 0"),
     "not finite": ({"mean": [float("nan")] * 3}, "mean[0] must be a number, not nan"),

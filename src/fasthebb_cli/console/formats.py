@@ -12,8 +12,9 @@ from rich.segment import Segment
 
 from fasthebb_cli.compute.launch import launch
 
-# C0 but for tab and line feed, DEL, C1, and what changes the direction of writing
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0 but for tab and line feed, DEL, C1, what changes the direction of writing, and bytes that are no UTF-8
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST = 60  # characters of a name that is shown
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet runs
 LOST: list[str] = []  # why output could not be written
 PLAIN_WIDTH = 160  # characters, where there is no terminal
@@ -94,6 +95,12 @@ def plain_console() -> Console:
 def printable(text: str) -> str:
     """The text on one line: its control characters are written out. Names of files may contain them."""
     return re.sub(r"[\n\t]", _written_out, harmless(text))
+
+
+def short(name: str) -> str:
+    """A name for people to read: on one line, and not so long that it hides what is beside it."""
+    name = printable(name[: LONGEST + 1])
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def harmless(text: str) -> str:

@@ -71,6 +71,7 @@ def image_folder(config: DatasetConfig) -> Collection:
 
 def passed_notes(passed: Passed) -> tuple[str, ...]:
     """A line for all files that are not read; none, if there are none."""
+    passed = +passed
     if not passed:
         return ()
     told = ", ".join(f"{count:,} {what}" for what, count in sorted(passed.items()))
@@ -101,6 +102,9 @@ def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, 
         problem = f"dataset.root: no images in {base}; looked for {', '.join(SUFFIXES)}"
         if splits:
             _refuse_loose(root, splits.values())
+        for split, folder in splits.items():
+            told = f"image of the {split} part, as training images without classes teach none"
+            passed[told] += sum(1 for _ in list_images(folder))
         return (), {"train": _at_least_one(list_images(base, extra, passed), problem)}
     if base == root:
         _refuse_splits(root, names)
@@ -141,6 +145,12 @@ def _refuse_splits(root: Path, names: Sequence[str]) -> None:
     """Raises:
     InputError: the class folders have the same subfolders, so they are no classes.
     """
+    for name in names:
+        if _named(root / name, "train"):
+            raise InputError(
+                f"{root / name}: has the splits of a data set in it, so it is no class; give it as dataset.root, or "
+                "list labels with dataset.labels"
+            )
     inner = [{folder.name for folder in _subfolders(root / name)} for name in names]
     alike = len(names) > 1 and len(inner[0]) > 1 and all(names_here == inner[0] for names_here in inner)
     if alike and not all(re.fullmatch(r"[\d._-]+", name) for name in inner[0]):  # else days or years
@@ -175,7 +185,16 @@ def _subfolders(folder: Path, extra: Path | None = None) -> list[Path]:
 def class_folders(base: Path, extra: Path | None = None) -> tuple[str, ...]:
     """Names of the subfolders, sorted; empty if none of them has images."""
     folders = _subfolders(base, extra)
-    return tuple(p.name for p in folders) if any(_has_images(p) for p in folders) else ()
+    if not any(_has_images(p) for p in folders):
+        return ()
+    names = dict[str, str]()
+    for folder in folders:
+        other = names.setdefault(composed(folder.name), folder.name)
+        if other != folder.name:
+            raise InputError(
+                f"{folder} and {base / other}: their names differ in how accents are encoded alone; make them one"
+            )
+    return tuple(names.values())
 
 
 def _has_images(folder: Path) -> bool:
@@ -198,6 +217,8 @@ def images_by_class(
         InputError: a class folder is empty or not among the classes, or images lie beside them.
     """
     _refuse_loose(base, [])
+    if passed is not None:
+        passed["hidden folder"] += sum(p.is_dir() and p.name.startswith(".") for p in base.iterdir())
     number = {composed(name): k for k, name in enumerate(classes)}
     present = {folder.name for folder in _subfolders(base, extra)}
     unknown = sorted(name for name in present if composed(name) not in number)
@@ -238,6 +259,7 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str], p
     for name in names:
         path = os.path.join(folder, name)
         if name.startswith("."):
+            passed["hidden folder"] += name.endswith("/")
             continue
         if name.endswith("/"):
             if path[:-1] != extra:
@@ -250,6 +272,8 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str], p
                 yield found
         elif name.lower().endswith(UNREAD):
             passed[os.path.splitext(name)[1].lower()] += 1
+        elif "." not in name:
+            passed["file without an ending"] += 1
 
 
 def _image(name: str, path: str) -> ImageFile | None:

@@ -15,6 +15,7 @@ from fasthebb_cli.data.folders import SUFFIXES
 from fasthebb_cli.data.source import ImageFiles, ImageSource, decode_all
 
 ORIENTATION = 0x0112  # EXIF tag
+TURNED = range(2, 9)  # its values but for upright
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 LONG = 2.0  # times as long as wide: cropping leaves out half of such an image, or more
 DEEP_MODES = ("I;16", "I;16B", "I;16L")
@@ -98,9 +99,9 @@ def unusual(path: str, content: bytes) -> list[str]:
             found.append("of several frames, of which the first is read")
         if max(image.size) >= LONG * min(image.size):
             found.append("twice as long as wide or more; dataset.fit says what is seen of them")
-        if image.has_transparency_data:
+        if image.has_transparency_data and np.asarray(image.convert("RGBA"))[:, :, 3].min() < 255:
             found.append("transparent in parts, before dataset.background")
-        if image.getexif().get(ORIENTATION, 1) != 1:
+        if image.getexif().get(ORIENTATION, 1) in TURNED:
             found.append("turned by EXIF, read upright")
         named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
         if image.format != named and (image.format, named) != ("MPO", "JPEG"):  # several JPEGs in one file

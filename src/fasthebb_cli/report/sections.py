@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fasthebb.stage_files import read_bytes
+from fasthebb_cli.console.formats import short
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.answers import Answer, answers, answers_on_learning, verdict, verdict_on_learning
 from fasthebb_cli.report.chains import METRICS, setting_text
@@ -189,7 +190,7 @@ def _confusions(grid: Grid) -> list[Figure]:
             found = [run.results for run in method.runs[fraction].values() if run.results.get("confusion")]
             if found:
                 counts = np.sum([results["confusion"] for results in found], axis=0).tolist()
-                classes = [str(name) for name in found[0].get("classes") or range(len(counts))]
+                classes = [short(str(name)) for name in found[0].get("classes") or range(len(counts))]
                 where = f"{method.name}, {budget_text(fraction, grid.labels(fraction))}, n = {len(found)}"
                 caption = f"{where}: of the images of a class (row), how many % are recognised as which."
                 figures.append(Figure(caption, confusion_figure(counts, classes)))

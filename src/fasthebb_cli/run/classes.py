@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from fasthebb.card import ModelCard
-from fasthebb_cli.console.formats import counted
+from fasthebb_cli.console.formats import counted, short
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.files import composed
 from fasthebb_cli.errors import InputError
@@ -58,4 +58,4 @@ def _renumbered(dataset: Dataset, known: list[str], number: Mapping[str, int]) -
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+    return ", ".join(map(short, names[:SHOWN])) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

@@ -122,7 +122,8 @@ def _check_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """In UTF-8; bytes of a file's name that are none are written out."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: object) -> None:

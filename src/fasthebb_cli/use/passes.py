@@ -26,7 +26,7 @@ from fasthebb_cli.console.view import View
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.transforms import to_float
 from fasthebb_cli.errors import InputError, RunError, bad_input
-from fasthebb_cli.settings.checks import at_least
+from fasthebb_cli.settings.checks import at_least, is_colour
 from fasthebb_cli.settings.config import GpuConfig
 from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.use.images import check_channels, decoded, fit_of, statistics
@@ -57,6 +57,7 @@ def open_model(path: Path, settings: Mapping[str, str], view: View) -> tuple[nn.
     """
     with bad_input():
         network, card = load_model_and_card(path, trust=[settings["trust"]])
+        is_colour(f"{path}: background", card.background)
     if card.model == settings["trust"]:
         view.note(f"{card.model} was run to build the network, as trust allows")
     return network, card

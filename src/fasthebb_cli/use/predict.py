@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from fasthebb_cli.console.formats import FORMULA, cell_text, percent
+from fasthebb_cli.console.formats import FORMULA, cell_text, percent, short
 from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import replacing
@@ -54,7 +54,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
         read = run_pass(work, use, view, "predict")
     shown = counts.most_common(SHOWN)
     rest = f"; {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else ""
-    view.note(", ".join(f"{name} {count:,} ({percent(count / read)} %)" for name, count in shown) + rest, "none")
+    view.note(", ".join(f"{short(name)} {count:,} ({percent(count / read)} %)" for name, count in shown) + rest, "none")
     view.note(f"predictions are in {out}", "bold")
 
 
