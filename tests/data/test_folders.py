@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasthebb_cli.data.dataset import Dataset, load_dataset
+from fasthebb_cli.data.dataset import Dataset, _collection, load_dataset
 from fasthebb_cli.data.source import ImageFiles, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
@@ -125,6 +125,22 @@ def test_labels_from_a_table(tmp_path: Path, header: str) -> None:
     assert dataset.classes == ("a", "b")
     assert sizes(dataset) == (6, 2, 2, 2)
     assert dataset.labels.tolist() == [0, 1] * 5 + [-1, -1]
+
+
+@pytest.mark.parametrize(("held_out", "expected"), [("test", (4, 1, 2)), ("val", (4, 1, 2))])
+def test_a_table_says_the_splits(tmp_path: Path, held_out: str, expected: tuple[int, int, int]) -> None:
+    for k in range(8):
+        save(tmp_path / "photos" / f"{k}.png", k)
+    splits = ["train", "", "Training", "train", "", held_out, held_out.upper(), ""]
+    lines = [f"{k}.png,{'ab'[k % 2]},{split}" for k, split in enumerate(splits[:7])]
+    (tmp_path / "photos/table.csv").write_text("\n".join(["path,label,split", *lines]))
+    dataset = load(tmp_path / "photos", labels="table.csv", validation_samples=1)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == expected
+    assert len(dataset.unlabelled) == 1
+    (tmp_path / "photos/table.csv").write_text("path,label,split\n0.png,a,tset\n")
+    _collection.cache_clear()
+    with pytest.raises(InputError, match=r"line 2: no split is called 'tset'; choose from: train, training, test,"):
+        load(tmp_path / "photos", labels="table.csv")
 
 
 def test_a_table_in_root_keeps_the_test_folder(tmp_path: Path) -> None:

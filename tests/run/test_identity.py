@@ -24,6 +24,10 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def unsealed(path: Path) -> None:
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}))
+
+
 @pytest.mark.slow
 def test_what_is_no_longer_what_a_stage_wrote_is_found(command: Command, tmp_path: Path) -> None:
     for seed in ("0", "1"):
@@ -39,6 +43,7 @@ def test_what_is_no_longer_what_a_stage_wrote_is_found(command: Command, tmp_pat
         "another seed's weights": (lambda: shutil.copy(other / "model.safetensors", model), "is not what its stage"),
         "a flipped bit": (lambda: flip(model), "is not what its stage wrote"),
         "edited results": (lambda: edit(results, top1=0.99), "it was changed after its stage had finished"),
+        "results without their seal": (lambda: unsealed(results), "it was changed after its stage had finished"),
         "other settings": (lambda: edit(learnt / "fingerprint.json", seed=7), "is of other settings or damaged"),
         "another stage's results": (lambda: shutil.copy(other / "results.json", results), "of other settings"),
     }

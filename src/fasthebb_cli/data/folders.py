@@ -3,7 +3,7 @@
 train/<class>/..  test/<class>/..   or val/ instead of test/; with both, val/ is the validation set
 <class>/..                          split by the seed into 60 % training, 20 % validation, 20 % test images
 a.png b.png ..                      a flat folder: no labels, for pre-training only
-any, with dataset.labels=FILE.csv   lines of path,label; images that are not listed have no label
+any, with dataset.labels=FILE.csv   lines of path,label or, below a header, path,label,split; others have no label
 any, with dataset.labels=none       all images, without labels
 
 `training`, `testing`, `valid`, `validation` and `dev` are splits, too, in capitals or not. No image is left out in
@@ -290,8 +290,9 @@ def _image(name: str, path: str) -> ImageFile | None:
 def _listed(labels: str, root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, ...], dict[str, FileList]]:
     """Classes and files of each part, from a table of labels.
 
-    If root has train/ and test/ or val/, images in test/ and val/ belong to those parts; without a label they are left
-    out. All other images are training images, or unlabelled.
+    The table's column `split` says which part an image is of, if there is one. Else, if root has train/ and test/ or
+    val/, images in test/ and val/ belong to those parts. Without a label these are left out. All other images are
+    training images, or unlabelled.
     """
     table = Path(labels).expanduser().absolute()
     table = table if table.is_file() else root / labels
@@ -299,24 +300,25 @@ def _listed(labels: str, root: Path, extra: Path | None, passed: Passed) -> tupl
         raise InputError(f"dataset.labels: there is no file {Path(labels).expanduser().absolute()} or {table}")
     files = {os.path.normpath(file.path): file for file in list_images(root, extra, passed)}
     try:
-        names = _read_labels(table, root, files.keys())
+        names, split_of = _read_labels(table, root, files.keys())
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: is no csv file in UTF-8 ({error}); expected lines of path,label") from error
     classes = tuple(sorted(set(names.values())))
     number = {name: k for k, name in enumerate(classes)}
-    splits = split_folders(root, extra) if _named(root, "train") else {}
-    held_out = [folder.name for split, folder in splits.items() if split != "train"]
-    part_of = dict(zip(held_out, ("test", "validation"), strict=False))
-    parts = {part: FileList() for part in ("train", *part_of.values(), "unlabelled")}
+    folders = split_folders(root, extra) if _named(root, "train") else {}
+    split_of_folder = {folder.name: split for split, folder in folders.items()}
+    held_out = [split for split in ("test", "val") if split in {*folders, *split_of.values()}]
+    part_of = {"train": "train"} | dict(zip(held_out, ("test", "validation"), strict=False))
+    parts = {part: FileList() for part in (*part_of.values(), "unlabelled")}
     for path, file in files.items():
-        part = part_of.get(file.name.split("/")[0], "train")
+        part = part_of[split_of.get(path) or split_of_folder.get(file.name.split("/")[0], "train")]
         if path in names:
             parts[part].append(file._replace(label=number[names[path]]))
         elif part == "train":
             parts["unlabelled"].append(file)
         else:
             passed[f"image of the {part} part without a label in {table.name}"] += 1
-    for part in ("train", *part_of.values()):
+    for part in part_of.values():
         if not parts[part]:
             raise InputError(f"{table}: lists no images of the {part} part below {root}")
     if not parts["unlabelled"]:
@@ -324,14 +326,17 @@ def _listed(labels: str, root: Path, extra: Path | None, passed: Passed) -> tupl
     return classes, parts
 
 
-def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str]:
-    """Path -> label, of the lines that have a label. Paths in the table are relative to root or to the table itself.
+def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Path -> label, of the lines that have a label, and path -> split, of those that have a split.
+
+    Paths in the table are relative to root or to the table itself.
 
     Raises:
-        InputError: a line has less than two columns, or names a file that is no image below root or was named before.
+        InputError: a line has less than two columns, names a file that is no image below root or was named before, or
+            has a split that is none.
     """
-    names, path_of = dict[str, str](), {composed(path): path for path in known}
-    columns = (0, 1)
+    names, splits, path_of = dict[str, str](), dict[str, str](), {composed(path): path for path in known}
+    columns: tuple[int, ...] = (0, 1)
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = csv.reader(stream)
         for row in rows:
@@ -341,11 +346,11 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str
                 continue
             if not names and {"path", "label"} <= {cell.lower() for cell in cells}:
                 header = [cell.lower() for cell in cells]
-                columns = (header.index("path"), header.index("label"))
+                columns = tuple(header.index(name) for name in ("path", "label", "split") if name in header)
                 continue
             if len(cells) <= max(columns):
                 raise InputError(f"{where}: expected path,label, found {','.join(row)!r}")
-            file, label = (cells[k] for k in columns)
+            file, label, *split = (cells[k] for k in columns)
             candidates = [composed(os.path.normpath(top / file)) for top in (root, table.parent)]
             path = next((path_of[name] for name in candidates if name in path_of), None)
             if path is None:
@@ -354,6 +359,16 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> dict[str, str
                 raise InputError(f"{where}: {file} is listed twice")
             if label:
                 names[path] = label
+            if any(split):
+                splits[path] = _split_called(split[0], where)
     if not names:
         raise InputError(f"{table}: lists no labels; expected lines of path,label")
-    return names
+    return names, splits
+
+
+def _split_called(name: str, where: str) -> str:
+    found = next((split for split, names in SPLITS.items() if name.lower() in names), None)
+    if found is None:
+        choices = ", ".join(name for names in SPLITS.values() for name in names)
+        raise InputError(f"{where}: no split is called {name!r}; choose from: {choices}")
+    return found
