@@ -12,7 +12,7 @@ from fasthebb_cli.data import contents, packed
 from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import _collection, collection_of
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.folders import list_images
+from fasthebb_cli.data.walk import list_images
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.prepare.command import run_data
 from fasthebb_cli.settings.config import DatasetConfig

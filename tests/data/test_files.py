@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.folders import list_images
+from fasthebb_cli.data.walk import list_images
 from tests.data.images import save
 
 BYTES = 72  # that an image may take in all indices together

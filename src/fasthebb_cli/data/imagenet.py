@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.folders import SUFFIXES, class_folders, images_by_class, list_images
+from fasthebb_cli.data.walk import SUFFIXES, class_folders, images_by_class, list_images
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 

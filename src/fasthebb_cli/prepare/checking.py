@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fasthebb_cli.data.folders import SUFFIXES
 from fasthebb_cli.data.source import ImageFiles, ImageSource, decode_all
+from fasthebb_cli.data.walk import SUFFIXES
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = range(2, 9)  # its values but for upright

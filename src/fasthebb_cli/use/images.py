@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fasthebb.card import ModelCard
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.folders import SUFFIXES, Passed, list_images, passed_notes
 from fasthebb_cli.data.loading import read_ahead
 from fasthebb_cli.data.source import Fit, decode_all
 from fasthebb_cli.data.transforms import to_float
+from fasthebb_cli.data.walk import SUFFIXES, Passed, list_images, passed_notes
 from fasthebb_cli.errors import InputError
 
 CHANNELS = 3  # of a decoded image file

@@ -1,0 +1,99 @@
+"""A table of labels for the images of a folder: `dataset.labels=FILE.csv`."""
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fasthebb_cli.data.files import FileList, composed
+from fasthebb_cli.data.walk import SPLITS, Passed, list_images, named, split_folders
+from fasthebb_cli.errors import InputError
+
+
+def listed_labels(
+    labels: str, root: Path, extra: Path | None, passed: Passed
+) -> tuple[tuple[str, ...], dict[str, FileList]]:
+    """Classes and files of each part, from a table of labels.
+
+    The table's column `split` says which part an image is of, if there is one. Else, if root has train/ and test/ or
+    val/, images in test/ and val/ belong to those parts. Without a label these are left out. All other images are
+    training images, or unlabelled.
+    """
+    table = Path(labels).expanduser().absolute()
+    table = table if table.is_file() else root / labels
+    if not table.is_file():
+        raise InputError(f"dataset.labels: there is no file {Path(labels).expanduser().absolute()} or {table}")
+    files = {os.path.normpath(file.path): file for file in list_images(root, extra, passed)}
+    try:
+        names, split_of = _read_labels(table, root, files.keys())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: is no csv file in UTF-8 ({error}); expected lines of path,label") from error
+    classes = tuple(sorted(set(names.values())))
+    number = {name: k for k, name in enumerate(classes)}
+    folders = split_folders(root, extra) if named(root, "train") else {}
+    split_of_folder = {folder.name: split for split, folder in folders.items()}
+    held_out = [split for split in ("test", "val") if split in {*folders, *split_of.values()}]
+    part_of = {"train": "train"} | dict(zip(held_out, ("test", "validation"), strict=False))
+    parts = {part: FileList() for part in (*part_of.values(), "unlabelled")}
+    for path, file in files.items():
+        part = part_of[split_of.get(path) or split_of_folder.get(file.name.split("/")[0], "train")]
+        if path in names:
+            parts[part].append(file._replace(label=number[names[path]]))
+        elif part == "train":
+            parts["unlabelled"].append(file)
+        else:
+            passed[f"image of the {part} part without a label in {table.name}"] += 1
+    for part in part_of.values():
+        if not parts[part]:
+            raise InputError(f"{table}: lists no images of the {part} part below {root}")
+    if not parts["unlabelled"]:
+        del parts["unlabelled"]
+    return classes, parts
+
+
+def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Path -> label, of the lines that have a label, and path -> split, of those that have a split.
+
+    Paths in the table are relative to root or to the table itself.
+
+    Raises:
+        InputError: a line has less than two columns, names a file that is no image below root or was named before, or
+            has a split that is none.
+    """
+    names, splits, path_of = dict[str, str](), dict[str, str](), {composed(path): path for path in known}
+    columns: tuple[int, ...] = (0, 1)
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.reader(stream)
+        for row in rows:
+            cells = [cell.strip() for cell in row]
+            where = f"{table}, line {rows.line_num}"
+            if not any(cells):
+                continue
+            if not names and {"path", "label"} <= {cell.lower() for cell in cells}:
+                header = [cell.lower() for cell in cells]
+                columns = tuple(header.index(name) for name in ("path", "label", "split") if name in header)
+                continue
+            if len(cells) <= max(columns):
+                raise InputError(f"{where}: expected path,label, found {','.join(row)!r}")
+            file, label, *split = (cells[k] for k in columns)
+            candidates = [composed(os.path.normpath(top / file)) for top in (root, table.parent)]
+            path = next((path_of[name] for name in candidates if name in path_of), None)
+            if path is None:
+                raise InputError(f"{where}: {file} is no image below dataset.root={root}")
+            if path in names:
+                raise InputError(f"{where}: {file} is listed twice")
+            if label:
+                names[path] = label
+            if any(split):
+                splits[path] = _split_called(split[0], where)
+    if not names:
+        raise InputError(f"{table}: lists no labels; expected lines of path,label")
+    return names, splits
+
+
+def _split_called(name: str, where: str) -> str:
+    found = next((split for split, names in SPLITS.items() if name.lower() in names), None)
+    if found is None:
+        choices = ", ".join(name for names in SPLITS.values() for name in names)
+        raise InputError(f"{where}: no split is called {name!r}; choose from: {choices}")
+    return found
