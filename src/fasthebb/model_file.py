@@ -46,7 +46,10 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     card = read_card(path)
     _check_origin(path)
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118  not a mapping
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    if strange := [name for name, value in weights.items() if value.is_complex()]:
+        raise ValueError(f"{path}: {strange[0]} has complex numbers, which no network here has")
+    return weights, card
 
 
 def read_card(path: Path) -> ModelCard:

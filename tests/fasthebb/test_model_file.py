@@ -93,3 +93,10 @@ def test_a_module_that_occurs_twice_is_saved(tmp_path: Path) -> None:
     weights, _ = read_model(tmp_path / "model.safetensors")
     assert torch.equal(weights["a.weight"], shared.weight)
     assert torch.equal(weights["b.weight"], shared.weight)
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2, dtype=torch.complex64)
+    save_model(tmp_path / "model.safetensors", network, ModelCard("own", {}, 1, 2, [], [0.0], [1.0]))
+    with pytest.raises(ValueError, match=r"model.safetensors: (bias|weight) has complex numbers"):
+        read_model(tmp_path / "model.safetensors")

@@ -67,6 +67,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a text for a width": (with_json(FINGERPRINT, **{"model.width": "w"}), "model.width must be a number or null"),
     "a number for an ancestor": (with_json(FINGERPRINT, previous=3), "previous must be a text or null, not 3"),
+    "a count that no type holds": (
+        with_json(RESULTS, confusion=[[10**30, 0], [0, 1]]), "confusion must be a list or null, not [[1000000000"
+    ),
+    "more images than there are": (with_json(RESULTS, confusion=[[10**13, 0], [0, 1]]), "confusion has a count above"),
     "an empty fingerprint": (with_text(FINGERPRINT, b""), "fingerprint.json: it is no JSON"),
     "a pipe for it": (with_pipe(FINGERPRINT), "fingerprint.json: it is no regular file"),
 }  # fmt: skip
@@ -122,20 +126,22 @@ def test_a_configuration_that_can_not_be_read_costs_the_command_alone(
 def test_nothing_that_files_hold_reaches_the_terminal_as_a_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evil = "\x1b]0;title\x07\x1b[2J\x9b31m"
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31m\ud800"
     directory = make_run(tmp_path / "runs", "none", 0.1, 0, 0.8)
     with_json(FINGERPRINT, **{"dataset.name": evil, "evaluate.extra": evil})(directory)
     with_json(RESULTS, dataset=evil, finished=evil, device=evil)(directory)
     failed = tmp_path / "runs" / "failed"
     failed.mkdir()
     (failed / FINGERPRINT).write_text('{"kind": "evaluate"}')
-    (failed / "error.txt").write_text(evil)
+    (failed / "error.txt").write_text(evil[:-1])
     other = make_run(tmp_path / "runs", "none", 0.1, 1, 0.8)
     for words in (["runs", tmp_path / "runs"], ["compare", directory, other], ["compare", failed, other],
                   ["report", tmp_path / "runs", f"out={tmp_path / 'report'}"]):  # fmt: skip
         code, out, err = call(capsys, *words)
         assert (code, err) == (0, "")
         assert not {"\x1b", "\x9b", "\x07"} & {*out}
+    for path in (tmp_path / "report").iterdir():
+        assert not {"\x1b", "\x9b", "\x07"} & {*path.read_text(encoding="utf-8")}
     assert "\x1b" not in call(capsys, "runs", tmp_path / "\x1b[2Jnowhere")[2]
 
 

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fasthebb_cli import __version__
+from fasthebb_cli.console.formats import harmless
 from fasthebb_cli.report import tables
 from fasthebb_cli.report.csv_table import Row, csv_text
 from fasthebb_cli.report.sections import Section
@@ -24,9 +25,13 @@ def write_report(out: Path, title: str, rows: Sequence[Row], sections: Sequence[
         "title": title, "sections": sections, "notes": notes, "explanation": tables.explanation(),
         "calibration": tables.CALIBRATION_TOLD, "costs": tables.COSTS_TOLD, "version": __version__,
     }  # fmt: skip
-    write_text(out / "report.md", _environment(html=False).get_template("report.md.j2").render(context))
-    write_text(out / "report.csv", csv_text(rows))
-    write_text(out / "report.html", _environment(html=True).get_template("report.html.j2").render(context))
+    texts = {
+        "report.md": _environment(html=False).get_template("report.md.j2").render(context),
+        "report.csv": csv_text(rows),
+        "report.html": _environment(html=True).get_template("report.html.j2").render(context),
+    }
+    for name, text in texts.items():
+        write_text(out / name, harmless(text))
 
 
 class _Inline:

@@ -22,6 +22,7 @@ RESULTS: dict[str, Any] = {
     "classes": list[str] | None, "confusion": list[list[int]] | None,
     "layers": dict[str, dict[str, float | None]] | None,
 }  # fmt: skip
+MOST_IMAGES = 10**12
 SHARES = ("top1", "top5", "balanced_top1", "label_fraction", "expected_top1", "calibration_error")
 COUNTS = ("seed", "samples", "labels_train", "labels_validation", "epochs", "backward_passes", "seconds",
           "images_per_second", "loss", "imbalance")  # fmt: skip
@@ -51,6 +52,8 @@ def check_results(results: Mapping[str, Any]) -> None:
         classes = results.get("classes") or confusion
         if {len(classes)} != {len(confusion), *map(len, confusion)} or min(map(min, confusion)) < 0:
             raise ValueError(f"confusion must be {len(classes)} rows of {len(classes)} counts")
+        if max(map(max, confusion)) > MOST_IMAGES:
+            raise ValueError(f"confusion has a count above {MOST_IMAGES:g}")
     for layer, scores in (results.get("layers") or {}).items():
         for head, score in scores.items():
             _check_number(f"layers.{layer}.{head}", score, 1)
