@@ -8,7 +8,6 @@ All are judged within the budget's labels, and no validation or test image is lo
 """
 
 import math
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from fasthebb_cli.cli.compose import compose_one
 from fasthebb_cli.cli.words import read_words
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import late_stop
-from fasthebb_cli.console.formats import clock, counted, make_console, percent
+from fasthebb_cli.console.formats import clock, counted, make_console, percent, shell_words
 from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 from fasthebb_cli.settings.conf import conf_directory
@@ -256,4 +255,4 @@ def _sentences(best: Way, known: dict[str, Way]) -> Iterator[str]:
 
 def command(way: Way, given: Sequence[str]) -> str:
     """The command that runs a way on all labels of the budget."""
-    return shlex.join(["fasthebb", "train", *_words(way, given)])
+    return shell_words(["fasthebb", "train", *_words(way, given)])

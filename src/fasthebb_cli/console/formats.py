@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -101,6 +102,15 @@ def short(name: str) -> str:
     """A name for people to read: on one line, and not so long that it hides what is beside it."""
     name = printable(name[: LONGEST + 1])
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def shell_words(words: Iterable[str]) -> str:
+    """A command as a shell reads it, with as few quotes as it needs."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word)
 
 
 def harmless(text: str) -> str:

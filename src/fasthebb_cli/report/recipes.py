@@ -4,7 +4,6 @@ The keys come from config.yaml, the composed configuration in each stage's direc
 since they belong to the machine.
 """
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fasthebb.stage_files import read_bytes
+from fasthebb_cli.console.formats import shell_words
 from fasthebb_cli.report.grid import Method
 from fasthebb_cli.run.directory import CONFIG_FILE
 from fasthebb_cli.settings.config import SUBSETS, is_list
@@ -58,7 +58,7 @@ def command_of(method: Method, conf: Path) -> str:
     cell = [*_budgets(method, config), f"seed={seeds}"]
     sweep = ["-m"] if any("," in word for word in cell) else []
     words = [config.get("verb", "train"), *sweep, *choices, *overrides, *cell]
-    return " ".join(["fasthebb", *map(shlex.quote, words)])
+    return shell_words(["fasthebb", *words])
 
 
 def _budgets(method: Method, config: Mapping[str, Any]) -> list[str]:
