@@ -86,3 +86,38 @@ def test_a_sweep_over_nothing_is_refused(command: Command) -> None:
         ran = command("train", "-m", word)
         assert ran.code == 2
         assert f"{word}: there is no value in it" in ran.err
+
+
+def test_places_that_are_not_there_are_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    monkeypatch.setenv("FASTHEBB_CONF", str(site))
+    ran = command("train", "--dry-run")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert f"FASTHEBB_CONF={site}: there is no such folder" in ran.err
+    (site / "rule").mkdir(parents=True)
+    for name, content in (("latin", b"name: caf\xe9"), ("deep", b"name: " + b"[" * 5000)):
+        (site / "rule" / f"{name}.yaml").write_bytes(content)
+        ran = command("train", f"rule={name}", "--dry-run")
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    monkeypatch.delenv("FASTHEBB_CONF")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = command("train", "--dry-run")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "the working directory is gone" in ran.err
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_dry_run_runs_nothing_whatever_else_is_said(command: Command) -> None:
+    ran = command("train", "--dry-run", "dry_run=false")
+    assert ran.code == 0, ran.err
+    assert not ran.directories("pretrain")
+
+
+def test_a_message_quotes_no_more_than_fits_a_screen(command: Command) -> None:
+    ran = command("train", "x" * 10**5)
+    assert ran.code == 2
+    assert len(ran.err) < 5000

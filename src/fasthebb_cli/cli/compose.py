@@ -129,6 +129,10 @@ def composition_errors(request: Request) -> Iterator[None]:
         raise InputError(explain(error, request.folders)) from error
     except yaml.YAMLError as error:
         raise InputError(" ".join(str(error).split())) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        places = " or ".join(map(str, request.folders)) or "conf/"
+        what = "no text in UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deeply"
+        raise InputError(f"a choice in {places} is {what} ({str(error)[:100]})") from error
 
 
 def sweep_lines(request: Request) -> list[str]:

@@ -11,6 +11,7 @@ from fasthebb_cli.compute.signals import STOPPED
 from fasthebb_cli.console.formats import harmless, make_console, printable
 from fasthebb_cli.errors import InputError, Interrupted, RunError
 
+LONGEST = 4000  # characters of a message: it may quote what it was given
 TRACEBACK_VARIABLE = "FASTHEBB_TRACEBACK"
 
 
@@ -28,6 +29,7 @@ def fail(error: Exception) -> int:
     if os.environ.get(TRACEBACK_VARIABLE) or not _is_known(error):
         sys.stderr.write(harmless("".join(traceback.format_exception(error))))
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
     who = "" if launch().first else f"process {launch().rank}: "
     console.print(f"[bold red]error:[/] {who}{escape(printable(text))}", highlight=False, soft_wrap=True)
     return code_of(error)

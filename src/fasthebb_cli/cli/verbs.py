@@ -78,6 +78,16 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _check_place() -> None:
+    """Raises:
+    InputError: the working directory was deleted.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(f"the working directory is gone ({error.strerror}); go to one that is there") from error
+
+
 def run(arguments: list[str]) -> int:
     """Does what the arguments say and returns the exit code."""
     if "-sc" in arguments or "--shell-completion" in arguments:
@@ -98,6 +108,7 @@ def run(arguments: list[str]) -> int:
         os.environ[TRACEBACK_VARIABLE] = "1"
     name, *words = [word for word in arguments if word != "--traceback"] or [""]
     try:
+        _check_place()
         if name not in VERBS:
             raise InputError(f"unknown verb {name!r}; choose from: {', '.join(VERBS)} (see fasthebb --help)")
         verb = VERBS[name]

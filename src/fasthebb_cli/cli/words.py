@@ -79,12 +79,12 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
         InputError: an unknown flag or key, a flag without its value, a word that is no override, or several values
             of a key that can't have them.
     """
-    overrides, show, folders, is_sweep = [first], list[str](), list[Path](), False
+    overrides, last, show, folders, is_sweep = [first], list[str](), list[str](), list[Path](), False
     rest = iter(words)
     for word in rest:
         flag = SHORT.get(word, word)
         if flag == "--dry-run":
-            overrides.append("dry_run=true")
+            last.append("dry_run=true")  # whatever other words say
         elif flag == "--multirun":
             is_sweep = True
         elif flag == "--resolve":
@@ -101,9 +101,11 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
             overrides.append(word)
     _check_flags(show, folders, is_sweep=is_sweep)
     site = os.environ.get(SITE_VARIABLE)
-    if site and Path(site).is_dir():
+    if site and not Path(site).is_dir():
+        raise InputError(f"{SITE_VARIABLE}={site}: there is no such folder; unset it, or name one laid out as conf/")
+    if site:
         folders.append(Path(site))
-    read = [_read(_as_text(word, is_sweep=is_sweep), config, folders, is_sweep=is_sweep) for word in overrides]
+    read = [_read(_as_text(word, is_sweep=is_sweep), config, folders, is_sweep=is_sweep) for word in overrides + last]
     return Request(config, read, is_sweep, show, folders)
 
 
