@@ -60,11 +60,15 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         told: errors that pass, as their messages are meant for the user.
 
     Raises:
-        OwnError: a line of the user's code, or what it calls, raised an error. Other errors pass, and so does a lack
-            of memory.
+        OwnError: a line of the user's code, or what it calls, raised an error or ended the program. Other errors pass,
+            and so does a lack of memory.
     """
     try:
         yield
+    except SystemExit as error:  # else the run would end there, and seem to be done
+        if not is_own(name):
+            raise
+        raise OwnError(f"{key}={name}: {_place(error) or 'its code'}: it ends the program ({error.code})") from error
     except Exception as error:
         passes = not is_own(name) or isinstance(error, (*told, OwnError, torch.OutOfMemoryError))
         place = None if passes else _place(error)
@@ -74,7 +78,7 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         raise OwnError(f"{key}={name}: {place}: {type(error).__name__}: {text}") from error
 
 
-def _place(error: Exception) -> str | None:
+def _place(error: BaseException) -> str | None:
     """File and line of the user's code, the innermost if there are several; None: the error is from elsewhere."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{error.filename}, line {error.lineno}"

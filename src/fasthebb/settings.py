@@ -56,11 +56,14 @@ class RuleSetting:
         """The rule's terms for a made-up response of one patch and two units.
 
         Raises:
-            ValueError: an option that the rule does not have, or a value that it refuses.
+            ValueError: an option that the rule does not have, or a value that it refuses, or it gives no Terms.
         """
         check_options(self.rule, options)
         y_NGK = torch.full((1, 1, 2), 0.5)
-        return self.rule(y_NGK, *([Moments.of(y_NGK)] if self.running else []), **options)
+        terms = self.rule(y_NGK, *([Moments.of(y_NGK)] if self.running else []), **options)
+        if not isinstance(terms, Terms):
+            raise ValueError(f"the rule must return Terms, not {type(terms).__name__}")
+        return terms
 
 
 RULES: dict[str, RuleSetting] = {

@@ -503,6 +503,35 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Comman
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_in_joblibs_processes_that_is_stopped_leaves_none_of_them(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    words = ["-m", "fasthebb_cli", "train", *SMALL, f"out={tmp_path / 'runs'}", "stages=[pretrain]"]
+    side_by_side = ["-m", "pretrain.epochs=2000", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    sweep = subprocess.Popen(
+        [sys.executable, *words, *side_by_side],
+        env=os.environ | {"COLUMNS": "300"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + PATIENCE
+    while len(list(tmp_path.glob("runs/*pretrain*/metrics.jsonl"))) < 2:
+        assert time.monotonic() < until
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    sweep.send_signal(number)
+    _, errors = sweep.communicate(timeout=PATIENCE)  # its processes hold the pipe: it ends with the last of them
+    assert sweep.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "stopped; the same command goes on" in errors
+    assert errors.count("stopped and saved at epoch") == 2
+    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
+    assert not any(map(holder_of, tmp_path.glob("runs/*pretrain*")))
+
+
+@pytest.mark.slow
 def test_a_cells_overrides_are_not_read_as_markup(command: Command) -> None:
     ran = command("train", "-m", "rule=none", "label_fraction=0.1", "stages=[finetune],[finetune,evaluate]")
     assert ran.code == 0, ran.err

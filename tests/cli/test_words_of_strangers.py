@@ -52,6 +52,7 @@ def test_what_a_user_quotes_or_takes_from_elsewhere_stays_so(
 
 REFUSED = {
     "=5": "unknown key ;",
+    "verb=evaluate": "verb is the first word of the command",
     "experiment=3": "experiment=3: a group needs a choice",
     "gpu.device=cpu:1": "gpu.device=cpu:1: there is one cpu",
     "pretrain.lr=1e300": "pretrain.lr must be above 0 and at most 3.4e+38, not 1e+300",
@@ -121,3 +122,20 @@ def test_a_message_quotes_no_more_than_fits_a_screen(command: Command) -> None:
     ran = command("train", "x" * 10**5)
     assert ran.code == 2
     assert len(ran.err) < 5000
+
+
+def test_a_pattern_of_choices_is_a_sweep_over_those_that_match(command: Command) -> None:
+    ran = command("train", "-m", "rule=glob(hpca_*)", "stages=[pretrain]", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert {"hpca_adaptive", "hpca_tanh"} <= set(ran.out.replace("-", " ").split())
+    ran = command("train", "-m", "rule=glob(zzz*)")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "rule=glob(zzz*): no choice matches; rule can be: bcm," in ran.err
+    ran = command("train", "rule=glob(hpca_*)")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+
+
+def test_an_empty_word_is_no_path(command: Command) -> None:
+    ran = command("predict", "somewhere", "", small=False)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "an empty word is no path" in ran.err

@@ -10,6 +10,7 @@ from fasthebb.card import ModelCard
 from fasthebb_cli.data.dataset import Dataset, label_subset, load_dataset
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.classes import matched
+from fasthebb_cli.run.dataset import untaught
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.stages.images import label_fraction, labelled_images
@@ -188,3 +189,15 @@ def test_a_table_of_labels_names_files_however_their_accents_are_encoded(tmp_pat
     lines = ["cafe\u0301.png,a", "tea.png,b", "be\u0301.png,a", "c.png,b", "d.png,a", "e.png,b"]
     table = written(tmp_path / "table.csv", *lines)
     assert load_dataset(config(tmp_path / "photos", labels=table), 0).classes == ("a", "b")
+
+
+def test_numbers_do_not_count_a_part_of_the_classes(tmp_path: Path) -> None:
+    names, numbers = written(tmp_path / "names.txt", "7", "1"), written(tmp_path / "fold.txt", "0 1 2 3")
+    with pytest.raises(InputError, match=r"lists numbers, which count the images of all classes; with dataset.classes"):
+        load_dataset(digits(classes=names), 0, numbers)
+
+
+def test_classes_of_which_a_list_has_no_image_are_named(photos: Path, tmp_path: Path) -> None:
+    dataset = listed(photos, written(tmp_path / "labels.txt", "train/cat/000.png", "train/dog/000.png"))
+    assert untaught(dataset) == ["label_subset lists no image of 1 class: two words"]
+    assert untaught(load_dataset(config(photos), 0)) == []

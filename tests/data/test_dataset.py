@@ -317,6 +317,7 @@ def test_imagenet_from_kaggle_is_the_set_of_the_official_layout(below: str, tmp_
         (("ILSVRC2012_val_00000003,n1 85 1 499 272\n", ""), r"val_00000003.png: has no line in"),
         (("_00000003,n1", "_00000007,n1"), r"val_00000003.png: has no line in"),
         (("\nILSVRC2012_val_00000003", "\nILSVRC2012_val_9,n1\nILSVRC2012_val_00000003"), r"val_9 is no image in"),
+        (("_00000003,n1", "_00000002,n1"), r"line 5: ILSVRC2012_val_00000002 is listed twice"),
     ],
 )
 def test_a_table_of_classes_that_does_not_suit_its_images(spoil: tuple[str, str], message: str, tmp_path: Path) -> None:
@@ -324,6 +325,12 @@ def test_a_table_of_classes_that_does_not_suit_its_images(spoil: tuple[str, str]
     assert spoil[0] in table.read_text()
     table.write_text(table.read_text().replace(*spoil))
     with pytest.raises(InputError, match=message):
+        load_dataset(config("imagenet", tmp_path), 0)
+
+
+def test_images_of_val_without_the_table_of_their_classes(tmp_path: Path) -> None:
+    (kaggle(tmp_path) / "LOC_val_solution.csv").unlink()
+    with pytest.raises(InputError, match=r"val: has no class folders; .* put LOC_val_solution.csv into"):
         load_dataset(config("imagenet", tmp_path), 0)
 
 

@@ -219,6 +219,14 @@ def test_a_data_set_that_lies_one_folder_deeper_is_not_a_class(tmp_path: Path) -
         load_dataset(config(tmp_path), 0)
 
 
+@pytest.mark.parametrize("extra", ["test", "train", "train/a", "."])
+def test_a_split_is_no_folder_of_more_images_without_labels(tmp_path: Path, extra: str) -> None:
+    class_folders(tmp_path / "train", {"a": 4, "b": 4})
+    class_folders(tmp_path / "test", {"a": 2, "b": 2}, first=50)
+    with pytest.raises(InputError, match=r"belongs to the data set in .*, which would miss it; name another folder"):
+        load_dataset(config(tmp_path, unlabelled=str(tmp_path / extra)), 0)
+
+
 def test_files_without_an_ending_are_counted(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "a" / "003.png").rename(tmp_path / "a" / "003")

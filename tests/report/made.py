@@ -45,11 +45,15 @@ def make_stage(runs: Path, kind: str, content: dict[str, Any], results: dict[str
 
 def make_run(
     runs: Path, rule: str, fraction: float, seed: int, top1: float,
-    finetune: dict[str, Any] | None = None, *, closed_form: bool = False, **evaluated: Any,
+    finetune: dict[str, Any] | None = None, *, closed_form: bool = False,
+    content: dict[str, Any] | None = None, **evaluated: Any,
 ) -> Path:  # fmt: skip
     """Pre-training unless the rule is none, fine-tuning and evaluation; returns the directory of the evaluation.
 
     Fine-tuning is by backprop, with 20 epochs, or in closed form.
+
+    Args:
+        content: of both stages that read labels.
     """
     shared = {"seed": seed, "rule.name": rule, "rule.whitening": 0.1 if rule == "swta" else None}
     previous = None
@@ -70,13 +74,13 @@ def make_run(
     else:
         kind, told = "finetune", {"backward_passes": 20 * labels["labels_train"]}
         settings |= {"finetune.layer": None, "finetune.lr": 0.003}
-    directory, previous = make_stage(runs, kind, shared | settings | (finetune or {}), labels | told)
+    directory, previous = make_stage(runs, kind, shared | settings | (finetune or {}) | (content or {}), labels | told)
     write_text(directory / "metrics.jsonl", '{"epoch": 1, "train_loss": 2.0, "train_top1": 0.5}\n'
                                             '{"epoch": 2, "train_loss": 1.0, "train_top1": 0.75}\n')  # fmt: skip
     (directory / "filters.png").write_bytes(PNG)
     measured = {"top1": top1, "top5": 0.99, "loss": 0.5, "split": "test"} | labels | evaluated
-    content = {"previous": previous, "evaluate.split": measured["split"], "dataset.test": "1000 images 00ff"}
-    return make_stage(runs, "evaluate", shared | content, measured)[0]
+    own = {"previous": previous, "evaluate.split": measured["split"], "dataset.test": "1000 images 00ff"}
+    return make_stage(runs, "evaluate", shared | own | (content or {}), measured)[0]
 
 
 def make_grid(runs: Path) -> None:

@@ -678,3 +678,19 @@ def test_the_counts_of_classes_tell_how_unlike_they_are() -> None:
     confusion.add(torch.tensor([0, 0, 0, 0, 2]), torch.tensor([0, 0, 1, 2, 2]))
     assert confusion.imbalance() == 4.0
     assert confusion.accuracy() == [0.5, None, 1.0]
+
+
+def test_label_lists_and_fits_have_tables_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    for listed, top1 in (("4 images aaaa", 0.5), ("4 images bbbb", 0.75)):
+        for seed in range(2):
+            make_run(runs, "hpca", 0.1, seed, top1, content={"dataset.labelled": listed})
+    make_run(runs, "hpca", 0.1, 0, 0.25, content={"dataset.fit": "pad, background white"})
+    make_run(runs, "hpca", 0.1, 0, 0.125, content={"dataset.images": "1234567890"})
+    make_run(runs, "hpca", 0.1, 0, 0.875)
+    code, out, err = call(capsys, "report", runs, f"out={tmp_path / 'report'}")
+    assert (code, err) == (0, "")
+    for title, value in (("labels listed: 4 images aaaa", "50.0"), ("labels listed: 4 images bbbb", "75.0"),
+                         ("pad, background white", "25.0"), ("images 123456", "12.5")):  # fmt: skip
+        after = out.partition(title)[2]
+        assert value in after.split("split of")[0], title

@@ -1,6 +1,7 @@
 """Checkpoints as files: whole or not there, two of them, and used only if they are what was written."""
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run import checkpoint
 from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from fasthebb_cli.run.record import open_log
 from tests.conftest import lacking
 from tests.disturbed import outcome, start, undisturbed
 from tests.lives import Moment
@@ -22,7 +24,7 @@ def state(epoch: int, size: int = 1000) -> dict[str, Any]:
         "fingerprint": "f",
         "epoch": epoch,
         "network": {"weight": torch.arange(size)},
-        "records": [{"epoch": 1, "loss": 0.5}],
+        "records": [{"epoch": k + 1, "loss": 0.5} for k in range(epoch)],
     }
 
 
@@ -58,6 +60,18 @@ def empty(path: Path) -> None:
 DAMAGE = pytest.mark.parametrize("damage", [flip, halve, empty])
 
 
+def test_a_log_that_leads_elsewhere_or_is_a_pipe_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("mine")
+    for name in ("link", "pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / "log.txt").symlink_to(tmp_path / "victim.txt")
+    os.mkfifo(tmp_path / "pipe" / "log.txt")
+    for name in ("link", "pipe"):
+        open_log(tmp_path / name).info("a line")
+        assert (tmp_path / name / "log.txt").read_text().endswith("a line\n")
+    assert (tmp_path / "victim.txt").read_text() == "mine"
+
+
 def test_the_last_two_are_kept_and_the_newest_is_used(tmp_path: Path) -> None:
     assert load(tmp_path) == (None, [])
     saved(tmp_path, 1, 2, 3)
@@ -82,6 +96,22 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, damage: Calla
     saved(tmp_path, 3)
     (tmp_path / "checkpoint.pt").unlink()
     assert load(tmp_path) == (1, [])  # the damaged one did not take its place
+
+
+@pytest.mark.parametrize(
+    "forged", [{"epoch": 10**9}, {"epoch": -5}, {"seconds": "zz"}, {"records": "zz"}, {"step": -1}]
+)
+def test_one_that_says_what_can_not_be_is_damaged(tmp_path: Path, forged: dict[str, Any]) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", state(3) | forged)
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged \(.*force=true"):
+        load(tmp_path)
+
+
+def test_a_pipe_in_its_place_gives_way_too(tmp_path: Path) -> None:
+    newest, _ = saved(tmp_path, 1, 2)
+    newest.unlink()
+    os.mkfifo(newest)
+    assert load(tmp_path)[0] == 1
 
 
 @DAMAGE

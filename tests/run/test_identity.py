@@ -60,6 +60,10 @@ def test_what_is_no_longer_what_a_stage_wrote_is_found(command: Command, tmp_pat
         for path, content in whole.items():
             path.write_bytes(content)
     assert command("train", *WORDS).code == 0
+    model.unlink()
+    ran = command("train", *WORDS)
+    assert ran.code == 0
+    assert f"{model} is gone; delete the directory to make it again" in "".join(ran.out.split("\n"))
 
 
 @pytest.mark.slow

@@ -100,3 +100,22 @@ def test_a_traceback_is_shown_if_it_is_asked_for(
     ran = command("pretrain", "rule=fails_shown:made", "dataset=digits", "gpu=cpu", small=False)
     assert "ZeroDivisionError" in ran.err
     assert "Traceback" in ran.err
+
+
+@pytest.mark.parametrize("key", WORDS)
+@pytest.mark.parametrize("text", ["import sys\nsys.exit(0)\n", "import sys\ndef made(*a, **k): sys.exit(0)\n"])
+def test_code_that_ends_the_program_is_an_error(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, text: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"leaves_{abs(hash((key, text)))}"
+    (tmp_path / f"{module}.py").write_text(text)
+    refused(command, tmp_path, key, module, f"{module}.py, line 2", "it ends the program (0)")
+
+
+def test_a_rule_that_gives_no_terms(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "gives_none.py").write_text("def made(y_NGK): return None\n")
+    ran = command("pretrain", "rule=gives_none:made", "pretrain.epochs=1")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "the rule must return Terms, not NoneType" in ran.err

@@ -79,6 +79,26 @@ def test_pixels_that_are_packed_with_one_fit_are_not_read_with_another(photos: P
         opened(tmp_path / "pixels", fit="pad", background="black")
 
 
+def test_classes_of_a_packed_set_are_chosen_when_it_is_prepared(photos: Path, tmp_path: Path) -> None:
+    for i in range(8):
+        save(photos / f"train/c/{i}.png", 500 + i)
+    (tmp_path / "two.txt").write_text("a\nc\n")
+    words = ["prepare", "dataset=image_folder", f"dataset.root={photos}", "dataset.size=8"]
+    two = f"dataset.classes={tmp_path / 'two.txt'}"
+    assert cli.run(["data", *words, f"out={tmp_path / 'whole'}"]) == 0
+    assert cli.run(["data", *words, two, f"out={tmp_path / 'part'}"]) == 0
+
+    def opened(root: Path) -> str:
+        given = with_defaults(
+            DatasetConfig, name="image_folder", root=str(root), size=8, classes=str(tmp_path / "two.txt")
+        )
+        return load_dataset(given, 0).digest
+
+    assert opened(tmp_path / "part") == opened(photos)
+    with pytest.raises(InputError, match="is packed with more classes; set it when it is prepared"):
+        opened(tmp_path / "whole")
+
+
 def test_both_homes_of_the_fits_agree() -> None:
     for fit in FITS:
         assert with_defaults(DatasetConfig, name="digits", fit=fit).fit == fit

@@ -107,6 +107,8 @@ def run_command(name: str, words: Sequence[str]) -> int:
     settings, paths = {key: setting.default for key, setting in usage.keys.items()}, []
     for word in words:
         key, equals, value = word.partition("=")
+        if not word:  # else it would be the working directory
+            raise InputError(f"an empty word is no path; usage: {usage_line(name)}")
         if equals and key in usage.keys:
             settings[key] = value
         elif word.startswith("-"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Glob, Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from fasthebb_cli.errors import InputError
@@ -79,6 +79,9 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
         InputError: an unknown flag or key, a flag without its value, a word that is no override, or several values
             of a key that can't have them.
     """
+    for key in SET_BY_VERB[:2]:
+        if any(word.lstrip("+").startswith(f"{key}=") for word in words):
+            raise InputError(f"{key} is the first word of the command, as in fasthebb train; leave {key}= out")
     overrides, last, show, folders, is_sweep = [first], list[str](), list[str](), list[Path](), False
     rest = iter(words)
     for word in rest:
@@ -143,7 +146,7 @@ def _check_flags(show: Sequence[str], folders: Sequence[Path], *, is_sweep: bool
 
 def _read(word: str, config: str, folders: Sequence[Path], *, is_sweep: bool) -> Override:
     """One override, parsed and checked."""
-    override = _parsed(word)
+    override = _expanded(_parsed(word), folders)
     key, is_added = override.key_or_group, override.is_add() or override.is_force_add()
     if override.is_sweep_override():
         _check_sweep(override, is_sweep=is_sweep)
@@ -161,6 +164,23 @@ def _read(word: str, config: str, folders: Sequence[Path], *, is_sweep: bool) ->
     if key not in keys and not is_added:  # `load` checks keys that are added
         raise InputError(_unknown_key(key, config, keys))
     return override
+
+
+def _expanded(override: Override, folders: Sequence[Path]) -> Override:
+    """A sweep over choices that match a pattern, as rule=glob(hpca*), with the choices in its place.
+
+    Raises:
+        InputError: no choice matches.
+    """
+    if override.value_type != ValueType.GLOB_CHOICE_SWEEP:
+        return override
+    group, value = override.key_or_group, override.value()
+    assert isinstance(value, Glob)
+    known = [name for name in choices(folders, group) if "/" not in name and name != "own"]
+    found = value.filter(known)
+    if not found:
+        raise InputError(f"{override.input_line}: no choice matches; {group} can be: {', '.join(known)}")
+    return _parsed(f"{group}={','.join(found)}")
 
 
 def _check_sweep(override: Override, *, is_sweep: bool) -> None:

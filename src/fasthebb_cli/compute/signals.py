@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import Interrupted
@@ -21,16 +21,32 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signa
 if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has the process ignore it
     STOP_SIGNALS += (signal.SIGHUP,)  # the terminal is gone
 REQUEUED = 60  # seconds within which SLURM ends the tasks of a job that it requeues
+SAVED = 60  # seconds within which cells of other processes must have saved what they learnt
 STOPPED = 130  # exit code of a stopped run, which the same command resumes
 
 
 def stop_at_once(*_: object) -> None:
-    """Signal handler: ends this process and its workers."""
+    """Signal handler: ends this process and its workers. Cells that run in joblib's processes are saved first."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+    children = multiprocessing.active_children()
+    cells = [child for child in children if type(child).__module__.startswith("joblib.")]  # of a sweep
+    for child in cells:
+        _send(child.pid, signal.SIGTERM)
+    until = time.monotonic() + SAVED
+    while any(child.is_alive() for child in cells) and time.monotonic() < until:
+        time.sleep(0.05)
     alone = launch().size == 1  # with several processes, this one may end because another failed
     os.write(2, b"stopped; the same command goes on\n" if alone else b"stopped\n")
-    for child in multiprocessing.active_children():  # workers block these signals, see stops_held
-        child.kill()
+    for child in children:  # workers block these signals, see stops_held
+        _send(child.pid, signal.SIGKILL)
     os._exit(STOPPED)
+
+
+def _send(process: int | None, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        if process is not None:
+            os.kill(process, number)
 
 
 @contextmanager

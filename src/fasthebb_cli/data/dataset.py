@@ -93,7 +93,7 @@ def load_dataset(config: DatasetConfig, seed: int, labelled: str | None = None) 
         RunError: a download failed.
     """
     collection = collection_of(config)
-    listed = None if labelled is None else listed_images(labelled, collection)
+    listed = None if labelled is None else listed_images(labelled, collection, is_part=config.classes is not None)
     train, validation, test = _split(collection, config, seed, listed)
     return Dataset(
         name=config.name,

@@ -32,7 +32,8 @@ class ImageFile(NamedTuple):
         name: its path relative to the data set's root.
         length: in bytes.
         label: -1 for none.
-        changed: when, in nanoseconds; in an archive, a checksum; 0: it can't be read.
+        changed: when anything of it was, in nanoseconds (ctime, which nobody can set); in an archive, a checksum; 0: it
+            can't be read.
     """
 
     name: str

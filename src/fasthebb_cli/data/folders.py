@@ -10,6 +10,7 @@ any, with dataset.labels=none       all images, without labels
 silence: what is in none of these places, or in a format that is not read, is refused or counted.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.label_table import listed_labels
 from fasthebb_cli.data.walk import (
     NO_LABELS,
+    SPLITS,
     SUFFIXES,
     Passed,
     at_least_one,
@@ -50,6 +52,8 @@ def image_folder(config: DatasetConfig) -> Collection:
     extra = None if config.unlabelled is None else Path(config.unlabelled).expanduser().absolute()
     if extra is not None and not extra.is_dir():
         raise InputError(f"dataset.unlabelled: there is no folder {extra}")
+    if extra is not None:
+        _refuse_split_as_extra(root, extra)
     classes: tuple[str, ...] = ()
     parts: Mapping[str, Iterable[ImageFile]]
     passed: Passed = Counter()
@@ -67,6 +71,18 @@ def image_folder(config: DatasetConfig) -> Collection:
         parts = {**parts, "unlabelled": chain(more, parts.get("unlabelled", ()))}
     collection = from_files(parts, classes, config)
     return replace(collection, notes=passed_notes(passed))
+
+
+def _refuse_split_as_extra(root: Path, extra: Path) -> None:
+    """Raises:
+    InputError: the folder of images without labels is a split of the data set, or in one: it would be missing there.
+    """
+    place, top = Path(os.path.realpath(extra)), Path(os.path.realpath(root))
+    first = place.relative_to(top).parts[:1] if place.is_relative_to(top) else ()
+    if place == top or (first and first[0].lower() in {name for names in SPLITS.values() for name in names}):
+        raise InputError(
+            f"dataset.unlabelled={extra}: belongs to the data set in {root}, which would miss it; name another folder"
+        )
 
 
 def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:

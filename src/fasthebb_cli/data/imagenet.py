@@ -42,6 +42,11 @@ def imagenet(config: DatasetConfig) -> Collection:
     test: Iterable[ImageFile]
     solution = _solution(root_of(config), top)
     if solution is None or class_folders(top / "val"):
+        if not class_folders(top / "val"):
+            raise InputError(
+                f"{top / 'val'}: has no class folders; if its images lie in it as they come from Kaggle, put "
+                f"{SOLUTION} into {root_of(config)}, which has their classes"
+            )
         refuse_leftovers(top / "val")
         test = images_by_class(top / "val", classes, top)
     else:
@@ -71,6 +76,8 @@ def _solved(top: Path, solution: Path, classes: Sequence[str]) -> list[ImageFile
             continue
         if wnid not in number:
             raise InputError(f"{solution}, line {line}: unknown class {wnid!r}; expected lines such as {_LINE}")
+        if name in told:
+            raise InputError(f"{solution}, line {line}: {name} is listed twice")
         told[name] = wnid
     found = []
     for file in list_images(top / "val"):

@@ -18,8 +18,11 @@ from fasthebb_cli.errors import InputError
 TWICE = -1  # in place of the index of a name that several images have
 
 
-def listed_images(path: str, collection: Collection) -> Tensor:
+def listed_images(path: str, collection: Collection, *, is_part: bool) -> Tensor:
     """The training images that a file lists, as sorted indices (n,).
+
+    Args:
+        is_part: the collection has some of the data set's classes only.
 
     Raises:
         InputError: it can't be read, or a line is no training image, or several, or was there before.
@@ -28,6 +31,11 @@ def listed_images(path: str, collection: Collection) -> Tensor:
     lines = list(_lines(file))
     train = collection.train.long()
     if all(text.isdecimal() and text.isascii() for _, text in lines):
+        if is_part:
+            raise InputError(
+                f"label_subset: {file} lists numbers, which count the images of all classes; with dataset.classes, "
+                "list names"
+            )
         found = _numbered(file, lines, len(train))
         return train[torch.tensor(found)].sort().values
     if collection.files is None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fasthebb_cli.compute import processes
-from fasthebb_cli.data.collection import Collection, Table, files_digest, fit_of, in_memory, source_of
+from fasthebb_cli.data.collection import Collection, Table, files_digest, fit_of, in_memory, listed_classes, source_of
 from fasthebb_cli.data.contents import cache_file, keep, tell
 from fasthebb_cli.data.source import Fit, ImageSource, InMemory
 from fasthebb_cli.errors import InputError
@@ -171,7 +171,7 @@ def check_blocks(root: Path, packed: Packed) -> None:
         InputError: it is not what was packed.
     """
     status = (root / IMAGES_FILE).stat()
-    state = f"{digest_of_file(root / PACKED_FILE)} {status.st_size} {status.st_mtime_ns}"
+    state = f"{digest_of_file(root / PACKED_FILE)} {status.st_size} {status.st_ctime_ns}"
     checked = cache_file("packed", os.path.realpath(root))
     if checked.is_file() and checked.read_bytes() == state.encode():
         return
@@ -200,6 +200,8 @@ def open_packed(root: Path, config: DatasetConfig) -> Collection:
     for key in ("labels", "unlabelled", "options"):
         if getattr(config, key):
             raise InputError(f"dataset.{key}: {root} is packed; set it when it is prepared")
+    if config.classes is not None and listed_classes(config.classes, packed.classes) != packed.classes:
+        raise InputError(f"dataset.classes: {root} is packed with more classes; set it when it is prepared")
     processes.from_first(lambda: check_blocks(root, packed))
     index = _read_index(root)
     file = root / IMAGES_FILE

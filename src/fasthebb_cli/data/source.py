@@ -66,10 +66,13 @@ class Fit(NamedTuple):
         """(red, green, blue) of the background."""
         return ImageColor.getrgb(self.background)[:3]
 
+    @property
+    def is_usual(self) -> bool:
+        return self.how == "crop" and self.colour == ImageColor.getrgb("white")
+
     def text(self) -> str:
         """For digests: the same for fits that give the same pixels, and the size alone for the usual one."""
-        usual = self.how == "crop" and self.colour == ImageColor.getrgb("white")
-        return str(self.size) if usual else f"{self.size} {self.how} {self.colour}"
+        return str(self.size) if self.is_usual else f"{self.size} {self.how} {self.colour}"
 
 
 class ImageSource(Protocol):

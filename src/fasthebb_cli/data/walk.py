@@ -196,4 +196,4 @@ def _image(name: str, path: str) -> ImageFile | None:
         return ImageFile(name, path, 0)
     if not stat.S_ISREG(status.st_mode):  # a pipe or a socket would never end
         return None
-    return ImageFile(name, path, status.st_size, changed=status.st_mtime_ns)
+    return ImageFile(name, path, status.st_size, changed=status.st_ctime_ns)

@@ -22,8 +22,9 @@ SCRATCH = "none"  # the rule without pre-training: methods with pre-training are
 RANDOM = "random"  # the rule that teaches nothing: the control that shows what the learning of filters adds
 NOT_HEBBIAN = (SCRATCH, RANDOM, "vae")  # the last one learns without labels too, but by backprop
 # Keys that are no part of a method: the cell, the split that was measured, and the place of the stage in its chain
-NOT_METHOD = ("seed", "label_fraction", "labels_per_class", "dataset.labelled", "stage", "kind", "previous",
-              "evaluate.split", "dataset.test", "dataset.validation", "dataset.images", "dataset.name")  # fmt: skip
+NOT_METHOD = ("seed", "label_fraction", "labels_per_class", "stage", "kind", "previous", "evaluate.split",
+              "dataset.labelled", "dataset.fit", "dataset.test", "dataset.validation", "dataset.images",
+              "dataset.name")  # fmt: skip
 
 # Of keys that tell equally many methods apart, TELLING ones go into a name first, and UNTELLING ones last
 TELLING = ("after", "dataset.size", "model.name", "model.width", "rule.whitening", "finetune.layer")

@@ -5,8 +5,9 @@ measurements on different images.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fasthebb_cli.console.spent import backward_passes_of
@@ -27,6 +28,7 @@ from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.estimates import Difference, Estimate, estimate, paired_difference
 
 SPLITS = ("test", "validation")
+LISTED, FIT = "dataset.labelled", "dataset.fit"  # keys of a stage's content, which few have
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Grid:
         images: how many images were measured; None: the results don't say.
         probes: the methods that were measured layer by layer, on the same images.
         superseded: how many runs are left out because a later run has the same method, fraction and seed.
+        note: what tells it from others of the same data set and split: a list of labels, or how images are fitted.
     """
 
     dataset: str
@@ -128,11 +131,12 @@ class Grid:
     methods: list[Method]
     probes: list[Method] = field(default_factory=list)
     superseded: int = 0
+    note: str = ""
 
     @property
     def title(self) -> str:
         count = f" of {self.images:,} images" if self.images else ""
-        return f"{self.dataset}, {self.split} split{count}"
+        return f"{self.dataset}, {self.split} split{count}{self.note}"
 
     @property
     def main(self) -> list[Method]:
@@ -220,10 +224,15 @@ def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Gri
     groups: dict[tuple[Any, ...], tuple[list[Run], list[Run]]] = {}
     for kind, found in enumerate((evaluations, probes)):
         for directory in found:
-            chain = index.chain(directory)
-            groups.setdefault(_place(directory), ([], []))[kind].append(Run(chain, settings_of(chain)))
+            run = Run(chain := index.chain(directory), settings_of(chain))
+            groups.setdefault(_place(run), ([], []))[kind].append(run)
     ordered = sorted(groups, key=lambda key: (str(key[0]), SPLITS.index(key[1]) if key[1] in SPLITS else 2, str(key)))
-    return [_grid(key, *groups[key]) for key in ordered]
+    grids = [_grid(key, *groups[key]) for key in ordered]
+    titles = Counter(grid.title for grid in grids)
+    return [
+        grid if titles[grid.title] == 1 else replace(grid, note=f"{grid.note}, images {str(key[2])[:6]}")
+        for key, grid in zip(ordered, grids, strict=True)
+    ]
 
 
 def labels_of(runs: Sequence[Run]) -> int | None:
@@ -232,18 +241,23 @@ def labels_of(runs: Sequence[Run]) -> int | None:
     return statistics.mode(counts) if counts else None
 
 
-def _place(directory: StageDirectory) -> tuple[Any, ...]:
-    """Data set, split, digest of its files, and how many images were measured."""
-    results = directory.results
+def _place(run: Run) -> tuple[Any, ...]:
+    """Data set, split, digest of its files, how many images were measured and how they are fitted, a list of labels."""
+    results, content = run.results, run.chain[-1].content
     split = str(results.get("split") or "test")
-    return str(results["dataset"]), split, directory.content.get("dataset.images"), results.get("samples")
+    listed = next((item.content[LISTED] for item in run.chain if LISTED in item.content), None)
+    return (
+        str(results["dataset"]), split, content.get("dataset.images"), results.get("samples"), content.get(FIT), listed,
+    )  # fmt: skip
 
 
 def _grid(place: tuple[Any, ...], evaluations: Sequence[Run], probes: Sequence[Run]) -> Grid:
-    dataset, split, _, images = place
+    dataset, split, _, images, fit, listed = place
+    note = f", {fit}" if fit else ""
+    note += f", labels listed: {listed}" if listed else ""
     methods, superseded = _methods(evaluations)
     probed, superseded_probes = _methods(probes)
-    return Grid(dataset, split, images, methods, probed, superseded + superseded_probes)
+    return Grid(dataset, split, images, methods, probed, superseded + superseded_probes, note)
 
 
 def _methods(runs: Sequence[Run]) -> tuple[list[Method], int]:

@@ -12,12 +12,14 @@ from typing import IO, Any, cast
 
 import torch
 
+from fasthebb.typed import check
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import CHECKPOINT_FILE, write_atomically
 
 CHECKPOINT_FORMAT = "fasthebb checkpoint 4"
 PREVIOUS_FILE = "checkpoint.previous.pt"
 KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
+POSITION = {"epoch": int, "step": int, "seconds": float, "records": list[dict[str, Any]]}
 DIGEST_SIZE = 32
 REMEDY = "delete it or use force=true to start the stage over"
 
@@ -87,6 +89,12 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of fasthebb ({CHECKPOINT_FORMAT}); {REMEDY}")
     if missing := [key for key in KEYS if key not in state]:
         raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {REMEDY}")
+    try:
+        check("", state, POSITION)
+        if state["epoch"] < 0 or state["step"] < 0 or len(state["records"]) != state["epoch"]:
+            raise ValueError(f"epoch {state['epoch']} and step {state['step']} after {len(state['records'])} records")
+    except ValueError as error:
+        raise InputError(f"checkpoint {path} is damaged ({error}); {REMEDY}") from error
     if state["fingerprint"] != fingerprint:
         raise InputError(f"checkpoint {path} belongs to other settings ({str(state['fingerprint'])[:8]}); {REMEDY}")
     return state
@@ -125,6 +133,8 @@ def _existing(directory: Path) -> list[Path]:
 
 def _is_whole(path: Path) -> bool:
     """Whether the file ends in the checksum of its content."""
+    if not path.is_file():  # a pipe would never end
+        return False
     digest = blake2b(digest_size=DIGEST_SIZE)
     left = path.stat().st_size - DIGEST_SIZE
     with path.open("rb") as file:

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from fasthebb_cli.compute import processes
-from fasthebb_cli.console.formats import counted
+from fasthebb_cli.console.formats import counted, short
 from fasthebb_cli.console.view import View
 from fasthebb_cli.data.contents import telling
 from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
 from fasthebb_cli.settings.config import DatasetConfig
+
+LISTED = 10  # classes that are named
 
 
 def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | None = None) -> Dataset:
@@ -28,9 +30,22 @@ def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | N
     with telling(view.note):
         dataset = load_dataset(config, seed, labelled)
     view.left_out(dataset.left_out)
-    for line in (*dataset.notes, *copies(dataset)):
+    for line in (*dataset.notes, *copies(dataset), *untaught(dataset)):
         view.warn(line)
     return dataset
+
+
+def untaught(dataset: Dataset) -> list[str]:
+    """A line on classes of which a list has no image."""
+    if dataset.listed is None:
+        return []
+    taught = set(dataset.labels[dataset.listed].tolist())
+    absent = [name for label, name in enumerate(dataset.classes) if label not in taught]
+    if not absent:
+        return []
+    more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
+    what = counted(len(absent), "class", "classes")
+    return [f"label_subset lists no image of {what}: {', '.join(map(short, absent[:LISTED]))}{more}"]
 
 
 def copies(dataset: Dataset) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fasthebb.patterns import order_counts
 from fasthebb.stage_files import digest_of_file
+from fasthebb_cli.data.collection import fit_of
 from fasthebb_cli.data.dataset import Dataset, statistics_of
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import MODEL_FILE, RESULTS_FILE
@@ -126,6 +127,8 @@ def _content(config: Config, dataset: Dataset, settings: StageSettings, previous
         "rule.whitening": config.rule.whitening,
         "previous": previous,
     }
+    if not (fit := fit_of(config.dataset)).is_usual:
+        content["dataset.fit"] = f"{fit.how}, background {fit.background}"
     content |= {key.replace("name", "source"): digest or token() for key, digest in own_sources(config).items()}
     content |= _flat("model", config.model.arguments())
     if config.rule.name not in settings.rules_without_settings:
@@ -187,7 +190,7 @@ def _readable(config: Config, name: str, settings: StageSettings) -> str:
 
 def _budget(config: Config) -> str:
     if config.labelled is not None:
-        return Path(config.labelled).stem
+        return "listed"
     return f"{config.label_fraction:g}" if config.labels_per_class is None else f"{config.labels_per_class}each"
 
 

@@ -71,7 +71,10 @@ def open_log(directory: Path) -> logging.Logger:
     for handler in list(logger.handlers):
         handler.close()
         logger.removeHandler(handler)
-    handler = logging.FileHandler(directory / "log.txt", delay=True)
+    path = directory / "log.txt"
+    if path.is_symlink() or path.is_fifo():  # it leads elsewhere, or nowhere
+        path.unlink()
+    handler = logging.FileHandler(path, delay=True)
     formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

@@ -13,6 +13,7 @@ from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.errors import Interrupted
 from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint
+from fasthebb_cli.run.directory import MODEL_FILE
 from fasthebb_cli.run.failure import explained_failures
 from fasthebb_cli.run.loop import Position, Session, restore, run_task
 from fasthebb_cli.run.opening import open_directory
@@ -46,6 +47,8 @@ def run_stage(cell: Cell, stage: PlannedStage) -> Outcome:
     finished = processes.from_first(lambda: open_directory(cell, stage))
     if finished is not None:
         cell.view.skipped(stage, finished)
+        if "weights" in finished and not (stage.directory / MODEL_FILE).exists():
+            cell.view.warn(f"{stage.directory / MODEL_FILE} is gone; delete the directory to make it again")
         return Outcome(stage, finished, cached=True)
     if processes.is_first():
         cell.view.log = open_log(stage.directory)

@@ -98,9 +98,17 @@ def _check_labels(dataset: Dataset, config: Config, stage: PlannedStage) -> None
     if len(present) < 2:
         of = f", of class {dataset.classes[present[0]]} alone" if present else ""
         raise InputError(
-            f"{stage.name} needs labels of two classes or more, and label_fraction={config.label_fraction:g} chooses "
-            f"{len(chosen)}{of}"
+            f"{stage.name} needs labels of two classes or more, and {budget_text(config)} chooses {len(chosen)}{of}"
         )
+
+
+def budget_text(config: Config) -> str:
+    """The setting that says which labels may be read."""
+    if config.labelled is not None:
+        return f"label_subset={config.labelled}"
+    if config.labels_per_class is not None:
+        return f"labels_per_class={config.labels_per_class}"
+    return f"label_fraction={config.label_fraction:g}"
 
 
 def _check_not_closed(stage: PlannedStage, card: ModelCard | None, at_first: bool) -> None:
