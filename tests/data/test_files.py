@@ -72,7 +72,7 @@ import os, resource, sys
 import torch
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
-from fasthebb_cli.data import folders
+from fasthebb_cli.data import walk
 from fasthebb_cli.data.files import ImageFile
 from fasthebb_cli.data.imagenet import imagenet
 from fasthebb_cli.data.loading import batches
@@ -93,7 +93,7 @@ def list_images(folder, *_):  # 1,280 of each class, and names as long as ImageN
         yield ImageFile(name, f"{folder}/{name}", 110_000 + i)
 
 count = 1_280_000
-folders.list_images = list_images
+walk.list_images = list_images
 list(batches(Nothing(), torch.arange(10), batch_size=4, device=torch.device("cpu"), order_seed=0))
 stratified_order(torch.arange(10), 0)
 before = peak()

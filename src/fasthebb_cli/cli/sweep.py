@@ -5,7 +5,6 @@ The reports are files in the sweep's directory, because cells may run in other p
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from fasthebb_cli.cli.sweep_summary import Cell
 from fasthebb_cli.cli.sweep_table import print_cells, title
 from fasthebb_cli.cli.words import Request
 from fasthebb_cli.compute.launch import launch
-from fasthebb_cli.compute.signals import STOPPED, requeue
+from fasthebb_cli.compute.signals import STOPPED, end_cell, requeue
 from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.run.directory import mark_start, write_text
 
@@ -83,7 +82,7 @@ def cell_of_sweep(cfg: DictConfig) -> float | None:
         report["code"], report["error"] = fail_together(problem), str(problem) or type(problem).__name__
         if report["code"] == STOPPED:
             requeue()
-            sys.exit(STOPPED)  # after an Exception Hydra would start the next cell
+            end_cell()  # after an Exception Hydra would start the next one
     if launch().first:
         write_text(_reports(job.sweep.dir) / f"{job.job.num:05d}.json", json.dumps(report) + "\n")
     return value

@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.errors import Interrupted
@@ -47,6 +49,15 @@ def _send(process: int | None, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         if process is not None:
             os.kill(process, number)
+
+
+def end_cell() -> NoReturn:
+    """Ends the process of a cell that was stopped. joblib's would catch SystemExit, and begin the next cell."""
+    if multiprocessing.parent_process() is None:
+        sys.exit(STOPPED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(STOPPED)
 
 
 @contextmanager

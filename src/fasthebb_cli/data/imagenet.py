@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
 from fasthebb_cli.data.files import FileList, ImageFile
-from fasthebb_cli.data.walk import SUFFIXES, class_folders, images_by_class, list_images
+from fasthebb_cli.data.walk import SUFFIXES, class_folders, images_by_class, list_images, subfolders
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
@@ -41,8 +41,8 @@ def imagenet(config: DatasetConfig) -> Collection:
         raise missing(config, "class folders with images below train", download=False)
     test: Iterable[ImageFile]
     solution = _solution(root_of(config), top)
-    if solution is None or class_folders(top / "val"):
-        if not class_folders(top / "val"):
+    if solution is None or subfolders(top / "val"):
+        if not subfolders(top / "val"):
             raise InputError(
                 f"{top / 'val'}: has no class folders; if its images lie in it as they come from Kaggle, put "
                 f"{SOLUTION} into {root_of(config)}, which has their classes"

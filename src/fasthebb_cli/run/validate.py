@@ -62,7 +62,7 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], card:
                 "before it, or name weights that were fine-tuned with init_from="
             )
         if not stage.settings.measures:
-            _check_not_closed(stage, card, at_first)
+            _check_not_closed(stage, card)
         if stage.settings.split is not None:
             images_of_split(dataset, stage.settings, config)
         if stage.settings.reads_labels:
@@ -111,16 +111,17 @@ def budget_text(config: Config) -> str:
     return f"label_fraction={config.label_fraction:g}"
 
 
-def _check_not_closed(stage: PlannedStage, card: ModelCard | None, at_first: bool) -> None:
+def _check_not_closed(stage: PlannedStage, card: ModelCard | None) -> None:
     """Raises:
     InputError: the stage would go on from weights that end in a closed form, other than to find its classifier.
     """
     if stage.previous is None:
-        closed = None if card is None else closed_of(card)
+        closed, is_taught = (None, False) if card is None else (closed_of(card), card.taught)
         origin = "init_from"
     else:
         closed, origin = stage.previous.readout.closed, f"the stage {stage.previous.name} before it"
-    if closed and (_is_taught(stage.previous, at_first) or closed != stage.settings.readout.closed):
+        is_taught = stage.previous.settings.reads_labels  # only a classifier comes after components
+    if closed and (is_taught or closed != stage.settings.readout.closed):
         raise InputError(
             f"{stage.name}: the weights of {origin} end in a closed form, and nothing goes on from there; name "
             "those of its pre-training with init_from="
