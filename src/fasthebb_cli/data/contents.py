@@ -23,6 +23,7 @@ from fasthebb_cli.data.files import FileList, ImageFile
 WIDTH = 16  # bytes of a digest
 UNREAD = bytes(WIDTH)  # of a file that can't be read; it fails later, when it is decoded
 CHUNK = 64  # files that a reading thread takes at a time
+WINDOW = 1024 * CHUNK  # files that are handed to all threads at a time
 TOLD = 20_000  # files: reading so many takes long enough to say so
 Digests = np.ndarray[Any, np.dtype[np.uint8]]  # (N, WIDTH)
 
@@ -59,7 +60,7 @@ def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes])
     kept = _kept(cache)
     if kept is not None and kept[0] == whole and kept[2].any(1).all():
         return kept[2]  # nothing has changed, so no file's key is needed
-    keys = np.frombuffer(b"".join(map(_key, files)), "<u8")
+    keys = np.fromiter(map(_key, files), "<u8", len(files))
     digests = np.zeros((len(files), WIDTH), np.uint8)
     unread = np.ones(len(files), bool)
     if kept is not None and len(kept[1]):
@@ -77,8 +78,9 @@ def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes])
             digests[i] = np.frombuffer(_digest(files[int(i)], read), np.uint8)
 
     with ThreadPoolExecutor(max(1, min(8, 2 * torch.get_num_threads()))) as pool:
-        for _ in pool.map(fill, range(0, len(numbers), CHUNK)):
-            pass
+        for some in range(0, len(numbers), WINDOW):  # what waits takes memory, too
+            for _ in pool.map(fill, range(some, min(some + WINDOW, len(numbers)), CHUNK)):
+                pass
     pieces, hashed = (whole, keys.data, digests.data), blake2b(digest_size=WIDTH)
     for piece in pieces:
         hashed.update(piece)
@@ -86,8 +88,9 @@ def _content_digests(files: FileList, cache: Path, read: Callable[[str], bytes])
     return digests
 
 
-def _key(file: ImageFile) -> bytes:
-    return blake2b(os.fsencode(f"{file.name}\0{file.length}\0{file.changed}"), digest_size=8).digest()
+def _key(file: ImageFile) -> int:
+    named = os.fsencode(f"{file.name}\0{file.length}\0{file.changed}")
+    return int.from_bytes(blake2b(named, digest_size=8).digest(), "little")
 
 
 def _digest(file: ImageFile, read: Callable[[str], bytes]) -> bytes:
