@@ -474,25 +474,31 @@ def test_a_sweep_in_joblibs_processes(tmp_path: Path) -> None:
     assert done.stdout.count("failed") == 2  # the row, and the count below the table
 
 
-@pytest.mark.slow
-def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Command) -> None:
-    """The first cell is there from before; the others run until they are killed."""
-    ran = command("train", "pretrain.epochs=1")
-    assert ran.code == 0, ran.err
-    words = ["-m", "fasthebb_cli", "train", *SMALL, f"out={ran.runs}"]
-    side_by_side = ["-m", "pretrain.epochs=1,2000,2001", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+def side_by_side(words: list[str], runs: Path, begun: int) -> "subprocess.Popen[str]":
+    """A sweep of which joblib runs two cells at once, after so many of its pre-trainings have had an epoch."""
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     sweep = subprocess.Popen(
-        [sys.executable, *words, *side_by_side],
+        [sys.executable, "-m", "fasthebb_cli", "train", "-m", *words, *launcher],
         env=os.environ | {"COLUMNS": "300"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     until = time.monotonic() + PATIENCE
-    while len(list(ran.runs.glob("*pretrain*/metrics.jsonl"))) < 3:
+    while len(list(runs.glob("*pretrain*/metrics.jsonl"))) < begun:
         assert time.monotonic() < until
         assert sweep.poll() is None
         time.sleep(0.1)
+    return sweep
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Command) -> None:
+    """The first cell is there from before; the others run until they are killed."""
+    ran = command("train", "pretrain.epochs=1")
+    assert ran.code == 0, ran.err
+    words = [*SMALL, f"out={ran.runs}"]
+    sweep = side_by_side([*words, "pretrain.epochs=1,2000,2001"], ran.runs, 3)
     holders = [holder_of(path) for path in ran.runs.glob("*pretrain*")]
     os.kill(next(int(holder.split()[-1]) for holder in holders if holder), signal.SIGKILL)
     out, errors = sweep.communicate(timeout=PATIENCE)
@@ -507,20 +513,8 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Comman
 def test_a_sweep_in_joblibs_processes_that_is_stopped_leaves_none_of_them(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    words = ["-m", "fasthebb_cli", "train", *SMALL, f"out={tmp_path / 'runs'}", "stages=[pretrain]"]
-    side_by_side = ["-m", "pretrain.epochs=2000", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    sweep = subprocess.Popen(
-        [sys.executable, *words, *side_by_side],
-        env=os.environ | {"COLUMNS": "300"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + PATIENCE
-    while len(list(tmp_path.glob("runs/*pretrain*/metrics.jsonl"))) < 2:
-        assert time.monotonic() < until
-        assert sweep.poll() is None
-        time.sleep(0.1)
+    words = [*SMALL, f"out={tmp_path / 'runs'}", "stages=[pretrain]"]
+    sweep = side_by_side([*words, "pretrain.epochs=2000", "seed=0,1"], tmp_path / "runs", 2)
     sweep.send_signal(number)
     _, errors = sweep.communicate(timeout=PATIENCE)  # its processes hold the pipe: it ends with the last of them
     assert sweep.returncode == 130, errors

@@ -139,3 +139,7 @@ def test_an_empty_word_is_no_path(command: Command) -> None:
     ran = command("predict", "somewhere", "", small=False)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "an empty word is no path" in ran.err
+
+
+def test_a_colour_is_text(command: Command) -> None:
+    assert command("train", "dataset.background=#7f7f7f", "--dry-run").code == 0

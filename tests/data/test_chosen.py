@@ -1,5 +1,6 @@
 """Some of a data set's classes, and the images whose labels may be read: by a list, or so many of each class."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def test_numbers_are_of_the_training_images_as_they_come(tmp_path: Path) -> None
         (["train/cat/000.png", "", "train/cat/000.png"], r"line 3: train/cat/000.png is listed twice"),
         (["3", "30"], r"there is no image 30; the numbers are 0 to 29"),
         (["3", "4", "3"], r"3 is listed twice"),
+        (["3", "9" * 5000], r"there is no image 9999999999999999999; the numbers are 0 to 29"),
         (["", " "], r"lists no images"),
     ],
 )
@@ -201,3 +203,12 @@ def test_classes_of_which_a_list_has_no_image_are_named(photos: Path, tmp_path: 
     dataset = listed(photos, written(tmp_path / "labels.txt", "train/cat/000.png", "train/dog/000.png"))
     assert untaught(dataset) == ["label_subset lists no image of 1 class: two words"]
     assert untaught(load_dataset(config(photos), 0)) == []
+
+
+@pytest.mark.parametrize("key", ["dataset.classes", "label_subset"])
+def test_a_list_that_is_a_pipe_is_not_waited_for(photos: Path, tmp_path: Path, key: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = str(tmp_path / "pipe")
+    given, names = (config(photos), pipe) if key == "label_subset" else (config(photos, classes=pipe), None)
+    with pytest.raises(InputError, match=rf"{key}: .*pipe is no regular file; expected"):
+        load_dataset(given, 0, names)

@@ -31,8 +31,9 @@ SHOWN = {  # Hydra's flags that print instead of running, and the values that ea
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-PATHS = ("out", "init_from", "dataset.root", "dataset.labels", "dataset.classes", "dataset.unlabelled", "label_subset",
-         "archive", "json")  # fmt: skip
+# Keys whose values are text: paths, and a colour such as #7f7f7f
+TEXTS = ("out", "init_from", "dataset.root", "dataset.labels", "dataset.classes", "dataset.unlabelled",
+         "dataset.background", "label_subset", "archive", "json")  # fmt: skip
 IS_HYDRAS = re.compile(r"""(["']).*\1$|(choice|glob|shuffle|sort|tag|str)\(.*\)$""")  # the user quoted it, or sweeps
 SHORT = {"-m": "--multirun", "-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
 
@@ -113,9 +114,9 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
 
 
 def _as_text(word: str, *, is_sweep: bool) -> str:
-    """The word, with a path in quotes: Hydra's grammar would take 2024_02_13 for a number, and refuse `it's (1)`."""
+    """The word, with text in quotes: Hydra's grammar would take 2024_02_13 for a number, and refuse `it's (1)`."""
     key, equals, value = word.partition("=")
-    if not equals or key.lstrip("+") not in PATHS or value in ("", "null") or IS_HYDRAS.match(value) or "${" in value:
+    if not equals or key.lstrip("+") not in TEXTS or value in ("", "null") or IS_HYDRAS.match(value) or "${" in value:
         return word
     values = value.split(",") if is_sweep else [value]
     return f"{key}={','.join(QuotedString(text, Quote.single).with_quotes() for text in values)}"
@@ -180,7 +181,7 @@ def _expanded(override: Override, folders: Sequence[Path]) -> Override:
     found = value.filter(known)
     if not found:
         raise InputError(f"{override.input_line}: no choice matches; {group} can be: {', '.join(known)}")
-    return _parsed(f"{group}={','.join(found)}")
+    return _parsed(f"{str(override.input_line).partition('=')[0]}={','.join(found)}")
 
 
 def _check_sweep(override: Override, *, is_sweep: bool) -> None:

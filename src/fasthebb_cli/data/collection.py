@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from fasthebb_cli.compute import processes
 from fasthebb_cli.data.contents import Digests, content_digests
-from fasthebb_cli.data.files import FileList, ImageFile, Listing, composed
+from fasthebb_cli.data.files import FileList, ImageFile, Listing, composed, read_list
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
     Fit,
@@ -160,12 +160,7 @@ def listed_classes(path: str, classes: tuple[str, ...]) -> tuple[str, ...]:
         InputError: the file can't be read, names less than two classes, or one that there isn't.
     """
     file = Path(path).expanduser()
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"dataset.classes: can't read {file} ({error}); expected a class's name in each line"
-        ) from error
+    lines = read_list("dataset.classes", file, "a class's name in each line").splitlines()
     known = {composed(name): name for name in classes}
     named = set[str]()
     for number, line in enumerate(map(str.strip, lines), 1):

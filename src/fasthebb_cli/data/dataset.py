@@ -119,8 +119,8 @@ def collection_of(config: DatasetConfig) -> Collection:
         InputError, RunError: as `load_dataset`.
     """
     settings = replace(config, train_samples=None, validation_samples=None, test_samples=None)
-    paths = {key: _absolute(getattr(config, key)) for key in ("root", "unlabelled", "classes")}
-    settings = replace(settings, **paths)  # type: ignore[arg-type]
+    root, unlabelled, classes = map(_absolute, (config.root, config.unlabelled, config.classes))
+    settings = replace(settings, root=root, unlabelled=unlabelled, classes=classes)
     if config.labels is not None and Path(config.labels).expanduser().is_file():
         settings = replace(settings, labels=_absolute(config.labels))
     return _collection(json.dumps(asdict(settings), sort_keys=True))

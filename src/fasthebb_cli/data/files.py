@@ -5,10 +5,13 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
+
+from fasthebb_cli.errors import InputError
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -23,6 +26,20 @@ class Listing(Protocol[T_co]):
 def composed(name: str) -> str:
     """The same name in one encoding of its accents: some systems keep é as one character, others as e and an accent."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def read_list(key: str, file: Path, expected: str) -> str:
+    """The text of a file that a user made, which a setting names.
+
+    Raises:
+        InputError: it is no regular file, no text in UTF-8, or can't be read.
+    """
+    try:
+        if file.exists() and not file.is_file():  # a pipe would never end
+            raise InputError(f"{key}: {file} is no regular file; expected {expected}")
+        return file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{key}: can't read {file} ({error}); expected {expected}") from error
 
 
 class ImageFile(NamedTuple):

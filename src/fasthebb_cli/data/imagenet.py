@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fasthebb_cli.data.collection import Collection, Table, from_files, missing, root_of
-from fasthebb_cli.data.files import FileList, ImageFile
+from fasthebb_cli.data.files import FileList, ImageFile, read_list
 from fasthebb_cli.data.walk import SUFFIXES, class_folders, images_by_class, list_images, subfolders
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
@@ -69,7 +69,7 @@ def _solved(top: Path, solution: Path, classes: Sequence[str]) -> list[ImageFile
         InputError: a line has no known class, or an image has no line or a line no image.
     """
     number, told = {wnid: k for k, wnid in enumerate(classes)}, dict[str, str]()
-    for line, text in enumerate(solution.read_text(errors="replace").splitlines(), 1):
+    for line, text in enumerate(read_list(SOLUTION, solution, f"lines such as {_LINE}").splitlines(), 1):
         name, _, wnid = text.replace(",", " ").partition(" ")
         wnid = (wnid.split() or [""])[0]
         if line == 1 and name == "ImageId":

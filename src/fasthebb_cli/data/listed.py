@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fasthebb_cli.data.collection import Collection
-from fasthebb_cli.data.files import composed
+from fasthebb_cli.data.files import composed, read_list
 from fasthebb_cli.errors import InputError
 
 TWICE = -1  # in place of the index of a name that several images have
@@ -65,10 +65,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: there are none, or the file can't be read.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"label_subset: can't read {file} ({error}); expected an image in each line") from error
+    text = read_list("label_subset", file, "an image in each line")
     several = text.replace(",", " ").split()
     if several and all(word.isdecimal() and word.isascii() for word in several):
         yield from enumerate(several, 1)
@@ -80,11 +77,12 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _numbered(file: Path, lines: list[tuple[int, str]], total: int) -> list[int]:
-    numbers = [int(text) for _, text in lines]
-    for number in numbers:
+    numbers = dict[int, None]()  # in order
+    for _, text in lines:
+        number = int(text[:19])  # longer ones are too large, too, and Python refuses very long ones
         if number >= total:
-            raise InputError(f"label_subset: {file}: there is no image {number}; the numbers are 0 to {total - 1}")
-    if len(set(numbers)) < len(numbers):
-        twice = next(number for k, number in enumerate(numbers) if number in numbers[:k])
-        raise InputError(f"label_subset: {file}: {twice} is listed twice")
-    return numbers
+            raise InputError(f"label_subset: {file}: there is no image {text[:19]}; the numbers are 0 to {total - 1}")
+        if number in numbers:
+            raise InputError(f"label_subset: {file}: {number} is listed twice")
+        numbers[number] = None
+    return list(numbers)

@@ -51,9 +51,8 @@ def _is_measured(config: Config) -> bool:
 
 
 def _renumbered(dataset: Dataset, known: list[str], number: Mapping[str, int]) -> Dataset:
-    numbers = torch.tensor(
-        [*(number[composed(name)] for name in dataset.classes), -1]
-    )  # the last is that of images without a label
+    here = [number[composed(name)] for name in dataset.classes]
+    numbers = torch.tensor([*here, -1])  # the last is that of images without a label
     return replace(dataset, classes=tuple(known), labels=numbers[dataset.labels])
 
 
