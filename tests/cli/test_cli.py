@@ -513,9 +513,19 @@ def test_a_killed_process_of_joblibs_ends_a_sweep_with_its_table(command: Comman
 def test_a_sweep_in_joblibs_processes_that_is_stopped_leaves_none_of_them(
     tmp_path: Path, number: signal.Signals
 ) -> None:
+    """One process saves long after the other has ended."""
     words = [*SMALL, f"out={tmp_path / 'runs'}", "stages=[pretrain]"]
     sweep = side_by_side([*words, "pretrain.epochs=2000", "seed=0,1"], tmp_path / "runs", 2)
+    runs = sorted(tmp_path.glob("runs/*pretrain*"))
+    late = int(str(holder_of(runs[1])).split()[-1])
+    os.kill(late, signal.SIGSTOP)
     sweep.send_signal(number)
+    until = time.monotonic() + PATIENCE
+    while holder_of(runs[0]):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    time.sleep(1)  # joblib's pool notices that a process has ended
+    os.kill(late, signal.SIGCONT)
     _, errors = sweep.communicate(timeout=PATIENCE)  # its processes hold the pipe: it ends with the last of them
     assert sweep.returncode == 130, errors
     assert "Traceback" not in errors

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ def stop_at_once(*_: object) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
     children = multiprocessing.active_children()
     cells = [child for child in children if type(child).__module__.startswith("joblib.")]  # of a sweep
+    if cells:
+        _keep_joblib_from_killing()
     for child in cells:
         _send(child.pid, signal.SIGTERM)
     until = time.monotonic() + SAVED
@@ -43,6 +46,16 @@ def stop_at_once(*_: object) -> None:
     for child in children:  # workers block these signals, see stops_held
         _send(child.pid, signal.SIGKILL)
     os._exit(STOPPED)
+
+
+def _keep_joblib_from_killing() -> None:
+    """Once one of joblib's processes ends, a thread of its pool kills the others: they may not have saved yet.
+
+    There is no public way to stop that, so we empty the thread's list of processes.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("joblib."):
+            getattr(thread, "processes", {}).clear()
 
 
 def _send(process: int | None, number: signal.Signals) -> None:
