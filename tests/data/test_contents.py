@@ -1,11 +1,13 @@
 """Image files are known by what is in them, and each is read once for that."""
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from fasthebb_cli.data import contents, packed
@@ -13,7 +15,7 @@ from fasthebb_cli.data.collection import Collection
 from fasthebb_cli.data.dataset import _collection, collection_of
 from fasthebb_cli.data.files import FileList, ImageFile
 from fasthebb_cli.data.walk import list_images
-from fasthebb_cli.errors import InputError
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.prepare.command import run_data
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
@@ -49,6 +51,27 @@ def bitmaps(root: Path) -> None:
     """Images whose files are equally long, whatever they show."""
     for k in range(12):
         save(root / f"class {k % 3}" / f"{k}.bmp", k)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_file_that_is_changed_while_a_run_reads_it_is_found_unless_pixels_are_in_memory(
+    tmp_path: Path, in_memory: bool
+) -> None:
+    bitmaps(tmp_path)
+    collection = opened(tmp_path, in_memory=in_memory)
+    everything = torch.arange(len(collection.source))
+    before = collection.source.read(everything)
+    file = next(tmp_path.rglob("4.bmp"))
+    content = file.read_bytes()
+    file.write_bytes(content)  # touched
+    assert torch.equal(collection.source.read(everything), before)
+    file.write_bytes(content[:54] + content[:53:-1])
+    if in_memory:
+        assert torch.equal(collection.source.read(everything), before)
+        return
+    for reader in (collection.source, pickle.loads(pickle.dumps(collection.source))):
+        with pytest.raises(RunError, match=r"4.bmp: was changed while the run reads it"):
+            reader.read(everything)
 
 
 def test_other_pixels_in_files_of_the_same_names_and_lengths_are_another_set(tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ The function of every data set returns one, and so does a user's own (`dataset.n
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
-from itertools import accumulate, chain, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fasthebb_cli.compute import processes
-from fasthebb_cli.data.contents import Digests, content_digests
-from fasthebb_cli.data.files import FileList, ImageFile, Listing, composed, read_list
+from fasthebb_cli.data.classes import files_of_classes, listed_classes
+from fasthebb_cli.data.contents import Digests, Unchanged, content_digests
+from fasthebb_cli.data.digests import digest_of, files_digest, listing
+from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
     Fit,
@@ -30,8 +31,6 @@ from fasthebb_cli.data.source import (
 )
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
-
-BLOCK = 4096  # lines of a digest that are made and hashed together
 
 
 class Table(NamedTuple):
@@ -118,7 +117,10 @@ def from_files(
     if config.classes is not None:
         chosen_classes = listed_classes(config.classes, classes)
         number = {classes.index(name): k for k, name in enumerate(chosen_classes)}
-        classes, parts = chosen_classes, {part: _of_classes(part_files, number) for part, part_files in parts.items()}
+        classes, parts = (
+            chosen_classes,
+            {part: files_of_classes(part_files, number) for part, part_files in parts.items()},
+        )
     files, counts = FileList(), dict.fromkeys(parts, 0)
     for part, part_files in parts.items():
         for file in part_files:
@@ -138,6 +140,8 @@ def from_files(
         source = ImageFiles(files.paths, fit_of(config), read) if pixels is None else InMemory(pixels[kept])
     place = f"{config.name} {config.root} {config.unlabelled}"
     contents = content_digests(files, place, read)
+    if isinstance(source, ImageFiles) and read is read_bytes:  # they are read as long as the run takes
+        source = ImageFiles(files.paths, fit_of(config), read, Unchanged(files, contents).check)
     digest = files_digest(counts, fit_of(config), classes, listing(files, contents))
     lost = tuple(damaged[i] for i in sorted(damaged)) if damaged else ()
     return Collection(
@@ -151,38 +155,6 @@ def from_files(
         left_out=lost,
         **indices,
     )
-
-
-def listed_classes(path: str, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes that a file names, in the order of the data set. A line is a name, or begins with one.
-
-    Raises:
-        InputError: the file can't be read, names less than two classes, or one that there isn't.
-    """
-    file = Path(path).expanduser()
-    lines = read_list("dataset.classes", file, "a class's name in each line").splitlines()
-    known = {composed(name): name for name in classes}
-    named = set[str]()
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
-        name = known.get(composed(line)) or known.get(composed(line.split()[0]))
-        if name is None:
-            shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
-            raise InputError(f"dataset.classes: {file}, line {number}: no class {line!r}; there are: {shown or 'none'}")
-        named.add(name)
-    if len(named) < 2:
-        raise InputError(f"dataset.classes: {file} names {len(named)} of the classes, and at least two are needed")
-    return tuple(name for name in classes if name in named)
-
-
-def _of_classes(files: Iterable[ImageFile], number: Mapping[int, int]) -> Iterator[ImageFile]:
-    """Files of some classes, with the new numbers of these, and those without a label."""
-    for file in files:
-        if file.label < 0:
-            yield file
-        elif file.label in number:
-            yield file._replace(label=number[file.label])
 
 
 def of_classes(collection: Collection, path: str | None) -> Collection:
@@ -250,37 +222,6 @@ def check_classes(labels: Tensor, readable: Tensor, classes: tuple[str, ...]) ->
             raise InputError(f"class {classes[label]}: not one of its training images can be read; mend or remove them")
 
 
-def listing(files: FileList, contents: Digests, chosen: Iterable[int] | None = None) -> Iterator[bytes]:
-    """A line for each file, of its name, the digest of what is in it, and its label.
-
-    Args:
-        contents: (N, WIDTH).
-        chosen: numbers of the files, in order; None: all.
-    """
-    width, first, digits = 2 * contents.shape[1], -BLOCK, ""
-    for i in range(len(files)) if chosen is None else chosen:
-        if not first <= i < first + BLOCK:
-            first = i - i % BLOCK
-            digits = contents[first : first + BLOCK].tobytes().hex()
-        name, label = files.name_and_label(i)
-        yield os.fsencode(f"{name}\0{digits[width * (i - first) : width * (i - first + 1)]}\0{label}\n")
-
-
-def files_digest(counts: Mapping[str, int], fit: Fit, classes: tuple[str, ...], lines: Iterable[bytes]) -> str:
-    """The digest of a data set of files, see `Dataset`.
-
-    Args:
-        counts: number of files in each part, in order.
-        lines: of all files, see `listing`; they may come in larger pieces.
-    """
-    sizes = [f"{part} {count}\n".encode() for part, count in counts.items()]
-    hashed = blake2b(digest_of(chain(sizes, [fit.text().encode()], map(os.fsencode, classes))).encode(), digest_size=16)
-    lines = iter(lines)
-    while block := b"".join(islice(lines, BLOCK)):
-        hashed.update(block)
-    return hashed.hexdigest()
-
-
 def consecutive(counts: Mapping[str, int]) -> dict[str, Any]:
     """Indices of consecutive parts. int32, as they stay in memory beside the split's indices."""
     ends = list(accumulate(counts.values()))
@@ -292,15 +233,6 @@ def consecutive(counts: Mapping[str, int]) -> dict[str, Any]:
 
 def _sizes(indices: Mapping[str, Tensor]) -> list[bytes]:
     return [f"{part} {len(chosen)}\n".encode() for part, chosen in indices.items()]
-
-
-def digest_of(parts: Iterable[bytes | memoryview]) -> str:
-    """32 hexadecimal digits: the blake2b hash of the pieces, each with its length."""
-    hashed = blake2b(digest_size=16)
-    for part in parts:
-        hashed.update(f"{memoryview(part).nbytes} ".encode())
-        hashed.update(part)
-    return hashed.hexdigest()
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 
 from fasthebb_cli.compute import processes
 from fasthebb_cli.data.files import FileList, ImageFile
+from fasthebb_cli.errors import RunError
 
 WIDTH = 16  # bytes of a digest
 UNREAD = bytes(WIDTH)  # of a file that can't be read; it fails later, when it is decoded
@@ -100,6 +101,28 @@ def _digest(file: ImageFile, read: Callable[[str], bytes]) -> bytes:
         return blake2b(read(file.path), digest_size=WIDTH).digest()
     except Exception:  # noqa: BLE001  whatever it is, decoding names the file
         return UNREAD
+
+
+class Unchanged:
+    """Checks that files are still what they were when they were listed. A file that was only touched is.
+
+    Args:
+        digests: of what was in each, (N, WIDTH).
+    """
+
+    def __init__(self, files: FileList, digests: Digests) -> None:
+        self.files, self.digests = files, digests
+
+    def check(self, index: int) -> None:
+        """Raises:
+        RunError: this file has other content now.
+        """
+        file = self.files[index]
+        found = os.stat(file.path)
+        if (found.st_size, found.st_ctime_ns) == (file.length, file.changed):
+            return
+        if blake2b(Path(file.path).read_bytes(), digest_size=WIDTH).digest() != self.digests[index].tobytes():
+            raise RunError(f"{file.path}: was changed while the run reads it; a new start takes the images as they are")
 
 
 def cache_file(kind: str, place: str) -> Path:

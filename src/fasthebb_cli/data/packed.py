@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from fasthebb_cli.compute import processes
-from fasthebb_cli.data.collection import Collection, Table, files_digest, fit_of, in_memory, listed_classes, source_of
+from fasthebb_cli.data.classes import listed_classes
+from fasthebb_cli.data.collection import Collection, Table, fit_of, in_memory, source_of
 from fasthebb_cli.data.contents import cache_file, keep, tell
+from fasthebb_cli.data.digests import files_digest
 from fasthebb_cli.data.source import Fit, ImageSource, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
@@ -281,7 +283,7 @@ def _read_index(root: Path) -> dict[str, Any]:
 
 
 def _lines(root: Path) -> Iterator[bytes]:
-    """The file `listing`, in pieces; see `data.collection.listing`."""
+    """The file `listing`, in pieces; see `data.digests.listing`."""
     try:
         with (root / LISTING_FILE).open("rb") as file:
             yield from iter(lambda: file.read(1 << 16), b"")

@@ -114,12 +114,20 @@ class ImageFiles:
 
     Args:
         read_bytes: path -> content of the file, which may be inside an archive.
+        check: is called with the number of each file that was read, and raises RunError if it was changed;
+            None: nobody can change them.
     """
 
     channels = 3
 
-    def __init__(self, paths: Listing[str], fit: Fit, read_bytes: Callable[[str], bytes] = read_bytes) -> None:
-        self.paths, self.fit, self.read_bytes = paths, fit, read_bytes
+    def __init__(
+        self,
+        paths: Listing[str],
+        fit: Fit,
+        read_bytes: Callable[[str], bytes] = read_bytes,
+        check: Callable[[int], None] | None = None,
+    ) -> None:
+        self.paths, self.fit, self.read_bytes, self.check = paths, fit, read_bytes, check
         self.size = fit.size
 
     def __len__(self) -> int:
@@ -130,8 +138,14 @@ class ImageFiles:
 
         Raises:
             InputError: a file is missing or is not an image; names its path.
+            RunError: a file was changed since it was listed.
         """
-        return decode_all([self.paths[i] for i in indices.tolist()], self.fit, self.read_bytes)
+        chosen = indices.tolist()
+        pixels = decode_all([self.paths[i] for i in chosen], self.fit, self.read_bytes)
+        if self.check is not None:
+            for i in chosen:
+                self.check(i)
+        return pixels
 
 
 def decode_all(

@@ -4,7 +4,7 @@ Both are consecutive pieces of a random order, so a smaller subset is contained 
 the first m samples hold m c / N samples of a class of c, rounded up or down.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from math import ceil
 
@@ -17,7 +17,13 @@ from fasthebb_cli.errors import InputError
 
 
 def label_subset(
-    labels_of_train: Tensor, fraction: float, seed: int, *, kind: str, per_class: int | None = None
+    labels_of_train: Tensor,
+    fraction: float,
+    seed: int,
+    *,
+    kind: str,
+    per_class: int | None = None,
+    classes: Sequence[str] = (),
 ) -> Tensor:
     """Positions of the round(fraction * N) samples whose labels may be read, sorted.
 
@@ -28,8 +34,8 @@ def label_subset(
         fraction: in (0, 1].
         kind: "stratified" (classes in proportion, see `stratified_order`) or "random" (the first samples of a
             permutation, as in the papers; with many classes and few labels some classes may get none).
-
         per_class: so many samples of every class instead of a fraction; smaller numbers are contained in larger ones.
+        classes: their names, for errors.
 
     Raises:
         InputError: a class would have no label in a stratified subset, or not enough samples, or there are no labels.
@@ -44,7 +50,7 @@ def label_subset(
     else:
         raise InputError(f"label_subset must be one of stratified, random, not {kind!r}")
     if per_class is not None:
-        return _of_each_class(labels_of_train, order, per_class)
+        return _of_each_class(labels_of_train, order, per_class, classes)
     count, needed = round(fraction * n), _every_class(labels_of_train[order]) if kind == "stratified" else 1
     if count < needed:
         smallest = min(1.0, ceil(needed / n * 1e6) / 1e6)
@@ -55,13 +61,16 @@ def label_subset(
     return order[:count].sort().values
 
 
-def _of_each_class(labels: Tensor, order: Tensor, count: int) -> Tensor:
+def _of_each_class(labels: Tensor, order: Tensor, count: int, classes: Sequence[str]) -> Tensor:
     """Positions of the first `count` of every class in an order, sorted."""
     grouped = order[labels[order].argsort(stable=True)]
-    sizes = [size for size in torch.bincount(labels).tolist() if size]
+    counts = torch.bincount(labels).tolist()
+    sizes = [size for size in counts if size]
     if min(sizes) < count:
+        label = counts.index(min(sizes))
         raise InputError(
-            f"labels_per_class={count}: a class has only {min(sizes)} of the {len(labels):,} training images"
+            f"labels_per_class={count}: class {classes[label] if classes else label} has only {min(sizes)} "
+            f"of the {len(labels):,} training images"
         )
     return torch.cat([members[:count] for members in torch.split(grouped, sizes)]).sort().values
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasthebb_cli.data.collection import Collection, check_classes, files_digest, listing
+from fasthebb_cli.data.collection import Collection, check_classes
+from fasthebb_cli.data.digests import files_digest, listing
 from fasthebb_cli.data.packed import (
     IMAGES_FILE,
     INDEX_FILE,

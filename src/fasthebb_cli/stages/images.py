@@ -52,7 +52,12 @@ def _budget(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
         chosen = torch.isin(dataset.train, dataset.listed).nonzero().flatten()
     else:
         chosen = label_subset(
-            labels, config.label_fraction, config.seed, kind=config.label_subset, per_class=config.labels_per_class
+            labels,
+            config.label_fraction,
+            config.seed,
+            kind=config.label_subset,
+            per_class=config.labels_per_class,
+            classes=dataset.classes,
         )
     left_out = torch.zeros(len(chosen), dtype=torch.bool)
     if config.leave_out is not None:
