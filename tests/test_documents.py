@@ -491,3 +491,13 @@ def test_exceptions_are_still_shown() -> None:
     text = "\n".join([*shown, *(words for section in SECTIONS for words in section.overrides)])
     for key in STAND_FOR:
         assert f"{key}=" in text, key
+
+
+def test_the_list_of_what_is_checked_names_modules_and_tests_that_are_there() -> None:
+    rows = re.findall(r"^\| .* \|$", (ROOT / "docs/robustness.md").read_text(), re.MULTILINE)
+    kinds = [row.strip("| ").split(" | ") for row in rows if not row.startswith("| what")]
+    assert len(kinds) > 20
+    for _, modules, tests in kinds:
+        for top, names in (("src", modules), ("tests", tests)):
+            for name in re.findall(r"`([^`]+)`", names):
+                assert (ROOT / top / name).is_file(), name

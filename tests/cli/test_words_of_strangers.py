@@ -57,6 +57,8 @@ REFUSED = {
     "gpu.device=cpu:1": "gpu.device=cpu:1: there is one cpu",
     "pretrain.lr=1e300": "pretrain.lr must be above 0 and at most 3.4e+38, not 1e+300",
     "pretrain.lr=1e400": "pretrain.lr must be above 0 and at most 3.4e+38, not inf",
+    "rule=../model/conv6": "a group needs a choice; rule can be:",
+    "model=/etc/passwd": "a group needs a choice; model can be:",
     "stages=pretrain": "stages must be a list, as in 'stages=[pretrain]'",
     "leave_out=1/1": "leave_out must be a fold and the number of folds, 2 to 9999",
     "finetune.weight_decay=1e300": "finetune.weight_decay must be between 0 and 3.4e+38, not 1e+300",
@@ -82,11 +84,24 @@ def test_what_can_not_be_meant_is_one_line_also_for_a_dry_run(command: Command, 
     assert not any(ran.runs.glob("*"))
 
 
-def test_a_sweep_over_nothing_is_refused(command: Command) -> None:
-    for word in ("seed=range(0,0)", "seed=range(3,1)"):
-        ran = command("train", "-m", word)
-        assert ran.code == 2
-        assert f"{word}: there is no value in it" in ran.err
+SWEEPS = {
+    "seed=range(0,0)": "there is no value in it",
+    "seed=range(3,1)": "there is no value in it",
+    "seed=range(0,5,0)": "it makes no list of values",
+    "seed=range(0,5,0.0)": "it makes no list of values",
+    "seed=range(0,nan)": "it makes no list of values",
+    "seed=range(0,1000000000)": "more than 10,000 cells in one sweep",
+    "seed=range(0,inf)": "more than 10,000 cells in one sweep",
+    "rule=swta,../model/conv6": "a group needs a choice; rule can be:",
+}
+
+
+@pytest.mark.parametrize("word", SWEEPS)
+def test_a_sweep_over_nothing_or_without_end_is_refused(command: Command, word: str) -> None:
+    for how in ([], ["--dry-run"]):
+        ran = command("train", "-m", word, *how)
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert SWEEPS[word] in ran.err
 
 
 def test_places_that_are_not_there_are_one_line(

@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import get_origin
 
@@ -25,6 +27,7 @@ from fasthebb_cli.settings.tools import BenchConfig, DataConfig
 SITE_VARIABLE = "FASTHEBB_CONF"  # a folder with choices of the site's own, laid out as conf/
 TOP_KEYS: dict[str, type] = {"config": TopLevel, "bench": BenchConfig, "data": DataConfig}  # by file of conf/
 TOP_GROUPS = {"config": (*GROUPS, "experiment"), "bench": tuple(SHARED), "data": ("dataset", "model")}
+MOST_CELLS = 10_000  # of a sweep; composing them takes minutes
 SET_BY_VERB = ("verb", "what", "dry_run")
 OWN_CODE = r"(model|rule|dataset)=([\w.]+:[\w.]+)"  # rule=my_package.module:function
 SHOWN = {  # Hydra's flags that print instead of running, and the values that each accepts
@@ -110,7 +113,17 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
     if site:
         folders.append(Path(site))
     read = [_read(_as_text(word, is_sweep=is_sweep), config, folders, is_sweep=is_sweep) for word in overrides + last]
+    _check_cells(read)
     return Request(config, read, is_sweep, show, folders)
+
+
+def _check_cells(overrides: Sequence[Override]) -> None:
+    """Refuses a sweep that Hydra would compose for many minutes, before its first cell."""
+    swept = [override for override in overrides if override.is_sweep_override() and override.is_discrete_sweep()]
+    counts = [sum(1 for _ in islice(override.sweep_iterator(), MOST_CELLS + 1)) for override in swept]
+    if prod(counts) > MOST_CELLS:
+        keys = ", ".join(override.key_or_group for override in swept)
+        raise InputError(f"{keys}: more than {MOST_CELLS:,} cells in one sweep; give a part of the values at a time")
 
 
 def _as_text(word: str, *, is_sweep: bool) -> str:
@@ -192,8 +205,15 @@ def _check_sweep(override: Override, *, is_sweep: bool) -> None:
         raise InputError("out can't be swept: its cells report below one folder")
     if override.is_hydra_override():
         raise InputError(f"{key} can't be swept: all cells of a sweep share it")
-    if override.is_discrete_sweep() and next(iter(override.sweep_iterator()), None) is None:
-        raise InputError(f"{override.input_line}: there is no value in it, so the sweep would run nothing")
+    if override.is_discrete_sweep():
+        try:
+            first = next(iter(override.sweep_iterator()), None)
+        except (ValueError, TypeError, ArithmeticError, HydraException) as error:  # as a range in steps of 0
+            raise InputError(
+                f"{override.input_line}: it makes no list of values ({' '.join(str(error).split())})"
+            ) from error
+        if first is None:
+            raise InputError(f"{override.input_line}: there is no value in it, so the sweep would run nothing")
 
 
 def _parsed(word: str) -> Override:
@@ -212,12 +232,18 @@ def _check_choice(override: Override, folders: Sequence[Path]) -> None:
         return
     values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     for value in values:
-        named = isinstance(value, str | QuotedString | list | dict)
+        named = isinstance(value, str | QuotedString | list | dict) and not _leads_out(value)
         if not named and not (value is None and override.is_delete()):
             text = "null" if value is None else value
             raise InputError(
                 f"{group}={text}: a group needs a choice; {group} can be: {', '.join(choices(folders, group))}"
             )
+
+
+def _leads_out(choice: object) -> bool:
+    """Whether a choice is a path to a file outside of its group."""
+    text = choice.text if isinstance(choice, QuotedString) else str(choice)
+    return text.startswith("/") or ".." in text.split("/")
 
 
 def _keys(config: str) -> dict[str, bool]:
