@@ -1,5 +1,6 @@
 """The card of a model file: how to build the network, and how its images are prepared. Cards may be a stranger's."""
 
+import json
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, get_type_hints
@@ -86,6 +87,10 @@ def card_of(described: Any) -> ModelCard:
         raise ValueError(f"fit is {card.fit}, not {', '.join(FITS)}")
     if len(set(card.classes)) < len(card.classes):
         raise ValueError("two of its classes have the same name")
+    try:
+        json.dumps(card.arguments, allow_nan=False)
+    except ValueError:
+        raise ValueError("arguments has a number that is not finite") from None
     _check_closed_form(card.closed_form)
     return card
 

@@ -49,6 +49,8 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     if strange := [name for name, value in weights.items() if value.is_complex()]:
         raise ValueError(f"{path}: {strange[0]} has complex numbers, which no network here has")
+    if strange := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: {strange[0]} is not finite")
     return weights, card
 
 
@@ -153,12 +155,35 @@ def load_model_and_card(
         raise ValueError(
             f"{path}: its network {card.model} can't be built ({type(error).__name__}: {error})"
         ) from error
+    network.eval()
+    try:
+        _try(network, card)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return network.to(torch.device(device)), card
+
+
+@torch.no_grad()
+def _try(network: nn.Module, card: ModelCard) -> None:
+    """Passes blank images through a network. Somebody's own may give what it likes.
+
+    Raises:
+        ValueError: it fails, or gives other than a score for each class.
+    """
+    images, classes = torch.zeros(2, card.channels, card.size, card.size), max(len(card.classes), 1)
     if isinstance(network, ClosedForm):
-        try:
-            network.check(torch.zeros(1, card.channels, card.size, card.size), max(len(card.classes), 1))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return network.to(torch.device(device)).eval(), card
+        network.check(images[:1], classes)
+    if is_own(card.model):
+        return
+    try:
+        scores = network(images)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"its network {card.model} fails on an image of {card.size} x {card.size} ({reason})"
+        ) from error
+    if tuple(scores.shape) != (2, classes):
+        raise ValueError(f"its network {card.model} gives scores of shape {tuple(scores.shape)}, not {(2, classes)}")
 
 
 @contextmanager

@@ -60,22 +60,21 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         told: errors that pass, as their messages are meant for the user.
 
     Raises:
-        OwnError: a line of the user's code, or what it calls, raised an error or ended the program. Other errors pass,
-            and so does a lack of memory.
+        OwnError: the user's code, or what calls it or is called by it, raised an error or ended the program. A lack of
+            memory passes, and so does Ctrl-C.
     """
     try:
         yield
-    except SystemExit as error:  # else the run would end there, and seem to be done
-        if not is_own(name):
+    except BaseException as error:
+        if isinstance(error, (*told, KeyboardInterrupt, OwnError, torch.OutOfMemoryError)):
             raise
-        raise OwnError(f"{key}={name}: {_place(error) or 'its code'}: it ends the program ({error.code})") from error
-    except Exception as error:
-        passes = not is_own(name) or isinstance(error, (*told, OwnError, torch.OutOfMemoryError))
-        place = None if passes else _place(error)
-        if place is None:
+        place = _place(error)
+        # SystemExit would end the run, which would seem to be done; a generator that is closed is no error
+        if not is_own(name) or (place is None and isinstance(error, GeneratorExit)):
             raise
         text = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise OwnError(f"{key}={name}: {place}: {type(error).__name__}: {text}") from error
+        what = f"it ends the program ({text})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {text}"
+        raise OwnError(f"{key}={name}: {place or 'its code'}: {what}") from error
 
 
 def _place(error: BaseException) -> str | None:

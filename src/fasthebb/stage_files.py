@@ -47,10 +47,24 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"it is no JSON ({error})") from error
     inner = [value]
     for _ in range(DEEPEST):
+        for item in inner:
+            _check_text(item)
         inner = [item for outer in inner if isinstance(outer, dict | list) for item in _items(outer)]
         if not inner:
             return value
     raise ValueError(TOO_DEEP)
+
+
+def _check_text(value: object) -> None:
+    """Raises:
+    ValueError: a text, or a key of a mapping, holds half a character, which nothing can write.
+    """
+    for text in value if isinstance(value, dict) else [value]:
+        if isinstance(text, str) and not text.isascii():
+            try:
+                os.fsencode(text)  # names of files may have bytes that are no UTF-8
+            except UnicodeEncodeError:
+                raise ValueError("it has a text with half a character in it") from None
 
 
 def digest_of_file(path: Path) -> str:

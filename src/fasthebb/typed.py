@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 LARGEST = 2**63 - 1  # of whole numbers: others hold no larger ones
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
@@ -14,8 +14,9 @@ def check(name: str, value: object, wanted: Any) -> None:
 
     Args:
         name: of the value, for the message.
-        wanted: str, int, float, bool, None, Any, list[...], dict[str, ...], a union of such types, or a mapping of the
-            keys that are looked at to their types; an absent key passes if its type has None. Floats are finite.
+        wanted: str, int, float, bool, None, Any, Literal[...], list[...], dict[str, ...], a union of such types, or a
+            mapping of the keys that are looked at to their types; an absent key passes if its type has None. Floats are
+            finite.
 
     Raises:
         ValueError: the message says what it must be, and what it is.
@@ -27,6 +28,9 @@ def check(name: str, value: object, wanted: Any) -> None:
         assert isinstance(value, dict)
         for key, inner in wanted.items():
             check(f"{name}.{key}" if name else key, value.get(key), inner)
+    elif get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            raise ValueError(f"{name} must be one of {', '.join(map(str, get_args(wanted)))}, not {_shown(value)}")
     elif isinstance(wanted, UnionType):
         if not any(_passes(value, kind) for kind in get_args(wanted)):
             raise ValueError(f"{name} must be {' or '.join(map(_word, get_args(wanted)))}, not {_shown(value)}")

@@ -119,3 +119,46 @@ def test_a_rule_that_gives_no_terms(command: Command, tmp_path: Path, monkeypatc
     ran = command("pretrain", "rule=gives_none:made", "pretrain.epochs=1")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "the rule must return Terms, not NoneType" in ran.err
+
+
+@pytest.mark.parametrize("key", WORDS)
+def test_errors_without_a_line_of_the_users(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"with_a_null_{key.partition('.')[0]}"
+    (tmp_path / f"{module}.py").write_bytes(b"import torch\0\n")
+    words = [word.format(module) for word in WORDS[key]]
+    ran = command("pretrain", *words, "gpu=cpu", "pretrain.epochs=1", small=False)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert f"{key}={module}:made: " in ran.err
+    assert "null bytes" in ran.err
+
+
+@pytest.mark.parametrize("word", ["dataset=os:system", "dataset=builtins:exec", "model=os:system"])
+def test_functions_that_are_not_meant_for_it(command: Command, word: str) -> None:
+    ran = command("pretrain", "dataset=digits", word, "gpu=cpu", "model.width=null", small=False)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert f"{word.replace('=', '.name=')}: its code: TypeError" in ran.err
+
+
+@pytest.mark.parametrize("error", ["BaseException", "GeneratorExit"])
+def test_errors_that_are_no_exceptions(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"raises_{error.lower()}"
+    (tmp_path / f"{module}.py").write_text(f"def made(*a, **k):\n    raise {error}('no more')\n")
+    refused(command, tmp_path, "model.name", module, f"{module}.py, line 2", f"{error}: no more")
+
+
+def test_a_network_of_other_numbers(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "of_doubles.py").write_text(
+        "from torch import nn\n"
+        "def made(channels, size, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes)).double()\n"
+    )
+    ran = command("pretrain", "dataset=digits", "model=of_doubles:made", "gpu=cpu", small=False)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert "model.name=of_doubles:made: 1.weight is torch.float64; a network must have torch.float32" in ran.err

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from fasthebb.model_file import load_model
 from tests.conftest import Ran
@@ -18,11 +19,17 @@ pytestmark = pytest.mark.xdist_group("taught")
 Command = Callable[..., Ran]
 
 
-def forged(taught: Taught, path: Path, changes: dict[str, Any] | str) -> Path:
-    """A copy of a trained model whose card has other values, or is another text."""
+def forged(
+    taught: Taught,
+    path: Path,
+    changes: dict[str, Any] | str,
+    spoil: Callable[[dict[str, Tensor]], object] = lambda weights: None,
+) -> Path:
+    """A copy of a trained model whose card has other values, or is another text, and whose weights were spoilt."""
     with safe_open(taught.finetune / "model.safetensors", framework="pt") as file:
         card = json.loads((file.metadata() or {})["fasthebb"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    spoil(weights)
     text = changes if isinstance(changes, str) else json.dumps(card | changes)
     save_file(weights, path, metadata={"fasthebb": text})
     return path
@@ -95,6 +102,13 @@ DAMAGED: dict[str, tuple[dict[str, Any] | str, str]] = {
         {"model": "torchvision:mobilenet_v2", "arguments": {"inverted_residual_setting": [[1, 16, 10**9, 1]]}},
         "more than 10,000 tensors",
     ),
+    "no number": ({"arguments": {"dropout": float("nan")}}, "arguments has a number that is not finite"),
+    "another norm": ({"arguments": {"norm": "evil"}}, "model.norm must be one of relative, batch, not 'evil'"),
+    "a number for a norm": ({"arguments": {"norm": 5}}, "model.norm must be one of relative, batch, not 5"),
+    "another activation": ({"arguments": {"activation": "exp"}}, "model.activation must be one of relu, tanh"),
+    "a text for a width": ({"arguments": {"width": "1"}}, "model.width must be a number, not '1'"),
+    "half a character": ({"classes": ["\ud800", *map(str, range(9))]}, "it has a text with half a character in it"),
+    "half a character in a key": ({"arguments": {"\ud800": 1}}, "it has a text with half a character in it"),
     "unknown arguments": ({"arguments": {"depth": 3}}, "unknown key model.depth"),
 }
 
@@ -109,6 +123,18 @@ def test_a_card_that_can_not_be_used_is_one_line(command: Command, taught: Taugh
     assert ran.err.count("\n") == 1
     assert str(model) in ran.err
     assert message in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("verb", ["predict", "features"])
+def test_weights_that_are_not_finite_are_refused(command: Command, taught: Taught, tmp_path: Path, verb: str) -> None:
+    def spoil(weights: dict[str, Tensor]) -> None:
+        weights["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+
+    model = forged(taught, tmp_path / "m.safetensors", {}, spoil)
+    ran = command(verb, str(model), str(taught.test), f"out={tmp_path / 'out'}", small=False)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "m.safetensors: conv1.0.weight is not finite" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 

@@ -4,8 +4,9 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
+import torch
 from torch import nn
 
 from fasthebb.nets import readout
@@ -16,6 +17,7 @@ from fasthebb.nets.whitening import Whitening
 from fasthebb.own import OwnError, imported, own_errors
 from fasthebb.readout.features import Features, first_maps
 from fasthebb.readout.network import ClosedForm
+from fasthebb.typed import check
 
 NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
     "conv6": conv6, "conv10": conv10, "softhebb": softhebb, "triangle": triangle,
@@ -49,6 +51,10 @@ def build_network(
             if argument not in accepted:
                 known = [n for n in accepted if n not in ("channels", "size", "classes")]
                 raise ValueError(f"unknown key model.{argument} for {name}; it accepts: {', '.join(known) or 'none'}")
+    if name in NETWORKS:
+        hints = get_type_hints(function)
+        for argument, value in arguments.items():
+            check(f"model.{argument}", value, hints[argument])
     try:
         with own_errors("model.name", name, ValueError):
             network = function(channels=channels, size=size, classes=classes, **arguments)
@@ -58,6 +64,9 @@ def build_network(
         raise ValueError(f"model {name}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.name={name} must return a torch.nn.Module, not {type(network).__name__}")
+    for tensor, value in network.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise ValueError(f"model.name={name}: {tensor} is {value.dtype}; a network must have torch.float32")
     if whitening:
         if not isinstance(network, nn.Sequential):
             raise ValueError(f"rule.whitening: the network of model.name={name} must be an nn.Sequential")

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 Norm = Literal["relative", "batch"]
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh}
+Activation = Literal["relu", "tanh"]
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {"relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh}
 
 
 class Stage(NamedTuple):
@@ -51,7 +52,7 @@ def conv6(
     width: float = 1.0,
     norm: Norm = "batch",
     dropout: float = 0.5,
-    activation: str = "relu",
+    activation: Activation = "relu",
 ) -> nn.Sequential:
     """Four convolutions and two fully connected layers, for images of 32 x 32.
 
@@ -61,7 +62,7 @@ def conv6(
         width: factor on the number of units of every hidden layer, > 0.
         norm: batch norm of the deepest three hidden layers: "relative" (see RelativeBatchNorm2d) or plain "batch".
         dropout: probability before the classifier, in [0, 1).
-        activation: after every hidden layer, a key of ACTIVATIONS.
+        activation: after every hidden layer.
 
     Raises:
         ValueError: images that are too small.
@@ -78,7 +79,7 @@ def conv10(
     width: float = 1.0,
     norm: Norm = "batch",
     dropout: float = 0.5,
-    activation: str = "relu",
+    activation: Activation = "relu",
 ) -> nn.Sequential:
     """Eight convolutions and two fully connected layers, for 210 x 210 images; arguments as in conv6, size >= 162."""
     stages = [
@@ -97,7 +98,7 @@ def _network(
     width: float,
     norm: Norm,
     dropout: float,
-    activation: str,
+    activation: Activation,
 ) -> nn.Sequential:
     depth = len(stages) + 1
     relative_from = depth - 3 if norm == "relative" else depth

@@ -13,6 +13,8 @@ from fasthebb.readout.features import Features
 from fasthebb.readout.kernel import kernel, unit_rows
 from fasthebb.readout.views import mirrored
 
+DIMENSIONS = {"mean": 1, "map": 2, "linear": 2, "weight": 2, "rows": 2, "sharpness": 0, "gain": 0}  # of its buffers
+
 
 class ClosedForm(nn.Module):
     """Features z = (x - mean) map, then a linear classifier, the labelled rows of a kernel, or the sum of both.
@@ -33,7 +35,7 @@ class ClosedForm(nn.Module):
     def __init__(self, features: Features, *, mirror: bool) -> None:
         super().__init__()
         self.features, self.mirror = features, mirror
-        for name in ("mean", "map", "linear", "weight", "rows", "sharpness", "gain"):
+        for name in DIMENSIONS:
             self.register_buffer(name, torch.empty(0))
 
     def components(self, images: Tensor) -> Tensor:
@@ -80,6 +82,8 @@ class ClosedForm(nn.Module):
             ValueError: the buffers do not fit each other, the features or the number of classes.
         """
         for name, value in self.named_buffers(recurse=False):
+            if value.numel() and value.dim() != DIMENSIONS[name]:
+                raise ValueError(f"its {name} has {value.dim()} dimensions, not {DIMENSIONS[name]}")
             if not value.isfinite().all() or (
                 name in ("gain", "sharpness") and value.numel() and float(value.min()) < 0
             ):

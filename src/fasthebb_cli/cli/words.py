@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, Quote, QuotedString, ValueType
@@ -29,6 +29,7 @@ TOP_KEYS: dict[str, type] = {"config": TopLevel, "bench": BenchConfig, "data": D
 TOP_GROUPS = {"config": (*GROUPS, "experiment"), "bench": tuple(SHARED), "data": ("dataset", "model")}
 MOST_CELLS = 10_000  # of a sweep; composing them takes minutes
 SET_BY_VERB = ("verb", "what", "dry_run")
+SHAPES: dict[type, tuple[str, str]] = {dict: ("{name:value}", "a mapping"), list: ("[a,b]", "a list")}
 OWN_CODE = r"(model|rule|dataset)=([\w.]+:[\w.]+)"  # rule=my_package.module:function
 SHOWN = {  # Hydra's flags that print instead of running, and the values that each accepts
     "--cfg": ("job", "hydra", "all"),
@@ -172,7 +173,8 @@ def _read(word: str, config: str, folders: Sequence[Path], *, is_sweep: bool) ->
         _check_choice(override, folders)
         return override
     keys = _keys(config)
-    if any(f"{key}.".startswith(f"{name}.") for name, is_mapping in keys.items() if is_mapping):
+    _check_shape(override, keys.get(key))
+    if any(f"{key}.".startswith(f"{name}.") for name, shape in keys.items() if shape is dict):
         # Hydra adds no key to a mapping that is there, unless ++ says so
         return _parsed(f"++{word}") if override.type == OverrideType.CHANGE else override
     if key not in keys and not is_added:  # `load` checks keys that are added
@@ -232,7 +234,10 @@ def _check_choice(override: Override, folders: Sequence[Path]) -> None:
         return
     values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     for value in values:
-        named = isinstance(value, str | QuotedString | list | dict) and not _leads_out(value)
+        texts = value if isinstance(value, list) else [value]
+        named = isinstance(value, dict) or all(
+            isinstance(text, str | QuotedString) and not _leads_out(text) for text in texts
+        )
         if not named and not (value is None and override.is_delete()):
             text = "null" if value is None else value
             raise InputError(
@@ -240,23 +245,40 @@ def _check_choice(override: Override, folders: Sequence[Path]) -> None:
             )
 
 
-def _leads_out(choice: object) -> bool:
+def _leads_out(choice: str | QuotedString) -> bool:
     """Whether a choice is a path to a file outside of its group."""
-    text = choice.text if isinstance(choice, QuotedString) else str(choice)
+    text = choice.text if isinstance(choice, QuotedString) else choice
     return text.startswith("/") or ".." in text.split("/")
 
 
-def _keys(config: str) -> dict[str, bool]:
-    """Every key outside of hydra's -> whether it is a mapping, to which the user may add keys."""
-    keys = {field.name: False for field in fields(TOP_KEYS[config]) if field.name not in TOP_GROUPS[config]}
+def _check_shape(override: Override, shape: type | None) -> None:
+    """A list is no mapping, and a mapping no list: Hydra would say that it can't merge them."""
+    if shape is None:
+        return
+    key, example, name = override.key_or_group, *SHAPES[shape]
+    for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
+        other = isinstance(value, dict | list) or (shape is dict and not isinstance(value, str | QuotedString | None))
+        if other and not isinstance(value, shape):
+            raise InputError(f"{key} must be {name}, as in '{key}={example}', not {value}")
+
+
+def _keys(config: str) -> dict[str, type | None]:
+    """Every key outside of hydra's -> dict for a mapping, to which the user may add keys; list; None for one value."""
+    keys = {f.name: _shape(f.type) for f in fields(TOP_KEYS[config]) if f.name not in TOP_GROUPS[config]}
     if config == "config":
-        keys["extra"] = True
+        keys["extra"] = dict
     for group in TOP_GROUPS[config]:
         if group in GROUPS:
             kinds = [KINDS[kind] for kind in STAGE_GROUPS.get(group, ())] or [GROUPS[group]]
             for cls in kinds:
-                keys |= {f"{group}.{field.name}": get_origin(field.type) is dict for field in fields(cls)}
+                keys |= {f"{group}.{field.name}": _shape(field.type) for field in fields(cls)}
     return keys
+
+
+def _shape(wanted: Any) -> type | None:
+    """dict or list, if a type, or one of a union of types, is that."""
+    kinds = {get_origin(kind) for kind in (wanted, *get_args(wanted))}
+    return next((shape for shape in SHAPES if shape in kinds), None)
 
 
 def _unknown_key(key: str, config: str, keys: Collection[str]) -> str:

@@ -78,8 +78,7 @@ def load(cfg: DictConfig) -> Config:
         if not isinstance(cfg.get(group), DictConfig):
             raise InputError(f"{group} must name a choice of the group, as in {group}={_example(group)}")
     cfg = _resolved(completed(cfg))
-    plain = {key: cfg[key] for key in cfg if key not in (*GROUPS, "extra")}
-    top = _typed(TopLevel, OmegaConf.create(plain), "")
+    top = _typed(TopLevel, OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in (*GROUPS, "extra")]), "")
     shared: dict[str, Any] = {group: _typed(cls, cfg[group], group) for group, cls in SHARED.items()}
     settings: dict[str, StageSettings] = {
         group: _typed(KINDS[_kind(cfg[group], group)], cfg[group], group) for group in STAGE_GROUPS

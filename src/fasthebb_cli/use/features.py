@@ -51,7 +51,10 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
         rows = _Rows(array, len(files), out)
 
         def use(numbers: list[int], images: Tensor) -> None:
-            rows.append(flattened(read_layer(images), pool, layer, len(images)).cpu().numpy())
+            values = flattened(read_layer(images), pool, layer, len(images))
+            if not values.isfinite().all():
+                raise RunError(f"{model}: features of {layer} are not finite; its training has diverged")
+            rows.append(values.cpu().numpy())
             names.write(b"".join(os.fsencode(files[k].name) + b"\n" for k in numbers))
 
         run_pass(work, use, view, f"features of {layer}")
