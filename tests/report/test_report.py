@@ -55,6 +55,25 @@ def test_paired_difference() -> None:
     assert paired_difference({0: 0.5}, {1: 0.5}) is None
 
 
+def test_what_was_measured_on_left_out_labels_is_counted_and_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fold in range(2):
+        make_run(
+            tmp_path / "runs", "hpca", 0.1, 0, 0.5, content={"leave_out": f"{fold}/2"}, split="left_out", samples=7
+        )
+    words = ("report", tmp_path / "runs", f"out={tmp_path / 'report'}")
+    code, _, errors = call(capsys, *words)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "those on left-out labels are shown by fasthebb advise" in errors
+    make_grid(tmp_path / "runs")
+    assert call(capsys, *words)[0] == 0
+    (grid,) = grids_of(tmp_path / "runs")
+    assert grid.title == "digits, test split of 1,000 images"
+    for name in ("report.md", "report.html"):
+        assert "2 measurements on left-out labels" in (tmp_path / "report" / name).read_text()
+
+
 @pytest.mark.parametrize("others", [{0: 0.5}, {0: 0.5, 1: 0.6}])
 def test_no_spread_no_significance(others: dict[int, float]) -> None:
     found = paired_difference({seed: value + 0.1 for seed, value in others.items()}, others)

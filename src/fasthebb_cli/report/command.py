@@ -37,7 +37,7 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
     if not settings["out"]:
         raise InputError("out must name a directory, as in out=report")
     from fasthebb_cli.report import csv_table
-    from fasthebb_cli.report.grid import build_grids
+    from fasthebb_cli.report.grid import build_grids, measures_left_out
     from fasthebb_cli.report.layers import accuracies_by_layer
     from fasthebb_cli.report.page import write_report
     from fasthebb_cli.report.sections import build_section
@@ -46,15 +46,16 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
     index = Index([*siblings(places), *directories])
     grids = build_grids(directories, index)
     if not grids:
-        named = ", ".join(map(str, places))
-        raise InputError(f"{named}: no finished evaluation or probe to report on; found {_found(directories)}")
+        named, left_out = ", ".join(map(str, places)), any(map(measures_left_out, directories))
+        only = "; those on left-out labels are shown by fasthebb advise" if left_out else ""
+        raise InputError(f"{named}: no finished evaluation or probe to report on; found {_found(directories)}{only}")
     out = Path(settings["out"])
     rows, sections = [row for grid in grids for row in csv_table.accuracy_rows(grid)], []
     for grid in grids:
         layers = accuracies_by_layer(grid)
         rows += csv_table.layer_rows(grid, layers) if layers else []
         sections.append(build_section(grid, layers, unfinished_lines(directories, grid.dataset)))
-    write_report(out, title_of(grids), rows, sections, unfinished_notes(directories))
+    write_report(out, title_of(grids), rows, sections, absent_notes(directories))
     for grid, section in zip(grids, sections, strict=True):
         console.print()
         console.print(grid.title, style="bold", highlight=False)
@@ -97,10 +98,16 @@ def unfinished_lines(directories: Sequence[StageDirectory], dataset: str) -> lis
     return [f"{cell}: {stage} of seed {', '.join(seeds)} {how}" for (cell, stage, how), seeds in groups.items()]
 
 
-def unfinished_notes(directories: Sequence[StageDirectory]) -> list[str]:
-    """How many stages are not in the report since they are not finished, and which of them can't be read."""
+def absent_notes(directories: Sequence[StageDirectory]) -> list[str]:
+    """How many stages are not in the report, why, and which can't be read."""
+    from fasthebb_cli.report.grid import measures_left_out
+
     left = [directory for directory in directories if directory.state != "finished"]
     notes = [f"Not in this report: {count_states(left)} stages of {len(directories):,}."] if left else []
+    folds = sum(map(measures_left_out, directories))
+    notes += (
+        [f"Not in this report: {folds} measurements on left-out labels; fasthebb advise shows them."] if folds else []
+    )
     notes += [f"{item.path.name}: {item.note}" for item in left if item.note.startswith(DAMAGED)]
     return notes + [f"{item.path.name}: {item.unread}" for item in directories if item.unread]
 

@@ -28,6 +28,7 @@ from fasthebb_cli.report.directories import StageDirectory
 from fasthebb_cli.report.estimates import Difference, Estimate, estimate, paired_difference
 
 SPLITS = ("test", "validation")
+LEFT_OUT = "left_out"
 LISTED, FIT = "dataset.labelled", "dataset.fit"  # keys of a stage's content, which few have
 
 
@@ -217,8 +218,12 @@ class Grid:
 
 
 def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Grid]:
-    """The grids of all finished evaluations and probes. The test split comes before the validation split."""
-    finished = [item for item in directories if item.state == "finished"]
+    """The grids of all finished evaluations and probes. The test split comes before the validation split.
+
+    What was measured on labels that were left out is no part of them: each fold has a few images of its own, and
+    `fasthebb advise` brings them together.
+    """
+    finished = [item for item in directories if item.state == "finished" and not measures_left_out(item)]
     evaluations = [item for item in finished if item.measures and item.results.get("top1") is not None]
     probes = [item for item in finished if isinstance(item.results.get("layers"), dict)]
     groups: dict[tuple[Any, ...], tuple[list[Run], list[Run]]] = {}
@@ -233,6 +238,10 @@ def build_grids(directories: Sequence[StageDirectory], index: Index) -> list[Gri
         grid if titles[grid.title] == 1 else replace(grid, note=f"{grid.note}, images {str(key[2])[:6]}")
         for key, grid in zip(ordered, grids, strict=True)
     ]
+
+
+def measures_left_out(item: StageDirectory) -> bool:
+    return item.results.get("split") == LEFT_OUT
 
 
 def labels_of(runs: Sequence[Run]) -> int | None:
