@@ -25,6 +25,7 @@ def state(epoch: int, size: int = 1000) -> dict[str, Any]:
         "epoch": epoch,
         "network": {"weight": torch.arange(size)},
         "records": [{"epoch": k + 1, "loss": 0.5} for k in range(epoch)],
+        "random": [{}],
     }
 
 
@@ -99,7 +100,16 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, damage: Calla
 
 
 @pytest.mark.parametrize(
-    "forged", [{"epoch": 10**9}, {"epoch": -5}, {"seconds": "zz"}, {"records": "zz"}, {"step": -1}]
+    "forged",
+    [
+        {"epoch": 10**9},
+        {"epoch": -5},
+        {"seconds": "zz"},
+        {"records": "zz"},
+        {"step": -1},
+        {"random": []},
+        {"random": {}},
+    ],
 )
 def test_one_that_says_what_can_not_be_is_damaged(tmp_path: Path, forged: dict[str, Any]) -> None:
     save_checkpoint(tmp_path / "checkpoint.pt", state(3) | forged)

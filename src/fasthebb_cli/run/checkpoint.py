@@ -5,6 +5,7 @@ the newest is damaged.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -81,7 +82,9 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
         InputError: the file is no checkpoint of this program, or belongs to other settings.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that another program made
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(f"checkpoint {path} can't be read ({reason}); {REMEDY}") from error
@@ -91,6 +94,8 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is incomplete: it has no {missing[0]}; {REMEDY}")
     try:
         check("", state, POSITION)
+        if not isinstance(state["random"], list) or not state["random"]:
+            raise ValueError("it has no state of a random generator")
         if state["epoch"] < 0 or state["step"] < 0 or len(state["records"]) != state["epoch"]:
             raise ValueError(f"epoch {state['epoch']} and step {state['step']} after {len(state['records'])} records")
     except ValueError as error:
