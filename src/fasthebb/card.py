@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 from fasthebb.typed import check
 
+LONGEST = 500  # characters of a name
 LARGEST = 4096  # of an image's height, width and channels
 FITS = ("crop", "pad", "stretch")  # the shorter side fits and the middle is cut out; the longer side fits; both do
 # Left out of a file if they have their defaults, so that files stay as they were before these fields existed
@@ -83,6 +84,8 @@ def card_of(described: Any) -> ModelCard:
             raise ValueError(f"{name} is {value}")
     if not len(card.mean) == len(card.std) == card.channels or min(card.std) <= 0:
         raise ValueError(f"mean and std must have {card.channels} numbers each, and those of std be above 0")
+    if len(card.model) > LONGEST or len(card.layer or "") > LONGEST:
+        raise ValueError(f"model or layer has more than {LONGEST} characters")
     if card.fit not in FITS:
         raise ValueError(f"fit is {card.fit}, not {', '.join(FITS)}")
     if len(set(card.classes)) < len(card.classes):
@@ -105,5 +108,7 @@ def _check_closed_form(described: dict[str, Any] | None) -> None:
     if described.keys() != kinds.keys():
         raise ValueError(f"closed_form must have {', '.join(kinds)}")
     check("closed_form", described, kinds)
+    if any(len(pattern) > LONGEST for pattern in described["layers"] or ()):
+        raise ValueError(f"closed_form.layers has more than {LONGEST} characters in a pattern")
     if described["pool"] < 1 or described["layers"] == []:
         raise ValueError("closed_form.pool must be at least 1, and closed_form.layers not empty")

@@ -1,6 +1,7 @@
 """Imports a user's own function by its name, `my_package.module:function`, and tells where its code fails."""
 
 import inspect
+import os
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         OwnError: the user's code, or what calls it or is called by it, raised an error or ended the program. A lack of
             memory passes, and so does Ctrl-C.
     """
+    dtype, folder = torch.get_default_dtype(), _here()
     try:
         yield
     except BaseException as error:
@@ -75,6 +77,18 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         what = f"it ends the program ({text})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {text}"
         raise OwnError(f"{key}={name}: {place or 'its code'}: {what}") from error
+    finally:  # what it changes for all of the program is changed back
+        torch.set_default_dtype(dtype)
+        if folder is not None and _here() != folder:
+            os.chdir(folder)
+
+
+def _here() -> str | None:
+    """The working directory; None: it was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def _place(error: BaseException) -> str | None:

@@ -529,6 +529,7 @@ def test_a_sweep_in_joblibs_processes_that_is_stopped_leaves_none_of_them(
     _, errors = sweep.communicate(timeout=PATIENCE)  # its processes hold the pipe: it ends with the last of them
     assert sweep.returncode == 130, errors
     assert "Traceback" not in errors
+    assert "Warning" not in errors
     assert "stopped; the same command goes on" in errors
     assert errors.count("stopped and saved at epoch") == 2
     assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2

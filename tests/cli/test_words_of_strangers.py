@@ -59,6 +59,7 @@ REFUSED = {
     "pretrain.lr=1e400": "pretrain.lr must be above 0 and at most 3.4e+38, not inf",
     "gpu=[1]": "a group needs a choice; gpu can be:",
     "rule=[swta,../model/conv6]": "a group needs a choice; rule can be:",
+    "label_fraction=${oc.env:NOT_THERE}": "label_fraction: KeyError raised while resolving interpolation",
     "objective=???": "objective has no value; set it",
     "stages={}": "stages must be a list, as in 'stages=[a,b]'",
     "extra=[1,2]": "extra must be a mapping, as in 'extra={name:value}'",

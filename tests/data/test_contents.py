@@ -1,5 +1,6 @@
 """Image files are known by what is in them, and each is read once for that."""
 
+import json
 import os
 import pickle
 import shutil
@@ -162,6 +163,27 @@ def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Path) ->
     place = f"image_folder {tmp_path / 'a'} None"
     assert [bytes(row) for row in contents.content_digests(files, place, read)].count(contents.UNREAD) == 1
     assert opened(tmp_path / "a").digest == expected
+
+
+def test_a_changed_or_lost_description_of_a_packed_set_is_found(tmp_path: Path) -> None:
+    class_folders(tmp_path / "a", {"cat": 6, "dog": 6})
+    config = with_defaults(DatasetConfig, name="image_folder", root=str(tmp_path / "a"), size=8)
+    run_data(DataConfig(config, "prepare", str(tmp_path / "packed"), "uint8", None, 0, 0), Console(quiet=True))
+    file = tmp_path / "packed" / "packed.json"
+    content = json.loads(file.read_text())
+    for changes in ({"classes": ["dog", "cat"]}, {"plan": content["plan"] | {"fit": "pad"}}):
+        file.write_text(json.dumps(content | changes))
+        with pytest.raises(InputError, match=r"packed\.json: is damaged \(it was changed after it had been written\)"):
+            opened(tmp_path / "packed")
+    file.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"packed\.json: is damaged"):
+        opened(tmp_path / "packed")
+    del content["seal"]  # an earlier version wrote it
+    file.write_text(json.dumps(content))
+    assert opened(tmp_path / "packed").classes == ("cat", "dog")
+    file.unlink()
+    with pytest.raises(InputError, match=r"packed\.json: is missing beside images\.bin"):
+        opened(tmp_path / "packed")
 
 
 @pytest.mark.parametrize("form", ["uint8", "encoded"])

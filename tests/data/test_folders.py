@@ -156,7 +156,12 @@ def test_a_table_in_root_keeps_the_test_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("gone.png,a", r"labels.csv, line 2: gone.png is no image below dataset.root"),
+        ("gone.png,a", r"labels.csv, line 2: 'gone.png' is no image below dataset.root"),
+        ("1.png,b,test", r"labels.csv, line 2: has 3 columns; say which is which in a first line: path,label,split"),
+        ('"1.png,b\n2.png,b', r"labels.csv, line 2: a quote opens in it and does not close"),
+        ("1.png,b\0", r"labels.csv, line 2: has a null character in it"),
+        ("1" * 300 + ".png,b", r"labels.csv, line 2: '1{80}'\.\.\. is no image below dataset.root"),
+        ("1" * 200_000, r"labels.csv, line 2: is no csv \(field larger than field limit"),
         ("1.png", r"labels.csv, line 2: expected path,label, found '1.png'"),
         ("0.png,b", r"labels.csv, line 2: 0.png is listed twice"),
     ],

@@ -17,7 +17,7 @@ from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import _collection, collection_of, load_dataset
 from fasthebb_cli.data.source import Fit, decode
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.dataset import copies, open_dataset
+from fasthebb_cli.run.dataset import copies, open_dataset, untaught
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.use.images import find_images
@@ -113,20 +113,23 @@ def test_every_named_format_is_read_and_the_others_are_counted(tmp_path: Path) -
         "i.pgm",
         "j.avif",
         "k.heic",
+        "l.jpe",
+        "m.dib",
+        "n.pnm",
     ):
         kind = {"jfif": "JPEG", "heic": "HEIF"}.get(name[2:])
         (shown.convert("L") if name == "i.pgm" else shown).save(tmp_path / name, format=kind)
-    for name in ("l.cr2", "m.CR2", "n.mp4", "o.txt", "Thumbs.db"):
+    for name in ("l.cr2", "m.CR2", "n.mp4", "o.txt", "Thumbs.db", "p.pcx", "q.jpg_large", ".r.png", "._s.png"):
         (tmp_path / name).write_bytes(b"?")
     dataset = load_dataset(config(tmp_path), 0)
-    assert len(dataset.train) == 11
-    pixels = dataset.source.read(torch.arange(11)).float()
+    assert len(dataset.train) == 14
+    pixels = dataset.source.read(torch.arange(14)).float()
     close = (pixels - pixels[2]).abs().mean((1, 2, 3))
     assert [int(k) for k in (close > 16).nonzero()] == [8], "all show the same, but the grey one"
-    line = "files that are not read are left out: 2 .cr2, 1 .mp4"
+    line = "files that are not read are left out: 2 .cr2, 1 .jpg_large, 1 .mp4, 1 .pcx, 1 hidden image"
     assert line in told(tmp_path)
     warned: list[str] = []
-    assert len(find_images(tmp_path, warned.append)) == 11
+    assert len(find_images(tmp_path, warned.append)) == 14
     assert warned == [line]
 
 
@@ -225,6 +228,21 @@ def test_a_split_is_no_folder_of_more_images_without_labels(tmp_path: Path, extr
     class_folders(tmp_path / "test", {"a": 2, "b": 2}, first=50)
     with pytest.raises(InputError, match=r"belongs to the data set in .*, which would miss it; name another folder"):
         load_dataset(config(tmp_path, unlabelled=str(tmp_path / extra)), 0)
+
+
+def test_files_beside_folders_that_are_splits_are_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 4, "b": 4})
+    (tmp_path / "test").write_bytes((tmp_path / "train/a/000.png").read_bytes())
+    (tmp_path / "README.md").write_text("digits")
+    (tmp_path / "more.zip").write_text("")
+    assert "files that are not read are left out: 1 .zip, 1 file without an ending" in told(tmp_path)
+
+
+def test_a_class_without_a_training_image_is_named(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 4, "b": 8, "c": 8})
+    assert untaught(load_dataset(config(tmp_path), 0)) == []
+    (line,) = untaught(load_dataset(config(tmp_path, train_samples=2), 0))
+    assert line[:-1] == "the training images have no image of 1 class: "
 
 
 def test_files_without_an_ending_are_counted(tmp_path: Path) -> None:

@@ -98,6 +98,19 @@ def test_a_damaged_directory_is_named_and_the_others_are_shown(
     assert message in out
 
 
+def test_another_stages_files_in_a_directory_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "runs", "none", 0.1, 0, 0.8)
+    moved = make_run(tmp_path / "runs", "none", 0.1, 1, 0.9)
+    moved.rename(moved.with_name("evaluate-01234567"))
+    code, out, _ = call(capsys, "runs", tmp_path / "runs")
+    assert code == 0
+    assert "3 finished, 1 failed" in out
+    assert "results.json: it is of another directory's stage" in out
+    code, out, _ = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
+    assert code == 0
+    assert "(n=1)" in out
+
+
 def test_metrics_are_read_up_to_what_is_damaged_and_the_report_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

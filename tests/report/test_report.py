@@ -555,7 +555,7 @@ def test_real_runs(command: Callable[..., Ran], tmp_path: Path, capsys: pytest.C
         (["report", "nowhere"], "no such directory"),
         (["report", "empty"], "no stage directories there"),
         (["report", "unfinished"], "found 2 stages: 1 failed, 1 stale"),
-        (["report", "runs", "out="], "out must name a directory"),
+        (["report", "runs", "out="], "out is empty; give a path"),
         (["report", "runs", "depth=3"], "unknown setting depth"),
         (["runs", "runs", "state=dead"], "state must be one of finished, running, failed, stale"),
         (["compare", "runs", "runs"], "is no stage's directory"),
@@ -579,12 +579,13 @@ def test_bad_input(
     assert len(errors.splitlines()) == 1
 
 
-def test_out_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_out_that_can_not_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     make_run(tmp_path / "runs", "none", 0.1, 0, 0.5)
     (tmp_path / "file").write_text("")
-    code, _, errors = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'file'}")
-    assert code == 1
-    assert "can't write" in errors
+    code, _, errors = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / place}")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "file is a file; give a folder" in errors or "out: a folder's or file's name takes 300 bytes" in errors
 
 
 def test_missing_package_is_named(

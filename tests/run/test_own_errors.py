@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import Ran
 
@@ -150,6 +151,73 @@ def test_errors_that_are_no_exceptions(
     module = f"raises_{error.lower()}"
     (tmp_path / f"{module}.py").write_text(f"def made(*a, **k):\n    raise {error}('no more')\n")
     refused(command, tmp_path, "model.name", module, f"{module}.py, line 2", f"{error}: no more")
+
+
+NETWORK = """
+import os
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, channels, size, classes):
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(channels, 4, 5), nn.ReLU(), nn.BatchNorm2d(4))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(4 * (size - 4)**2, classes))
+
+    def forward(self, x):
+        y = self.classifier(self.conv1(x))
+        return {output}
+
+def made(channels, size, classes):
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    return Net(channels, size, classes).float()
+"""
+OUTPUTS = {
+    "y[:, :3]": "gives (2, 3) of torch.float32",
+    "(y,)": "gives a tuple",
+    "None": "gives a NoneType",
+    "y.detach()": "gives scores without gradients",
+    "torch.cat([y, y], 1)": "gives (2, 20) of torch.float32",
+    "y[:1]": "gives (1, 10) of torch.float32",
+    "y.long()": "gives (2, 10) of torch.int64",
+}
+LABELLED = ("train", "dataset=digits", "rule=none", "finetune.epochs=1", "label_fraction=0.1", "gpu=cpu")
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_network_that_gives_no_scores(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, how: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"gives_{list(OUTPUTS).index(output)}_{len(how)}"
+    (tmp_path / f"{module}.py").write_text(NETWORK.format(output=output))
+    ran = command(*LABELLED, f"model={module}:made", *how, small=False)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert f"model.name={module}:made: {OUTPUTS[output]} for 2 images; it must give scores (2, 10)" in ran.err
+
+
+def test_scores_that_are_not_finite_are_not_measured(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "not_finite.py").write_text(NETWORK.format(output="y if self.training else y * float('nan')"))
+    ran = command(*LABELLED, "model=not_finite:made", small=False)
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+    assert "the network's scores are not finite" in ran.err
+
+
+def test_what_own_code_changes_for_all_of_the_program_is_changed_back(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "changes_all.py").write_text(NETWORK.format(output="y"))
+    ran = command(*LABELLED, "model=changes_all:made", small=False)
+    assert ran.code == 0, ran.err
+    assert Path.cwd() == tmp_path
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_network_of_other_numbers(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

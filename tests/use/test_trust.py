@@ -138,6 +138,19 @@ def test_weights_that_are_not_finite_are_refused(command: Command, taught: Taugh
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_names_that_are_numbers_and_what_is_shown_stay_as_they_are(
+    command: Command, taught: Taught, tmp_path: Path
+) -> None:
+    model = forged(taught, tmp_path / "m.safetensors", {"classes": ["-1", "+2.5", *(f"-{k}-" for k in range(8))]})
+    out = tmp_path / "p.csv"
+    ran = command("predict", str(model), str(taught.test), f"out={out}", "device=cpu", small=False)
+    assert ran.code == 0, ran.err
+    found = {line.split(",")[1] for line in out.read_text().splitlines()[1:]}
+    assert found & {"-1", "+2.5"}
+    assert found - {"-1", "+2.5"} <= {f"'-{k}-" for k in range(8)}
+    assert "'" not in ran.out
+
+
 def test_cells_that_a_spreadsheet_would_run_are_guarded(command: Command, taught: Taught, tmp_path: Path) -> None:
     model = forged(taught, tmp_path / "m.safetensors", {"classes": [f"={k}+1" for k in range(10)]})
     (tmp_path / "photos").mkdir()

@@ -16,6 +16,7 @@ from fasthebb_cli.compute.launch import launch
 # C0 but for tab and line feed, DEL, C1, what changes the direction of writing, and bytes that are no UTF-8
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 60  # characters of a name that is shown
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet runs
 LOST: list[str] = []  # why output could not be written
 PLAIN_WIDTH = 160  # characters, where there is no terminal
@@ -123,7 +124,7 @@ def harmless(text: str) -> str:
 
 def cell_text(text: str) -> str:
     """A text for a cell of a csv, after an apostrophe where a spreadsheet would take it for a formula and run it."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 
 
 def _written_out(found: re.Match[str]) -> str:

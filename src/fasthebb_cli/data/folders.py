@@ -28,6 +28,7 @@ from fasthebb_cli.data.walk import (
     Passed,
     at_least_one,
     class_folders,
+    count_beside,
     images_by_class,
     list_images,
     named,
@@ -102,6 +103,7 @@ def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, 
         _refuse_splits(root, names)
     else:
         refuse_loose(root, [])
+        count_beside(root, passed)
     parts: dict[str, Iterable[ImageFile]] = {"train": images_by_class(base, names, root, extra, passed)}
     for part, folder in zip(("test", "validation"), splits.values(), strict=False):
         parts[part] = images_by_class(folder, names, root, extra, passed)

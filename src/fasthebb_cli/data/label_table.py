@@ -1,13 +1,16 @@
 """A table of labels for the images of a folder: `dataset.labels=FILE.csv`."""
 
 import csv
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fasthebb_cli.data.files import FileList, composed
+from fasthebb_cli.data.files import FileList, composed, read_list
 from fasthebb_cli.data.walk import SPLITS, Passed, list_images, named, split_folders
 from fasthebb_cli.errors import InputError
+
+SHOWN = 80  # characters of a line, in a message
 
 
 def listed_labels(
@@ -24,10 +27,7 @@ def listed_labels(
     if not table.is_file():
         raise InputError(f"dataset.labels: there is no file {Path(labels).expanduser().absolute()} or {table}")
     files = {os.path.normpath(file.path): file for file in list_images(root, extra, passed)}
-    try:
-        names, split_of = _read_labels(table, root, files.keys())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: is no csv file in UTF-8 ({error}); expected lines of path,label") from error
+    names, split_of = _read_labels(table, root, files.keys())
     classes = tuple(sorted(set(names.values())))
     number = {name: k for k, name in enumerate(classes)}
     folders = split_folders(root, extra) if named(root, "train") else {}
@@ -57,38 +57,60 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[st
     Paths in the table are relative to root or to the table itself.
 
     Raises:
-        InputError: a line has less than two columns, names a file that is no image below root or was named before, or
-            has a split that is none.
+        InputError: a line has too few or too many columns, names a file that is no image below root or was named
+            before, or has a split that is none.
     """
     names, splits, path_of = dict[str, str](), dict[str, str](), {composed(path): path for path in known}
-    columns: tuple[int, ...] = (0, 1)
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.reader(stream)
-        for row in rows:
-            cells = [cell.strip() for cell in row]
-            where = f"{table}, line {rows.line_num}"
-            if not any(cells):
-                continue
-            if not names and {"path", "label"} <= {cell.lower() for cell in cells}:
-                header = [cell.lower() for cell in cells]
-                columns = tuple(header.index(name) for name in ("path", "label", "split") if name in header)
-                continue
-            if len(cells) <= max(columns):
-                raise InputError(f"{where}: expected path,label, found {','.join(row)!r}")
-            file, label, *split = (cells[k] for k in columns)
-            candidates = [composed(os.path.normpath(top / file)) for top in (root, table.parent)]
-            path = next((path_of[name] for name in candidates if name in path_of), None)
-            if path is None:
-                raise InputError(f"{where}: {file} is no image below dataset.root={root}")
-            if path in names:
-                raise InputError(f"{where}: {file} is listed twice")
-            if label:
-                names[path] = label
-            if any(split):
-                splits[path] = _split_called(split[0], where)
+    columns: tuple[int, ...] | None = None  # of path, label and split, as a header says
+    for where, cells in _lines(table):
+        if not names and {"path", "label"} <= {cell.lower() for cell in cells}:
+            header = [cell.lower() for cell in cells]
+            columns = tuple(header.index(name) for name in ("path", "label", "split") if name in header)
+            continue
+        if columns is None and any(cells[2:]):
+            raise InputError(f"{where}: has {len(cells)} columns; say which is which in a first line: path,label,split")
+        if len(cells) <= max(columns or (0, 1)):
+            raise InputError(f"{where}: expected path,label, found {_shown(','.join(cells))}")
+        file, label, *split = (cells[k] for k in columns or (0, 1))
+        candidates = [composed(os.path.normpath(top / file)) for top in (root, table.parent)]
+        path = next((path_of[name] for name in candidates if name in path_of), None)
+        if path is None:
+            raise InputError(f"{where}: {_shown(file)} is no image below dataset.root={root}")
+        if path in names:
+            raise InputError(f"{where}: {file} is listed twice")
+        if label:
+            names[path] = label
+        if any(split):
+            splits[path] = _split_called(split[0], where)
     if not names:
         raise InputError(f"{table}: lists no labels; expected lines of path,label")
     return names, splits
+
+
+def _lines(table: Path) -> Iterator[tuple[str, list[str]]]:
+    """The place and the cells of every line that is not empty.
+
+    Raises:
+        InputError: the file is no csv in UTF-8, a cell goes on in the next line, or has a character that no name has.
+    """
+    text = read_list("dataset.labels", table, "lines of path,label")
+    rows, last = csv.reader(io.StringIO(text, newline="")), 0
+    try:
+        for row in rows:
+            where, lines, last = f"{table}, line {last + 1}", rows.line_num - last, rows.line_num
+            if lines > 1:
+                raise InputError(f"{where}: a quote opens in it and does not close")
+            if "\0" in "".join(row):
+                raise InputError(f"{where}: has a null character in it")
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield where, cells
+    except csv.Error as error:
+        raise InputError(f"{table}, line {last + 1}: is no csv ({error}); expected path,label") from error
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
 
 def _split_called(name: str, where: str) -> str:

@@ -10,7 +10,7 @@ images.bin is mapped into memory: the processes of a machine share one copy, and
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from fasthebb_cli.compute import processes
 from fasthebb_cli.data.classes import listed_classes
 from fasthebb_cli.data.collection import Collection, Table, fit_of, in_memory, source_of
 from fasthebb_cli.data.contents import cache_file, keep, tell
-from fasthebb_cli.data.digests import files_digest
+from fasthebb_cli.data.digests import digest_of, files_digest
 from fasthebb_cli.data.source import Fit, ImageSource, InMemory
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
@@ -90,14 +90,20 @@ class Packed:
     left_out: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """With a digest of all the rest, by which a changed file is found; sets of earlier versions have none."""
+        content = asdict(self)
+        return content | {"seal": _seal_of(content)}
+
+
+def _seal_of(content: Mapping[str, Any]) -> str:
+    return digest_of([json.dumps(content, sort_keys=True).encode()])
 
 
 def packed_root(config: DatasetConfig) -> Path | None:
     """dataset.root if it is a packed data set, otherwise None.
 
     Raises:
-        InputError: its packing is not finished.
+        InputError: its packing is not finished, or PACKED_FILE is lost.
     """
     if config.root is None:
         return None
@@ -106,6 +112,8 @@ def packed_root(config: DatasetConfig) -> Path | None:
         return root
     if (root / JOURNAL_FILE).is_file():
         raise InputError(f"{root}: is only partly packed; the `fasthebb data prepare` that began it goes on")
+    if (root / IMAGES_FILE).is_file() and (root / INDEX_FILE).is_file():
+        raise InputError(f"{root / PACKED_FILE}: is missing beside {IMAGES_FILE}; pack again into another folder")
     return None
 
 
@@ -117,6 +125,9 @@ def read_packed(root: Path) -> Packed:
     """
     try:
         content = json.loads((root / PACKED_FILE).read_text())
+        seal = content.pop("seal", None)
+        if seal not in (None, _seal_of(content)):
+            raise ValueError("it was changed after it had been written")
         content["plan"] = plan = Plan(**content["plan"])
         content["table"] = None if content["table"] is None else Table(*content["table"])
         content["blocks"] = [(int(end), str(digest)) for end, digest in content["blocks"]]
@@ -126,7 +137,7 @@ def read_packed(root: Path) -> Packed:
         pixels = packed.images * plan.channels * plan.size**2
         if plan.format == "uint8" and packed.length != pixels:
             raise ValueError(f"{packed.images:,} images have {pixels:,} bytes, not {packed.length:,}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{root / PACKED_FILE}: is damaged ({error}); pack again into another folder") from error
     if packed.plan.version != VERSION:
         raise InputError(f"{root}: is packed in version {packed.plan.version}, not {VERSION}; pack it again")

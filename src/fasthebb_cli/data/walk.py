@@ -13,11 +13,11 @@ from fasthebb_cli.data.files import ImageFile, composed
 from fasthebb_cli.data.source import more_suffixes
 from fasthebb_cli.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-            *more_suffixes())  # fmt: skip
-# Pictures and films that are not read, and so are counted
-UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".tga", ".dds", ".eps", ".exr", ".hdr", ".raw",
-          ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".dcm", ".mp4", ".mov", ".avi")  # fmt: skip
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+            ".ppm", ".pgm", ".pbm", ".pnm", *more_suffixes())  # fmt: skip
+# Texts that lie beside images. All other files may be pictures, and are counted if they are not read
+TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".html", ".htm", ".log",
+         ".ini", ".db", ".py", ".sh")  # fmt: skip
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation", "dev")}
 Passed = Counter[str]  # endings of files that are not read, or what else they are
 NO_LABELS = "none"  # value of dataset.labels
@@ -130,7 +130,7 @@ def images_by_class(
     """
     refuse_loose(base, [])
     if passed is not None:
-        passed["hidden folder"] += sum(p.is_dir() and p.name.startswith(".") for p in base.iterdir())
+        count_beside(base, passed)
     number = {composed(name): k for k, name in enumerate(classes)}
     present = {folder.name for folder in subfolders(base, extra)}
     unknown = sorted(name for name in present if composed(name) not in number)
@@ -171,7 +171,7 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str], p
     for name in names:
         path = os.path.join(folder, name)
         if name.startswith("."):
-            passed["hidden folder"] += name.endswith("/")
+            _count(name, passed)
             continue
         if name.endswith("/"):
             if path[:-1] != extra:
@@ -182,10 +182,25 @@ def _images_below(folder: str, prefix: str, extra: str | None, seen: set[str], p
                 passed[f"{os.path.splitext(name)[1].lower()} that is a pipe or a device"] += 1
             else:
                 yield found
-        elif name.lower().endswith(UNREAD):
-            passed[os.path.splitext(name)[1].lower()] += 1
-        elif "." not in name:
-            passed["file without an ending"] += 1
+        else:
+            _count(name, passed)
+
+
+def count_beside(folder: Path, passed: Passed) -> None:
+    """Counts what lies in a folder of which the subfolders alone are read."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") or not path.is_dir():
+            _count(f"{path.name}/" if path.is_dir() else path.name, passed)
+
+
+def _count(name: str, passed: Passed) -> None:
+    """Counts a file that is not read, or a hidden folder, whose name ends in a slash. macOS writes files of ._names."""
+    ending = os.path.splitext(name)[1].lower()
+    if name.startswith("."):
+        passed["hidden folder"] += name.endswith("/")
+        passed["hidden image"] += name.lower().endswith(SUFFIXES) and not name.startswith("._")
+    elif ending not in TEXTS:
+        passed[ending or "file without an ending"] += 1
 
 
 def _image(name: str, path: str) -> ImageFile | None:

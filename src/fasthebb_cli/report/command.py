@@ -14,6 +14,7 @@ from fasthebb_cli.console.tables import plain_table
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.report.chains import RANDOM, SCRATCH, Index
 from fasthebb_cli.report.directories import DAMAGED, StageDirectory, count_states, find_directories, siblings
+from fasthebb_cli.settings.checks import is_path
 
 if TYPE_CHECKING:
     from fasthebb_cli.report.grid import Grid
@@ -34,8 +35,7 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
     absent = [name for name in NEEDED if find_spec(name) is None]
     if absent:
         raise InputError(f'a report needs {", ".join(absent)}: pip install "fasthebb[report]"')
-    if not settings["out"]:
-        raise InputError("out must name a directory, as in out=report")
+    out = _folder(settings["out"])
     from fasthebb_cli.report import csv_table
     from fasthebb_cli.report.grid import build_grids, measures_left_out
     from fasthebb_cli.report.layers import accuracies_by_layer
@@ -49,7 +49,6 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
         named, left_out = ", ".join(map(str, places)), any(map(measures_left_out, directories))
         only = "; those on left-out labels are shown by fasthebb advise" if left_out else ""
         raise InputError(f"{named}: no finished evaluation or probe to report on; found {_found(directories)}{only}")
-    out = Path(settings["out"])
     rows, sections = [row for grid in grids for row in csv_table.accuracy_rows(grid)], []
     for grid in grids:
         layers = accuracies_by_layer(grid)
@@ -72,6 +71,23 @@ def report(places: list[Path], settings: dict[str, str], console: Console) -> No
     console.print()
     for name in ("report.html", "report.md", "report.csv"):
         console.print(escape(str(out / name)), highlight=False, soft_wrap=True)
+
+
+def _folder(text: str) -> Path:
+    """The folder that `out` names, which need not be there.
+
+    Raises:
+        InputError: it is empty, or is or lies below a file.
+    """
+    try:
+        is_path("out", text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    out = Path(text)
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"out={out}: {there} is a file; give a folder, as in out=report")
+    return out
 
 
 def title_of(grids: Sequence["Grid"]) -> str:

@@ -5,6 +5,7 @@ example killed). Nothing here needs torch, so the commands that only read start 
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,11 @@ def read_directory(path: Path) -> StageDirectory:
     content = with_later_keys(content)
     if os.path.lexists(path / RESULTS_FILE):
         try:
-            return StageDirectory(path, "finished", content, _checked(path / RESULTS_FILE, check_results))
+            results = _checked(path / RESULTS_FILE, check_results)
+            named = re.search(r"-([0-9a-f]{8})$", path.resolve().name)
+            if named and not str(results["fingerprint"]).startswith(named[1]):
+                raise ValueError("it is of another directory's stage")
+            return StageDirectory(path, "finished", content, results)
         except ValueError as error:
             return StageDirectory(path, "failed", content, note=f"{DAMAGED}: {RESULTS_FILE}: {error}")
     holder = holder_of(path)

@@ -12,6 +12,7 @@ from fasthebb_cli.data.dataset import Dataset, collection_of, load_dataset
 from fasthebb_cli.settings.config import DatasetConfig
 
 LISTED = 10  # classes that are named
+LIST = "label_subset lists"
 
 
 def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | None = None) -> Dataset:
@@ -36,16 +37,15 @@ def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | N
 
 
 def untaught(dataset: Dataset) -> list[str]:
-    """A line on classes of which a list has no image."""
-    if dataset.listed is None:
-        return []
-    taught = set(dataset.labels[dataset.listed].tolist())
+    """A line on classes of which no image is among those whose labels may be read."""
+    train, what = (dataset.train, "the training images have") if dataset.listed is None else (dataset.listed, LIST)
+    taught = set(dataset.labels[train].unique().tolist())
     absent = [name for label, name in enumerate(dataset.classes) if label not in taught]
     if not absent:
         return []
     more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
-    what = counted(len(absent), "class", "classes")
-    return [f"label_subset lists no image of {what}: {', '.join(map(short, absent[:LISTED]))}{more}"]
+    classes = counted(len(absent), "class", "classes")
+    return [f"{what} no image of {classes}: {', '.join(map(short, absent[:LISTED]))}{more}"]
 
 
 def copies(dataset: Dataset) -> list[str]:

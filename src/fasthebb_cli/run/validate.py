@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fasthebb.card import ModelCard
 from fasthebb.model_file import read_card
-from fasthebb.own import OwnError, own_errors
+from fasthebb.own import OwnError, is_own, own_errors
 from fasthebb.patterns import unmatched
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError
@@ -70,6 +70,8 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], card:
         if stage.kind in CHECKS:
             CHECKS[stage.kind](config, dataset, stage.settings)
     network = _network_that_fits(config, dataset)
+    if is_own(config.model.name) and any(map(_reads_scores, stages)):
+        _check_scores(config, dataset, network)
     names = [name for name, _ in network.named_modules() if name]
     for stage in stages:
         fixed = config.rule.name in stage.settings.rules_without_settings
@@ -168,6 +170,35 @@ def _network_that_fits(config: Config, dataset: Dataset) -> nn.Module:
             f"model={config.model.name} can't take images of {size} ({reason}); see dataset.size"
         ) from error
     return network
+
+
+def _reads_scores(stage: PlannedStage) -> bool:
+    """Whether the network's own output is what the stage trains or measures."""
+    reads = stage.settings.reads_labels or stage.settings.measures
+    return reads and stage.readout.layer is None and stage.readout.closed is None
+
+
+def _check_scores(config: Config, dataset: Dataset, network: nn.Module) -> None:
+    """Raises:
+    InputError: a user's own network gives other than a score for each image and class, or ones without gradients.
+    """
+    source, name = dataset.source, config.model.name
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    wanted = (2, len(dataset.classes))
+    try:
+        with torch.enable_grad(), own_errors("model.name", name):
+            scores = network.eval()(torch.zeros(2, source.channels, source.size, source.size, device=device))
+    except OwnError as error:
+        raise InputError(str(error)) from error
+    if not isinstance(scores, Tensor):
+        found = f"a {type(scores).__name__}"
+    elif tuple(scores.shape) != wanted or not scores.is_floating_point():
+        found = f"{tuple(scores.shape)} of {scores.dtype}"
+    elif not scores.requires_grad and any(parameter.requires_grad for parameter in network.parameters()):
+        found = "scores without gradients"
+    else:
+        return
+    raise InputError(f"model.name={name}: gives {found} for 2 images; it must give scores {wanted} of torch.float32")
 
 
 def _built(config: Config, dataset: Dataset, readout: Readout, *, on_meta: bool) -> nn.Module:

@@ -127,7 +127,8 @@ def _resolved(cfg: DictConfig) -> DictConfig:
     try:
         return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise InputError(_first_line(error)) from error
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise InputError(f"{key}{_first_line(error)}") from error
 
 
 def _typed(cls: type[T], node: DictConfig, key: str) -> T:

@@ -13,7 +13,7 @@ from fasthebb_cli.settings.evaluate import EvaluateConfig
 from fasthebb_cli.stages.images import images_of_split
 from fasthebb_cli.stages.scores import RANKED, Calibration, Confusion, add_batch
 from fasthebb_cli.stages.task import Batch, Context, Task, results
-from fasthebb_cli.stages.totals import Totals
+from fasthebb_cli.stages.totals import Totals, check_scores
 
 LARGEST_CONFUSION = 200  # classes: more would make results.json megabytes
 
@@ -54,7 +54,7 @@ def evaluate(context: Context) -> Task:
         batch_size=settings.batch_size,
         batches=lambda epoch, start: context.batches(indices, settings.batch_size, start=start),
         step=step,
-        end_epoch=lambda epoch: totals.means(),
+        end_epoch=lambda epoch: check_scores(totals.means()),
         finish=finish,
         state={"totals": totals, "calibration": calibration, "confusion": confusion},
     )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fasthebb.readout.calibration import BINS, calibration_error, calibration_gaps
 from fasthebb_cli.compute import processes
 from fasthebb_cli.stages.task import Batch, Context
-from fasthebb_cli.stages.totals import Totals
+from fasthebb_cli.stages.totals import Totals, check_scores
 
 RANKED = 5  # classes of which one must be right; of so few, one always is
 
@@ -49,7 +49,7 @@ def accuracy(context: Context, indices: Tensor, batch_size: int) -> Generator[No
         yield
     for module, training in modes.items():
         module.training = training
-    return totals.means()
+    return check_scores(totals.means())
 
 
 class Calibration:

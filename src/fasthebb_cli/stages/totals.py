@@ -41,6 +41,17 @@ class Totals:
         self.sums = {name: value.to(self.device) * kept for name, value in state.items()}
 
 
+def check_scores(means: dict[str, float]) -> dict[str, float]:
+    """The same means.
+
+    Raises:
+        RunError: the loss is not finite, so that the accuracy means nothing.
+    """
+    if not math.isfinite(means["loss"]):
+        raise RunError("the network's scores are not finite, so they can't be measured; its training has diverged")
+    return means
+
+
 def check_loss(loss: float, epoch: int, key: str) -> None:
     """Raises:
     RunError: the mean loss of an epoch is not finite; names the learning rate to lower.

@@ -37,7 +37,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
     files = find_images(place, view.warn)
     work = open_pass(files, card, settings)
     network = work.compute.place(network)
-    names, counts = [cell_text(name) for name in card.classes], Counter[str]()
+    names, counts = card.classes, Counter[str]()
     with stoppable(view), replacing(out) as file:
         file.write(_csv([("path", "class", "probability")]))
 
@@ -49,7 +49,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
             counts.update(classes)
             paths = [f"./{name}" if name.startswith(FORMULA) else name for name in (files[k].name for k in numbers)]
             probabilities = [f"{probability:.6f}" for probability in best.values.tolist()]
-            file.write(_csv([*zip(paths, classes, probabilities, strict=True)]))
+            file.write(_csv([*zip(paths, map(cell_text, classes), probabilities, strict=True)]))
 
         read = run_pass(work, use, view, "predict")
     shown = counts.most_common(SHOWN)
