@@ -71,8 +71,8 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         if isinstance(error, (*told, KeyboardInterrupt, OwnError, torch.OutOfMemoryError)):
             raise
         place = _place(error)
-        # SystemExit would end the run, which would seem to be done; a generator that is closed is no error
-        if not is_own(name) or (place is None and isinstance(error, GeneratorExit)):
+        # SystemExit would end the run, which would seem to be done. A generator may be closed, and a module not there
+        if not is_own(name) or (place is None and isinstance(error, GeneratorExit | ImportError)):
             raise
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         what = f"it ends the program ({text})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {text}"

@@ -66,7 +66,7 @@ BAD_INPUT = {
     "unknown layer": (["train", "finetune.layer=conv9"], "no layer 'conv9'; the network has: conv1"),
     "no such file": (["train", "init_from=nowhere.safetensors"], "init_from"),
     "no data": (["train", "dataset=cifar10", "dataset.root=/nonexistent"], "/nonexistent"),
-    "extra is no mapping": (["train", "extra=5"], "extra holds stages by name"),
+    "extra is no mapping": (["train", "extra=5"], "extra must be a mapping"),
     "unknown rule option value": (["train", "rule.options.denominator=patchs"], "denominator must be patches or power"),
     "no temperature": (["train", "rule=swta", "rule.options.temperature=0"], "temperature must be above 0"),
     "damping is a word": (
