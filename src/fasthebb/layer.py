@@ -155,7 +155,7 @@ def choose_layers(
         if not matches(name, include) or matches(name, exclude):
             continue
         options = setting.options_of(name)
-        reason = _why_untrainable(module, competitive=setting.example_terms(options).competitive)
+        reason = _why_untrainable(module, competitive=setting.try_rule(options).competitive)
         if reason is not None:
             untrainable[name] = reason
         elif name in trainable:

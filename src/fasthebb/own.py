@@ -74,13 +74,20 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
         # SystemExit would end the run, which would seem to be done. A generator may be closed, and a module not there
         if not is_own(name) or (place is None and isinstance(error, GeneratorExit | ImportError)):
             raise
-        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        text = error.msg if isinstance(error, SyntaxError) else _text(error)
         what = f"it ends the program ({text})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {text}"
         raise OwnError(f"{key}={name}: {place or 'its code'}: {what}") from error
     finally:  # what it changes for all of the program is changed back
         torch.set_default_dtype(dtype)
         if folder is not None and _here() != folder:
             os.chdir(folder)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  the user's own error may fail to say what it is
+        return "(it can't say what it is)"
 
 
 def _here() -> str | None:

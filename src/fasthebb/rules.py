@@ -10,9 +10,10 @@ where the rule chooses gate G, recombination R and share S. A rule never sees a 
 Shapes as in responses.py: y_NGK, where the letter G in a shape is the number of groups; units along dimension UNITS.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -54,7 +55,39 @@ class Terms:
     competitive: bool = False
 
 
+def check_terms(terms: Terms, y_NGK: Tensor) -> None:
+    """Checks what a rule returns for a response.
+
+    Raises:
+        ValueError: a field is of another type, shape or range than `Terms` says.
+    """
+    units = tuple(y_NGK.shape)
+    for name, value, shape in (
+        ("gate", terms.gate, units), ("recombination", terms.recombination, units), ("share", terms.share, units[1:])
+    ):  # fmt: skip
+        if value is None and name != "gate":
+            continue
+        if not isinstance(value, Tensor) or value.dtype != y_NGK.dtype or value.layout != y_NGK.layout:
+            what = f"{value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"Terms.{name} must be a tensor of {y_NGK.dtype}, as the response is, not {what}")
+        if tuple(value.shape) != shape or value.device != y_NGK.device:
+            raise ValueError(
+                f"Terms.{name} must have the shape {shape} for a response of {units}, not {tuple(value.shape)}"
+            )
+    for name, choices in (("mask", get_args(Mask)), ("towards", TOWARDS)):
+        value = getattr(terms, name)
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"Terms.{name} must be one of {', '.join(choices)}, not {str(value)[:80]}")
+    for name in ("power", "largest", "tangent", "competitive"):
+        if not isinstance(getattr(terms, name), bool):
+            raise ValueError(f"Terms.{name} must be true or false, not {str(getattr(terms, name))[:80]}")
+    damping = terms.damping
+    if isinstance(damping, bool) or not isinstance(damping, int | float) or not 0 <= damping < math.inf:
+        raise ValueError(f"Terms.damping must be a number of at least 0, not {str(damping)[:80]}")
+
+
 Rule = Callable[..., Terms]
+TOWARDS = ("patches", "weights", "nothing")
 OUT = -1e6  # response of a unit that does not compete: it never wins, and 0 times its square is 0, as it is finite
 
 

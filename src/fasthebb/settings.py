@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from fasthebb import rules
 from fasthebb.patterns import last_match
 from fasthebb.responses import Moments
-from fasthebb.rules import Rule, Terms
+from fasthebb.rules import Rule, Terms, check_terms
 
 MOMENTUM = 0.1  # of running moments, as in the authors' code
 
@@ -60,9 +61,22 @@ class RuleSetting:
         """
         check_options(self.rule, options)
         y_NGK = torch.full((1, 1, 2), 0.5)
+        return self._checked(y_NGK, options)
+
+    def try_rule(self, options: Mapping[str, Any]) -> Terms:
+        """The rule's terms for a made-up response of three patches, two groups and four units.
+
+        Raises:
+            ValueError: as `example_terms`, or a field of the terms is of another type, shape or range.
+        """
+        check_options(self.rule, options)
+        return self._checked(torch.linspace(0, 1, 24).reshape(3, 2, 4), options)
+
+    def _checked(self, y_NGK: Tensor, options: Mapping[str, Any]) -> Terms:
         terms = self.rule(y_NGK, *([Moments.of(y_NGK)] if self.running else []), **options)
         if not isinstance(terms, Terms):
             raise ValueError(f"the rule must return Terms, not {type(terms).__name__}")
+        check_terms(terms, y_NGK)
         return terms
 
 

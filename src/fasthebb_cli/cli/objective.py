@@ -25,15 +25,18 @@ def check_objective(config: Config) -> None:
         raise InputError(f"objective={config.objective} {reason}")
 
 
-def check_search(objective: str | None, direction: str) -> None:
+def check_search(objective: str | None, direction: str, trials: object) -> None:
     """Validates a search before anything runs.
 
     Args:
         direction: minimize or maximize.
+        trials: their number.
 
     Raises:
-        InputError: it has no objective, or its direction leads to the worst value.
+        InputError: it has no objective or no trial, or its direction leads to the worst value.
     """
+    if isinstance(trials, int) and trials < 1:
+        raise InputError(f"hydra.sweeper.n_trials must be at least 1, not {trials}")
     if objective is None:
         raise InputError(f"hydra/sweeper: a search needs an objective, {EXAMPLE}")
     wanted = "minimize" if objective.endswith(("loss", "seconds")) else "maximize"

@@ -31,7 +31,6 @@ from fasthebb_cli.compute.signals import STOPPED, end_cell, requeue
 from fasthebb_cli.console.formats import make_console
 from fasthebb_cli.run.directory import mark_start, write_text
 
-QUIET = "ignore:resource_tracker:UserWarning"  # joblib's, of what it clears away itself after a sweep that was stopped
 SWEEP_VARIABLE = "FASTHEBB_SWEEP"  # the sweep's name, for the processes of its cells: they inherit the environment
 
 
@@ -45,9 +44,9 @@ def run_sweep(request: Request) -> int:
     shared = compose_sweep(request)
     direction = shared.hydra.sweeper.get("direction")
     if direction is not None:  # the sweeper searches
-        check_search(shared.objective, str(getattr(direction, "name", direction)))
+        trials = shared.hydra.sweeper.get("n_trials")
+        check_search(shared.objective, str(getattr(direction, "name", direction)), trials)
         check_storage(shared.hydra.sweeper.get("storage"))
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), QUIET)))
     os.environ[SWEEP_VARIABLE] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     mark_start()
     failure = None

@@ -67,9 +67,14 @@ VERBS: dict[str, Verb] = {
 }
 
 
+# Of processes that clear away what a stopped run with workers left; they tell of it, and Python and joblib start them
+QUIET = "ignore:resource_tracker:UserWarning"
+
+
 def main() -> None:
     """Entry point of the command. Outside of a stage, which saves first, a signal ends it at once."""
     spin_briefly()
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), QUIET)))
     for number in STOP_SIGNALS:
         signal.signal(number, stop_at_once)
     for stream in (sys.stdout, sys.stderr):

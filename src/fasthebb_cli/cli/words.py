@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, OverrideType, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from fasthebb_cli.errors import InputError
@@ -30,7 +30,7 @@ TOP_GROUPS = {"config": (*GROUPS, "experiment"), "bench": tuple(SHARED), "data":
 MOST_CELLS = 10_000  # of a sweep; composing them takes minutes
 SET_BY_VERB = ("verb", "what", "dry_run")
 SHAPES: dict[type, tuple[str, str]] = {dict: ("{name:value}", "a mapping"), list: ("[a,b]", "a list")}
-OWN_CODE = r"(model|rule|dataset)=([\w.]+:[\w.]+)"  # rule=my_package.module:function
+OWN_CODE = r"(model|rule|dataset)=([\w.]+:[\w.]+(?:,[\w.]+:[\w.]+)*)"  # rule=my_package.module:function
 SHOWN = {  # Hydra's flags that print instead of running, and the values that each accepts
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
@@ -105,6 +105,8 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
             raise InputError(f"unknown flag {word}; settings are key=value (see fasthebb --help)")
         elif match := re.fullmatch(OWN_CODE, word):  # a choice with a colon would be no file's name
             overrides += [f"{match[1]}=own", f"{match[1]}.name={match[2]}"]
+        elif match := re.match(OWN_CODE, word) or re.match(r"(model|rule|dataset)=.*,[\w.]+:", word):
+            raise InputError(f"{word}: a sweep goes over choices of {match[1]} or over functions of your own, not both")
         else:
             overrides.append(word)
     _check_flags(show, folders, is_sweep=is_sweep)
@@ -207,6 +209,10 @@ def _check_sweep(override: Override, *, is_sweep: bool) -> None:
         raise InputError("out can't be swept: its cells report below one folder")
     if override.is_hydra_override():
         raise InputError(f"{key} can't be swept: all cells of a sweep share it")
+    if override.is_interval_sweep():
+        interval = override.value()
+        if isinstance(interval, IntervalSweep) and not interval.start < interval.end:  # type: ignore[operator]
+            raise InputError(f"{override.input_line}: its first number must be below its second")
     if override.is_discrete_sweep():
         try:
             first = next(iter(override.sweep_iterator()), None)

@@ -32,6 +32,9 @@ from fasthebb_cli.data.source import (
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.config import DatasetConfig
 
+PARTS = ("train", "test", "validation", "unlabelled")
+MOST_CHANNELS = 16  # of arrays; with more, the last dimension is mostly meant
+
 
 class Table(NamedTuple):
     """Number of training images that the papers use, and of all that the data set has. A smaller copy of the data set
@@ -79,6 +82,45 @@ class Collection:
     notes: tuple[str, ...] = ()
 
 
+def check_collection(collection: Collection) -> None:
+    """Checks a collection that somebody's own function made.
+
+    Raises:
+        ValueError: labels, classes or parts are of another type or shape, or lead to images or classes that there are
+            not, or an image is in two parts.
+    """
+    source, labels, classes = collection.source, collection.labels, collection.classes
+    if not (hasattr(source, "read") and hasattr(source, "size") and hasattr(source, "channels")):
+        raise ValueError(f"its source must have read, size and channels, not be {type(source).__name__}")
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise ValueError("its classes must be different names")
+    _check_integers("labels", labels, -1, len(classes) - 1)
+    if len(labels) != len(source):
+        raise ValueError(f"it has {len(source):,} images and {len(labels):,} labels")
+    parts = {name: chosen for name in PARTS if (chosen := getattr(collection, name)) is not None}
+    for name, chosen in parts.items():
+        _check_integers(name, chosen, 0, len(labels) - 1)
+        if name != "unlabelled" and classes and len(chosen) and int(labels[chosen.long()].min()) < 0:
+            raise ValueError(f"its {name} has images without a label; name them in unlabelled")
+    if not len(collection.train):
+        raise ValueError("its train is empty")
+    first, shape = source.read(collection.train[:1].long()), (1, source.channels, source.size, source.size)
+    if not isinstance(first, Tensor) or first.dtype != torch.uint8 or tuple(first.shape) != shape:
+        found = f"{first.dtype} {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+        raise ValueError(f"its source must give uint8 {shape} for one image, not {found}")
+    every = torch.cat([chosen.long() for chosen in parts.values()])
+    if len(every.unique()) < len(every):
+        raise ValueError(f"an image occurs twice in its {', '.join(parts)}")
+
+
+def _check_integers(name: str, values: object, low: int, high: int) -> None:
+    if not isinstance(values, Tensor) or values.dim() != 1 or values.dtype not in (torch.int64, torch.int32):
+        what = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"its {name} must be a tensor of int64 (N,), not {what}")
+    if len(values) and not low <= int(values.min()) <= int(values.max()) <= high:
+        raise ValueError(f"its {name} must be in {low} to {high}, not in {int(values.min())} to {int(values.max())}")
+
+
 def from_arrays(
     parts: Mapping[str, tuple[Tensor, Tensor]], classes: tuple[str, ...], size: int, table: Table | None = None
 ) -> Collection:
@@ -88,7 +130,18 @@ def from_arrays(
         parts: images (n, H, W) or (n, C, H, W) and labels (n,), of "train" and, if there are any, "test" and
             "unlabelled".
         size: images are resized to size x size.
+
+    Raises:
+        ValueError: images are not uint8 of that shape, or labels are no integers, or as many as images.
     """
+    for part, (images, part_labels) in parts.items():
+        if images.dtype != torch.uint8 or images.dim() not in (3, 4):
+            raise ValueError(f"images of {part} must be uint8 (n, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if images.dim() == 4 and images.shape[1] > MOST_CHANNELS:
+            raise ValueError(f"images of {part} must be (n, C, H, W), and {images.shape[1]} channels are too many")
+        if part_labels.dtype.is_floating_point or tuple(part_labels.shape) != (len(images),):
+            found = f"{part_labels.dtype} {tuple(part_labels.shape)}"
+            raise ValueError(f"labels of {part} must be integers ({len(images)},), not {found}")
     pixels = torch.cat([resized(images, size) for images, _ in parts.values()])
     labels = torch.cat([part_labels.to(torch.int64) for _, part_labels in parts.values()])
     indices = consecutive({part: len(part_labels) for part, (_, part_labels) in parts.items()})

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fasthebb.own import imported, own_errors
+from fasthebb.own import imported, is_own, own_errors
 from fasthebb_cli.compute.seeds import derived_seed
-from fasthebb_cli.data.collection import Collection, of_classes
+from fasthebb_cli.data.collection import Collection, check_collection, of_classes
 from fasthebb_cli.data.contents import Digests
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
 from fasthebb_cli.data.embedded import digits, mnist5k
@@ -154,6 +154,12 @@ def _opened(config: DatasetConfig) -> Collection:
         collection = function(config, **config.options)
     if not isinstance(collection, Collection):
         raise InputError(f"dataset.name={config.name} must return a Collection, not {type(collection).__name__}")
+    if is_own(config.name):
+        try:
+            with own_errors("dataset.name", config.name, InputError, RunError, Interrupted, ValueError):
+                check_collection(collection)
+        except ValueError as error:
+            raise InputError(f"dataset.name={config.name}: {error}") from error
     return collection
 
 

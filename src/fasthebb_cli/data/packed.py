@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fasthebb_cli.compute import processes
 from fasthebb_cli.data.classes import listed_classes
-from fasthebb_cli.data.collection import Collection, Table, fit_of, in_memory, source_of
+from fasthebb_cli.data.collection import PARTS, Collection, Table, fit_of, in_memory, source_of
 from fasthebb_cli.data.contents import cache_file, keep, tell
 from fasthebb_cli.data.digests import digest_of, files_digest
 from fasthebb_cli.data.source import Fit, ImageSource, InMemory
@@ -36,7 +36,6 @@ VERSION = 2
 IMAGES_FILE, INDEX_FILE, LISTING_FILE, PACKED_FILE = "images.bin", "index.npz", "listing", "packed.json"
 JOURNAL_FILE = "packing.jsonl"  # exists until the packing is finished
 TOLD_BYTES = 2 * 2**30  # reading so much takes long enough to say so
-PARTS = ("train", "test", "validation", "unlabelled")
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 

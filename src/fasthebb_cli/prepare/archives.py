@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 from fasthebb_cli.console.formats import size
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.run.directory import replacing
+from fasthebb_cli.run.directory import remove_begun, replacing
 
 DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError
@@ -76,8 +76,12 @@ def unpack_members(
     needed, free = sum(member.length for member in members if id(member) in absent), free_below(folder)
     if needed > free:
         raise RunError(f"{folder}: {size(needed)} are needed for {archive.name}, {size(free)} are free; free some")
+    cleared = set[Path]()
     for member in members:
         if id(member) in absent:
+            if (place := (folder / member.name).parent) not in cleared:
+                remove_begun(place)
+                cleared.add(place)
             with replacing(folder / member.name) as file, member.open() as content:
                 copyfileobj(content, file)
         advance(1)

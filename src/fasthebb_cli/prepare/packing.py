@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasthebb_cli.data.collection import Collection, check_classes
+from fasthebb_cli.data.collection import PARTS, Collection, check_classes
 from fasthebb_cli.data.digests import files_digest, listing
 from fasthebb_cli.data.packed import (
     IMAGES_FILE,
@@ -25,7 +25,6 @@ from fasthebb_cli.data.packed import (
     JOURNAL_FILE,
     LISTING_FILE,
     PACKED_FILE,
-    PARTS,
     Packed,
     Plan,
     damaged_block,

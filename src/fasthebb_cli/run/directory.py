@@ -8,12 +8,11 @@ import errno
 import fcntl
 import json
 import os
-import re
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -30,6 +29,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 FILTERS_FILE = "filters.png"
 CHECKPOINT_FILE = "checkpoint.pt"
+BEGUN = ".fasthebb"  # how the name of a file ends that is not whole yet; it begins with a dot
 ERROR_FILE = "error.txt"
 
 STARTED_FILE = "command.txt"  # the name of the command that began the stage
@@ -74,8 +74,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         _check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=BEGUN, delete=False) as file:
             temporary = Path(file.name)
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -96,9 +98,10 @@ def _umask() -> int:
 
 
 def remove_begun(directory: Path) -> None:
-    """Deletes what `replacing` had begun in a directory when its process was killed."""
-    for path in directory.glob(".*.*"):
-        if re.fullmatch(r"\.[\w.]+\.[a-z0-9_]{8}", path.name):
+    """Deletes what `replacing` had begun in a directory when its process was killed. Each writer locks its file."""
+    for path in directory.glob(f".*{BEGUN}"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
 
 

@@ -86,6 +86,11 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
             f"{origin} learnt from images with dataset.fit={card.fit} dataset.background={card.background}, and here "
             f"they are {here.fit} and {here.background}"
         )
+    if card.size != source.size:
+        cell.view.warn(
+            f"{origin} learnt from images of {card.size} x {card.size}, and here they are {source.size} x {source.size} "
+            "(dataset.size)"
+        )
     wanted, read = stage.settings.readout, found
     is_built_on = not card.taught and found.closed == wanted.closed  # its components, which a classifier reads
     if found.closed and not stage.settings.measures and not is_built_on:

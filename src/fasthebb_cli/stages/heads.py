@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fasthebb import engine
 from fasthebb.rules import hebbian_classifier
+from fasthebb_cli.errors import RunError
 from fasthebb_cli.settings.probe import ProbeConfig
 from fasthebb_cli.stages.schedules import set_rate
 
@@ -55,7 +56,10 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
     head.eval()
     with torch.no_grad():
         parts = [head(((x.to(mean.device) - mean) * scale).to(device)).cpu() for x in samples.test_MF.split(1024)]
-    best = torch.cat(parts).topk(min(5, samples.classes), dim=1).indices == samples.labels_M.unsqueeze(1)
+    scores = torch.cat(parts)
+    if not scores.isfinite().all():
+        raise RunError("a linear classifier of the probe diverged; lower probe.lr")
+    best = scores.topk(min(5, samples.classes), dim=1).indices == samples.labels_M.unsqueeze(1)
     return {"top1": float(best[:, 0].float().mean()), "top5": float(best.any(1).float().mean())}
 
 

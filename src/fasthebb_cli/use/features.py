@@ -20,7 +20,7 @@ from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.console.formats import size
 from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.run.directory import replacing
+from fasthebb_cli.run.directory import remove_begun, replacing
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_model, open_pass, out_path, run_pass, stoppable, whole_number
 
@@ -47,6 +47,7 @@ def features(paths: list[Path], settings: dict[str, str], console: Console) -> N
             raise InputError(f"{file.name!r}: a path with a line break can't be a line of {listing}; rename the file")
     work = open_pass(files, card, settings)
     network = work.compute.place(network)
+    remove_begun(out.parent)
     with stoppable(view), replacing(out) as array, replacing(listing) as names:
         rows = _Rows(array, len(files), out)
 

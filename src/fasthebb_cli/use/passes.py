@@ -101,6 +101,8 @@ def out_path(text: str, suffix: str) -> Path:
     path = Path(text).expanduser()
     if text.endswith("/") or os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         raise InputError(f"out={text} is a folder; give the path of a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"out={text} is a device or a pipe; give the path of a file")
     if os.path.isfile(path.parent):
         raise InputError(f"out={text}: {path.parent} is a file, not a folder")
     return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)

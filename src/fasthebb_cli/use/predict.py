@@ -11,7 +11,7 @@ from torch import Tensor
 from fasthebb_cli.console.formats import FORMULA, cell_text, percent, short
 from fasthebb_cli.console.view import View
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.run.directory import replacing
+from fasthebb_cli.run.directory import remove_begun, replacing
 from fasthebb_cli.use.images import find_images
 from fasthebb_cli.use.passes import open_model, open_pass, out_path, run_pass, stoppable
 
@@ -38,6 +38,7 @@ def predict(paths: list[Path], settings: dict[str, str], console: Console) -> No
     work = open_pass(files, card, settings)
     network = work.compute.place(network)
     names, counts = card.classes, Counter[str]()
+    remove_begun(out.parent)
     with stoppable(view), replacing(out) as file:
         file.write(_csv([("path", "class", "probability")]))
 
