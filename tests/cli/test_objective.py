@@ -95,3 +95,10 @@ def test_a_search_for_nothing_or_the_worst_is_refused(
     assert ran.code == 2
     assert ran.err == f"error: {message}\n"
     assert not list(ran.runs.glob("*-*"))
+
+
+def test_a_search_without_trials_is_refused(command: Callable[..., Ran]) -> None:
+    for trials in (0, -3):
+        ran = command(*BEST, f"hydra.sweeper.n_trials={trials}", "finetune.lr=choice(1e9,1e10)")
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert f"hydra.sweeper.n_trials must be at least 1, not {trials}" in ran.err

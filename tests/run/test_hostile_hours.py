@@ -51,7 +51,13 @@ def test_files_have_the_permissions_that_the_user_gives(tmp_path: Path, mask: in
 
 
 def test_what_a_killed_writer_left_goes_at_the_next_start_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".results.json.ab12cd_9", ".model.safetensors.xxxxxxxx", "results.json", ".hidden", "x.json.abcdefgh"):
+    for name in (
+        ".results.json.ab12cd_9.fasthebb",
+        ".18.png.xxxxxxxx.fasthebb",
+        "results.json",
+        ".hidden",
+        "x.json.abcdefgh",
+    ):
         (tmp_path / name).touch()
     remove_begun(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "results.json", "x.json.abcdefgh"]

@@ -1,6 +1,7 @@
 """`fasthebb predict`: its table agrees with `evaluate`; damaged images are left out; bad input is refused."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -208,3 +209,25 @@ def test_load_images_refuses_a_network_for_other_channels(taught: Taught) -> Non
     _, card = read_model(taught.finetune)
     with pytest.raises(InputError, match="takes images of 1 channels"):
         load_images([], replace(card, channels=1))
+
+
+@pytest.mark.parametrize("verb", ["predict", "features"])
+def test_what_a_killed_one_left_goes_and_what_another_writes_stays(
+    command: Command, taught: Taught, tmp_path: Path, verb: str
+) -> None:
+    left, other = tmp_path / ".p.csv.abcdefgh.fasthebb", tmp_path / ".q.csv.abcdefgh.fasthebb"
+    left.write_text("path")
+    with other.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ran = command(verb, str(taught.finetune), str(taught.test), f"out={tmp_path / 'p'}", "device=cpu", small=False)
+    assert ran.code == 0, ran.err
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_a_device_is_no_file_to_write(command: Command, taught: Taught, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/dev/full", tmp_path / "pipe"):
+        ran = command("predict", str(taught.finetune), str(taught.test), f"out={place}", "device=cpu", small=False)
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert f"out={place} is a device or a pipe; give the path of a file" in ran.err

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fasthebb.own import imported, is_own, own_errors
+from fasthebb.own import OwnError, imported, is_own, own_errors
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.data.collection import Collection, check_collection, of_classes
 from fasthebb_cli.data.contents import Digests
@@ -158,6 +158,8 @@ def _opened(config: DatasetConfig) -> Collection:
         try:
             with own_errors("dataset.name", config.name, InputError, RunError, Interrupted, ValueError):
                 check_collection(collection)
+        except OwnError as error:
+            raise InputError(str(error)) from error
         except ValueError as error:
             raise InputError(f"dataset.name={config.name}: {error}") from error
     return collection

@@ -99,7 +99,7 @@ def _umask() -> int:
 
 def remove_begun(directory: Path) -> None:
     """Deletes what `replacing` had begun in a directory when its process was killed. Each writer locks its file."""
-    for path in directory.glob(f".*{BEGUN}"):
+    for path in directory.glob(f".*{BEGUN}") if os.path.isdir(directory) else ():
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)

@@ -87,10 +87,8 @@ def _continued(cell: Cell, stage: PlannedStage, origin: Path) -> tuple[nn.Module
             f"they are {here.fit} and {here.background}"
         )
     if card.size != source.size:
-        cell.view.warn(
-            f"{origin} learnt from images of {card.size} x {card.size}, and here they are {source.size} x {source.size} "
-            "(dataset.size)"
-        )
+        there, size_here = f"{card.size} x {card.size}", f"{source.size} x {source.size}"
+        cell.view.warn(f"{origin} learnt from images of {there}, and here they are {size_here} (dataset.size)")
     wanted, read = stage.settings.readout, found
     is_built_on = not card.taught and found.closed == wanted.closed  # its components, which a classifier reads
     if found.closed and not stage.settings.measures and not is_built_on:
