@@ -132,7 +132,7 @@ def load_model_and_card(
 
     Raises:
         ValueError: there is no model, it is damaged, its network is somebody's own and not trusted, or the function
-            that builds it is missing or has changed.
+            that builds it is missing or has changed, or there is no such device.
     """
     weights, card = read_model(Path(path))
     own = is_own(card.model)
@@ -160,7 +160,10 @@ def load_model_and_card(
         _try(network, card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return network.to(torch.device(device)), card
+    try:
+        return network.to(torch.device(device)), card
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch's, of names and of what it was built without
+        raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from error
 
 
 @torch.no_grad()

@@ -205,6 +205,16 @@ def test_the_time_left_does_not_count_the_first_batch(monkeypatch: pytest.Monkey
     assert progress.speed() == "100 images/s  2.0 s left"
 
 
+def test_one_path_is_one_image_and_a_device_that_there_is_not_is_named(taught: Taught) -> None:
+    path = next(taught.test.rglob("*.png"))
+    _, card = load_model_and_card(taught.finetune)
+    assert torch.equal(load_images(path, card), load_images([path], card))
+    assert torch.equal(load_images(str(path), card), load_images([path], card))
+    for device in ("nix", "", "cpu:x"):
+        with pytest.raises(ValueError, match=f"device={device!r}: "):
+            load_model_and_card(taught.finetune, device)
+
+
 def test_load_images_refuses_a_network_for_other_channels(taught: Taught) -> None:
     _, card = read_model(taught.finetune)
     with pytest.raises(InputError, match="takes images of 1 channels"):

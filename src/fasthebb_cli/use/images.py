@@ -80,8 +80,8 @@ def decoded(files: Sequence[ImageFile], fit: Fit, batch_size: int, workers: int,
     return map(source.read, chunks)
 
 
-def load_images(paths: Sequence[str | Path], card: ModelCard) -> Tensor:
-    """Image files as input for the network of the card: float32 (B, 3, S, S).
+def load_images(paths: str | Path | Sequence[str | Path], card: ModelCard) -> Tensor:
+    """Image files, or one of them, as input for the network of the card: float32 (B, 3, S, S).
 
     They are decoded, turned, made square and normalised like its training images.
 
@@ -89,7 +89,8 @@ def load_images(paths: Sequence[str | Path], card: ModelCard) -> Tensor:
         InputError: a file can't be read as an image, or the network takes other images than colour images.
     """
     check_channels(card)
-    return to_float(decode_all([str(path) for path in paths], fit_of(card)), *statistics(card))
+    several = [paths] if isinstance(paths, str | Path) else paths
+    return to_float(decode_all([str(path) for path in several], fit_of(card)), *statistics(card))
 
 
 def fit_of(card: ModelCard) -> Fit:
