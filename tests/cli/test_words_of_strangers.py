@@ -100,6 +100,8 @@ SWEEPS = {
     "seed=range(0,nan)": "it makes no list of values",
     "pretrain.lr=interval(0.3,0.01)": "its first number must be below its second",
     "seed=range(0,1000000000)": "more than 10,000 cells in one sweep",
+    "rule=range(0,1000000000)": "more than 10,000 cells in one sweep",
+    "finetune.layers=range(0,1000000000)": "more than 10,000 cells in one sweep",
     "seed=range(0,inf)": "more than 10,000 cells in one sweep",
     "rule=swta,../model/conv6": "a group needs a choice; rule can be:",
 }

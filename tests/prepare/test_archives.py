@@ -213,3 +213,15 @@ def test_more_than_there_is_room_for_is_not_begun(tmp_path: Path, monkeypatch: p
     (tmp_path / "there").mkdir()
     (tmp_path / "there/1.txt").write_bytes(b"0" * 10**6)
     assert unpack(tmp_path / "bomb.zip", tmp_path / "there", lambda count: None) == 2
+
+
+def test_what_a_killed_one_left_goes_and_hidden_files_of_the_user_stay(tmp_path: Path) -> None:
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a/1.png", b"one")
+    folder = tmp_path / "there" / "a"
+    folder.mkdir(parents=True)
+    (folder / ".1.png.abcdefgh.fasthebb").write_bytes(b"o")
+    (folder / ".mine.abcdefgh").write_bytes(b"mine")
+    assert unpack(archive, tmp_path / "there", lambda count: None) == 1
+    assert sorted(path.name for path in folder.iterdir()) == [".mine.abcdefgh", "1.png"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fasthebb.nets.build import build_network
 from fasthebb.nets.networks import conv6
-from fasthebb_cli.errors import InputError
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run import loop
 from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.settings.probe import ProbeConfig
@@ -58,6 +58,14 @@ def test_a_hidden_layer_learns_what_a_line_cannot() -> None:
     samples = Samples(x[:300], labels[:300], x[300:], labels[300:], 2)
     assert HEADS["linear"](samples, settings(), CPU)["top1"] < 0.7
     assert HEADS["linear"](samples, settings(hidden=32), CPU)["top1"] > 0.9
+
+
+def test_scores_that_are_not_finite_are_no_result() -> None:
+    x_NF, labels = torch.randn(40, 3), torch.arange(40) % 2
+    x_NF[7, 1] = float("inf")
+    samples = Samples(x_NF, labels, x_NF, labels, 2)
+    with pytest.raises(RunError, match=r"diverged; lower probe\.lr"):
+        HEADS["linear"](samples, settings(), CPU)
 
 
 def test_the_hebbian_classifier_compares_with_class_means() -> None:

@@ -106,3 +106,15 @@ def test_both_homes_of_the_fits_agree() -> None:
         with_defaults(DatasetConfig, name="digits", fit="zoom")
     with pytest.raises(InputError, match="background must be a colour"):
         with_defaults(DatasetConfig, name="digits", background="whitish")
+
+
+def test_weights_that_saw_images_of_another_size_are_warned_of(command: Command, photos: Path) -> None:
+    words = ("dataset=image_folder", f"dataset.root={photos}", "model=triangle", "rule=random", "pretrain.batch_size=4")
+    learnt = command("pretrain", *words, "model.width=0.02", "dataset.size=32")
+    assert learnt.code == 0, learnt.err
+    (model,) = learnt.directories("pretrain")
+    ran = command(
+        "finetune", *words, "model.width=0.02", "dataset.size=48", f"init_from={model}", "finetune.batch_size=4"
+    )
+    assert ran.code == 0, ran.err
+    assert "learnt from images of 32 x 32, and here they are 48 x 48 (dataset.size)" in " ".join(ran.out.split())

@@ -123,10 +123,17 @@ def read_words(config: str, first: str, words: Sequence[str]) -> Request:
 def _check_cells(overrides: Sequence[Override]) -> None:
     """Refuses a sweep that Hydra would compose for many minutes, before its first cell."""
     swept = [override for override in overrides if override.is_sweep_override() and override.is_discrete_sweep()]
-    counts = [sum(1 for _ in islice(override.sweep_iterator(), MOST_CELLS + 1)) for override in swept]
-    if prod(counts) > MOST_CELLS:
-        keys = ", ".join(override.key_or_group for override in swept)
-        raise InputError(f"{keys}: more than {MOST_CELLS:,} cells in one sweep; give a part of the values at a time")
+    if prod(map(_count, swept)) > MOST_CELLS:
+        raise InputError(_too_many(", ".join(override.key_or_group for override in swept)))
+
+
+def _count(override: Override) -> int:
+    """The number of its values; above MOST_CELLS it is not counted on, as there may be no end."""
+    return sum(1 for _ in islice(override.sweep_iterator(), MOST_CELLS + 1))
+
+
+def _too_many(keys: str) -> str:
+    return f"{keys}: more than {MOST_CELLS:,} cells in one sweep; give a part of the values at a time"
 
 
 def _as_text(word: str, *, is_sweep: bool) -> str:
@@ -215,13 +222,15 @@ def _check_sweep(override: Override, *, is_sweep: bool) -> None:
             raise InputError(f"{override.input_line}: its first number must be below its second")
     if override.is_discrete_sweep():
         try:
-            first = next(iter(override.sweep_iterator()), None)
+            count = _count(override)
         except (ValueError, TypeError, ArithmeticError, HydraException) as error:  # as a range in steps of 0
             raise InputError(
                 f"{override.input_line}: it makes no list of values ({' '.join(str(error).split())})"
             ) from error
-        if first is None:
+        if not count:
             raise InputError(f"{override.input_line}: there is no value in it, so the sweep would run nothing")
+        if count > MOST_CELLS:  # what is checked next goes through all of them
+            raise InputError(_too_many(key))
 
 
 def _parsed(word: str) -> Override:
@@ -259,7 +268,7 @@ def _leads_out(choice: str | QuotedString) -> bool:
 
 def _check_shape(override: Override, shape: type | None) -> None:
     """A list is no mapping, and a mapping no list: Hydra would say that it can't merge them."""
-    if shape is None:
+    if shape is None or override.is_interval_sweep():
         return
     key, example, name = override.key_or_group, *SHAPES[shape]
     for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from fasthebb.own import OwnError, imported, is_own, own_errors
 from fasthebb_cli.compute.seeds import derived_seed
-from fasthebb_cli.data.collection import Collection, check_collection, of_classes
+from fasthebb_cli.data.collection import Collection, of_classes
 from fasthebb_cli.data.contents import Digests
 from fasthebb_cli.data.downloads import cifar10, cifar100, fashion_mnist, mnist, stl10
 from fasthebb_cli.data.embedded import digits, mnist5k
 from fasthebb_cli.data.folders import image_folder
 from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
 from fasthebb_cli.data.listed import listed_images
+from fasthebb_cli.data.own_collection import check_collection
 from fasthebb_cli.data.packed import open_packed, packed_root
 from fasthebb_cli.data.source import ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
