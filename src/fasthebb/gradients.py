@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from fasthebb import engine, processes
 from fasthebb.layer import LearningLayer, alive
 from fasthebb.micro_batch import runner
+from fasthebb.own import OwnError
 from fasthebb.precision import full_precision
 from fasthebb.responses import RESPONSES, WITH_LENGTHS, WITH_SQUARES, Moments, PreActivation, Response
-from fasthebb.rules import Rule, Terms
+from fasthebb.rules import Rule, Terms, check_terms
 from fasthebb.settings import MOMENTUM, Execution, RuleSetting
 from fasthebb.teacher import Teacher, taught, teacher_signal
 
@@ -145,7 +146,12 @@ class Gradients:
             pre = engine.pre_activation(module, x_chunk, output_chunk, **needs)
             teacher_NGK = self._teacher_signal(layer, pre.dot_NGK, slice(first, first + len(x_chunk)))
             first += len(x_chunk)
-            terms = self._terms(self.response, self.setting.rule, layer.options, pre, layer.moments, teacher_NGK)
+            with torch.no_grad():  # again: a user's own rule may switch gradients on
+                terms = self._terms(self.response, self.setting.rule, layer.options, pre, layer.moments, teacher_NGK)
+            try:
+                check_terms(terms, pre.dot_NGK)
+            except ValueError as error:
+                raise OwnError(f"what the rule gives for layer {layer.name}: {error}") from error
             seen = engine.sums(module, x_chunk, terms, layer.spare if layer.sums is None else None)
             layer.spare = None
             if layer.is_watched:

@@ -70,7 +70,7 @@ def own_errors(key: str, name: str, *told: type[Exception]) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, (*told, KeyboardInterrupt, OwnError, torch.OutOfMemoryError)):
             raise
-        place = _place(error)
+        place = place_in_own_code(error)
         # SystemExit would end the run, which would seem to be done. A generator may be closed, and a module not there
         if not is_own(name) or (place is None and isinstance(error, GeneratorExit | ImportError)):
             raise
@@ -98,7 +98,7 @@ def _here() -> str | None:
         return None
 
 
-def _place(error: BaseException) -> str | None:
+def place_in_own_code(error: BaseException) -> str | None:
     """File and line of the user's code, the innermost if there are several; None: the error is from elsewhere."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{error.filename}, line {error.lineno}"

@@ -55,12 +55,14 @@ class Terms:
     competitive: bool = False
 
 
-def check_terms(terms: Terms, y_NGK: Tensor) -> None:
+def check_terms(terms: object, y_NGK: Tensor) -> None:
     """Checks what a rule returns for a response.
 
     Raises:
-        ValueError: a field is of another type, shape or range than `Terms` says.
+        ValueError: it is no Terms, or a field is of another type, shape or range than `Terms` says.
     """
+    if not isinstance(terms, Terms):
+        raise ValueError(f"the rule must return Terms, not {type(terms).__name__}")
     units = tuple(y_NGK.shape)
     for name, value, shape in (
         ("gate", terms.gate, units), ("recombination", terms.recombination, units), ("share", terms.share, units[1:])

@@ -5,16 +5,17 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from fasthebb_cli.errors import InputError, RunError
-from fasthebb_cli.run import checkpoint
+from fasthebb_cli.run import checkpoint, loop
 from fasthebb_cli.run.checkpoint import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from fasthebb_cli.run.record import open_log
-from tests.conftest import lacking
+from tests.conftest import Ran, lacking
 from tests.disturbed import outcome, start, undisturbed
 from tests.lives import Moment
 
@@ -204,3 +205,25 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(tm
         assert again.wait() == 0, again.text()
         assert "resumed at epoch 1, step 4" in again.text()
         assert outcome(disk) == undisturbed(*settings)
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.0, 5, 30), (40.0, 1, 1)], ids=["fast disk", "slow disk"])
+def test_one_that_takes_long_to_write_comes_less_often(
+    command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, seconds: float, least: int, most: int
+) -> None:
+    """So that writing takes a twentieth of the time at most. By this clock it is a second later at each look."""
+    now, saves = [0.0], []
+
+    def look() -> float:
+        now[0] += 1
+        return now[0]
+
+    def save(path: Path, state: dict[str, Any]) -> None:
+        now[0] += seconds
+        saves.append(state["step"])
+
+    monkeypatch.setenv("FASTHEBB_SAVE_SECONDS", "3")
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=look))
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    assert command("pretrain", "pretrain.epochs=12", "model.width=0.01").code == 0
+    assert least <= len(saves) <= most, saves

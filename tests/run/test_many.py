@@ -27,9 +27,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 def words(out: Path, verb: str, *arguments: str) -> list[str]:
-    return [verb, *SMALL, "model.dropout=0", f"out={out}", *arguments]
+    given = {word.partition("=")[0] for word in arguments}
+    unfit = "finetune.epochs" if "finetune=closed_form" in arguments else "none"
+    small = [word for word in SMALL if word.partition("=")[0] not in given | {unfit}]
+    return [verb, *small, "model.dropout=0", f"out={out}", *arguments]
 
 
+# Sums over a pass in closed form, of the features of all images and of the rows of many labelled ones
+CLOSED = ("train", "rule=random", "finetune=closed_form", "finetune.batch_size=150")
+SUMMED = ("finetune.kernel_rows=100", "finetune.landmarks=100")
 VARIABLES = {"FASTHEBB_SAVE_SECONDS": "1000", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
@@ -153,13 +159,16 @@ def test_two_processes_whiten_patches_alike_and_find_their_centres_as_one(tmp_pa
     [
         (2, "pretrain", ("pretrain", "rule=hpca_adaptive"), "1, step 6", "1, step 7"),
         (3, "finetune", ("train", "rule=none", "stages=[finetune]", "label_fraction=0.2"), "2, step 1", "2, step 2"),
+        (3, "components", CLOSED, "1, step 6", "1, step 7"),
+        (2, "finetune", (*CLOSED, *SUMMED), "2, step 5", "2, step 6"),
     ],
 )
 def test_a_signal_to_one_stops_all_and_they_go_on_to_the_same_bits(
     tmp_path: Path, size: int, stage: str, settings: tuple[str, ...], stops: str, resumes: str
 ) -> None:
     finished(start(tmp_path / "once", *settings, size=size))
-    moment = Moment(5, stage, signal=signal.SIGTERM, rank=size - 1)
+    kind = "closed_form" if SUMMED[0] in settings else stage
+    moment = Moment(12 if kind == "closed_form" else 5, kind, signal=signal.SIGTERM, rank=size - 1)
     text = finished(start(tmp_path / "stopped", *settings, size=size, moment=moment), STOPPED)
     assert text.count(f"stopped and saved at epoch {stops}") == 1, text
     assert list((tmp_path / "stopped").glob("*/checkpoint*"))

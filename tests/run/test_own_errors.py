@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import Ran
 
@@ -230,3 +231,76 @@ def test_a_network_of_other_numbers(command: Command, tmp_path: Path, monkeypatc
     ran = command("pretrain", "dataset=digits", "model=of_doubles:made", "gpu=cpu", small=False)
     assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
     assert "model.name=of_doubles:made: 1.weight is torch.float64; a network must have torch.float32" in ran.err
+
+
+RULES = {
+    "fits_the_trial": ("    return Terms(gate=y if y.shape[0] <= 3 else y[:3])\n", "conv1.0: Terms.gate must have"),
+    "fails_later": (
+        "    assert y.shape[0] <= 3, 'too many'\n    return Terms(gate=y)\n",
+        "line 4: AssertionError: ",
+    ),
+    "is_too_large": ("    if y.shape[0] > 3: raise MemoryError\n    return Terms(gate=y)\n", "out of memory; lower"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_rule_that_fails_in_a_step(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text, told = RULES[name]
+    module = f"{name}_{len(how)}"
+    (tmp_path / f"{module}.py").write_text(f"import torch\nfrom fasthebb import Terms\ndef made(y):\n{text}")
+    ran = command("pretrain", f"rule={module}:made", "pretrain.lr=0.1", *how)
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+    assert ran.err.startswith("error: pretrain: "), ran.err
+    assert told in ran.err
+
+
+def test_a_rule_that_switches_gradients_on_learns_as_without(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "switches.py").write_text(
+        "import torch\nfrom fasthebb import Terms\n"
+        "def quiet(y): return Terms(gate=y)\n"
+        "def loud(y):\n    torch.set_grad_enabled(True)\n    return Terms(gate=y)\n"
+    )
+    learnt = []
+    for function in ("quiet", "loud"):
+        ran = command("pretrain", f"rule=switches:{function}", "pretrain.lr=1e-5", f"out={tmp_path / function}")
+        assert ran.code == 0, ran.err
+        (path,) = (tmp_path / function).glob("*/model.safetensors")
+        learnt.append(load_file(path))
+    assert learnt[0].keys() == learnt[1].keys()
+    assert all(torch.equal(value, learnt[1][name]) for name, value in learnt[0].items())
+
+
+SOURCE = """
+import torch
+from fasthebb_cli.data.collection import Collection
+
+class Source:
+    channels, size = 1, 32
+    def __len__(self): return 200
+    def read(self, indices):
+        if len(indices) > 20:
+            raise OSError(5, 'the disk is gone', 'a.png')
+        return torch.zeros(len(indices), 1, 32, 32, dtype=torch.uint8) + indices[:, None, None, None].to(torch.uint8)
+
+def made(config):
+    return Collection(Source(), torch.arange(200) % 2, ('a', 'b'), train=torch.arange(200), digest='1')
+"""
+
+
+def test_images_that_can_not_be_read_any_more(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the run has begun, as on a disk that goes away."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "goes_away.py").write_text(SOURCE)
+    ran = command("pretrain", "dataset=own", "dataset.name=goes_away:made", "dataset.size=32")
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+    assert ran.err.startswith("error: pretrain: "), ran.err
+    assert "the disk is gone" in ran.err

@@ -25,6 +25,7 @@ from fasthebb_cli.stages import Context, Task
 from fasthebb_cli.stages.finetune import finetune
 from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups
 from fasthebb_cli.stages.finetune.loss import loss_and_hits
+from fasthebb_cli.stages.optimizers import backprop_optimizer
 from tests.conftest import Ran, loaded
 
 
@@ -421,3 +422,23 @@ def test_rare_classes_are_found_where_all_count_the_same(
         (measured,) = (tmp_path / balance).glob("*-evaluate-*/results.json")
         found.append(json.loads(measured.read_text())["balanced_top1"])
     assert found[1] > found[0] + 0.02, found
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_a_step_in_one_pass_over_the_weights_is_the_usual_step(name: str) -> None:
+    words = ("finetune=backprop", f"finetune.optimizer={name}", "finetune.weight_decay=0.1")
+    settings = loaded(*words).settings["finetune"]
+    assert isinstance(settings, FinetuneConfig)
+    draws = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(3, 50, generator=draws) for _ in range(5)]
+    after = []
+    for fused in (True, False):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 150).reshape(3, 50))
+        optimizer = backprop_optimizer(settings, [{"params": [weight], "lr": 0.1}])
+        assert optimizer.param_groups[0]["fused"] is True
+        optimizer.param_groups[0]["fused"] = fused
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimizer.step()
+        after.append(weight.detach())
+    torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-6)

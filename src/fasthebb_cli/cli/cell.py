@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fasthebb_cli.cli.imports import importing
 from fasthebb_cli.cli.objective import check_objective, objective_of
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.console.formats import make_console
@@ -39,9 +40,10 @@ def run_composed(
     config = load(cfg)
     check_objective(config)
     yaml = OmegaConf.to_yaml(completed(cfg), resolve=True)
-    from fasthebb_cli.cli.dry_run import preview_cell  # torch is loaded here, after bad input has been found
-    from fasthebb_cli.console.view import View
-    from fasthebb_cli.run.cell import run_cell
+    with importing():
+        from fasthebb_cli.cli.dry_run import preview_cell  # torch is loaded here, after bad input has been found
+        from fasthebb_cli.console.view import View
+        from fasthebb_cli.run.cell import run_cell
 
     view = View(make_console())
     if heading is not None:

@@ -17,6 +17,7 @@ from fasthebb_cli.console.view import BACKWARD, View
 from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.run.dataset import open_dataset
 from fasthebb_cli.run.directory import CHECKPOINT_FILE
+from fasthebb_cli.run.failure import explained
 from fasthebb_cli.run.own_source import own_sources
 from fasthebb_cli.run.plan import PlannedStage
 from fasthebb_cli.run.start import new_network
@@ -59,7 +60,10 @@ def preview_cell(config: Config, view: View, paces: Paces) -> list[Row]:
     for stage in stages:
         state = _state(stage, config)
         known = None if state in ("finished", "missing") else paces
-        size = _size(config, dataset, compute, stage, known)
+        try:
+            size = _size(config, dataset, compute, stage, known)
+        except Exception as error:
+            raise explained(error, config, compute, stage) or error from error
         seen = max(seen, size.labels)
         labels = seen if stage.settings.measures else size.labels  # as the stage itself reports them
         shown = "–" if state in ("finished", "missing") else f"about {clock(size.seconds)}"

@@ -17,6 +17,7 @@ from fasthebb_cli.cli.commands import COMMANDS
 from fasthebb_cli.cli.complete import complete
 from fasthebb_cli.cli.failures import TRACEBACK_VARIABLE, fail
 from fasthebb_cli.cli.help import FLAGS, page
+from fasthebb_cli.cli.imports import importing
 from fasthebb_cli.compute.launch import launch
 from fasthebb_cli.compute.signals import STOP_SIGNALS, STOPPED, stop_at_once
 from fasthebb_cli.compute.threads import spin_briefly
@@ -120,7 +121,9 @@ def run(arguments: list[str]) -> int:
         if not verb.by_all and not is_first:
             return 0
         module, _, function = verb.function.partition(":")
-        code: int = getattr(import_module(module), function)(name, words)
+        with importing():
+            do = getattr(import_module(module), function)
+        code: int = do(name, words)
     except KeyboardInterrupt:
         return STOPPED
     except Exception as error:  # noqa: BLE001  the door: everything becomes a line and an exit code

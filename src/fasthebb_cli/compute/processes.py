@@ -12,7 +12,7 @@ learn of the failure at their next decision.
 import atexit
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
@@ -176,6 +176,25 @@ def gathered(value: T) -> list[T]:
     everyone: list[T] | None = [value] * count() if is_first() else None
     dist.gather_object(value, everyone, group=_decisions())
     return everyone or []
+
+
+def summands(state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """For a checkpoint, of tensors whose sum over processes counts: in the first process those of all, by rank.
+
+    Their sum would be smaller, but a run that goes on from it adds in another order, and ends in other bits.
+    """
+    return gathered({name: value.cpu() for name, value in state.items()})
+
+
+def own_summands(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """This process's tensors of a checkpoint. After a run of more or fewer processes the first one takes the sum."""
+    if len(states) == count():
+        return {name: value.clone() for name, value in states[rank()].items()}
+    first = {name: value * is_first() for name, value in states[0].items()}
+    for state in states[1:] if is_first() else ():
+        for name, value in state.items():
+            first[name] = first[name] + value
+    return first
 
 
 def meet() -> None:

@@ -17,7 +17,7 @@ from fasthebb.typed import check
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.run.directory import CHECKPOINT_FILE, write_atomically
 
-CHECKPOINT_FORMAT = "fasthebb checkpoint 4"
+CHECKPOINT_FORMAT = "fasthebb checkpoint 5"
 PREVIOUS_FILE = "checkpoint.previous.pt"
 KEYS = ("fingerprint", "epoch", "step", "seconds", "records", "network", "task", "random")
 POSITION = {"epoch": int, "step": int, "seconds": float, "records": list[dict[str, Any]]}
@@ -84,7 +84,8 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that another program made
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # mapped: of what all processes added up, each reads its own
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(f"checkpoint {path} can't be read ({reason}); {REMEDY}") from error

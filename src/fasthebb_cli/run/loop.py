@@ -1,7 +1,8 @@
 """Runs a task's epochs and steps. A process may be killed at any moment: started again, it ends in the same bits.
 
-A checkpoint is saved every 30 seconds (FASTHEBB_SAVE_SECONDS), after a step. It holds all that the next step depends
-on: weights, the task's state, the states of the random generators, and the position. All saved numbers are finite.
+A checkpoint is saved every 30 seconds (FASTHEBB_SAVE_SECONDS), after a step; one that takes long to write, less often.
+It holds all that the next step depends on: weights, the task's state, the states of the random generators, and the
+position. All saved numbers are finite.
 """
 
 import math
@@ -33,6 +34,7 @@ from fasthebb_cli.run.record import Record
 from fasthebb_cli.stages import Task
 
 SAVE_VARIABLE = "FASTHEBB_SAVE_SECONDS"
+WORK = 20  # times as long as writing a checkpoint takes: least time until the next
 
 
 class Display(Protocol):
@@ -84,9 +86,11 @@ def run_task(
     """
     clock = saved = time.perf_counter()
     pause = save_seconds()
+    work = 0.0  # since the last checkpoint, as long as that took; not if the user wants one after each step
 
     def save(epoch: int, step: int) -> None:
-        nonlocal saved
+        nonlocal saved, work
+        began = time.perf_counter()
         check_finite(network)
         position.epoch, position.step = epoch, step
         state = _state(task, network, position, session, time.perf_counter() - clock)
@@ -94,10 +98,11 @@ def run_task(
             save_checkpoint(session.directory / CHECKPOINT_FILE, state)
         processes.meet()
         saved = time.perf_counter()
+        work = WORK * (saved - began) if pause else 0.0
 
     def must_stop(epoch: int, step: int, pause: float) -> bool:
         """Whether a signal asks for a stop. Saves a checkpoint then, and when the last one is `pause` seconds old."""
-        due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > pause)
+        due = processes.decide(stop=stop.requested, save=time.perf_counter() - saved > max(pause, work))
         if task.resumable and (due.stop or due.save):
             save(epoch, step)
         return due.stop
@@ -155,7 +160,7 @@ def restore(task: Task, network: nn.Module, state: dict[str, Any], checkpoint: P
             part.load_state_dict(state["task"][name])
         position = Position(state["epoch"], state["step"], state["seconds"], list(state["records"]))
         _restore_generators(state["random"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"checkpoint {checkpoint} does not fit this stage; {REMEDY}") from error
     return position
 

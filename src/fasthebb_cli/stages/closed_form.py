@@ -225,9 +225,9 @@ class Passes:
 
     def state_dict(self) -> dict[str, Any]:
         rows, everything = (processes.summed(value.clone()) for value in (self.rows_RLK, self.all_NK))
-        return {"products": total(self.products, Products(0, 0)).state_dict(), "rows": rows, "all": everything}
+        return {"products": processes.summands(self.products.state_dict()), "rows": rows, "all": everything}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        kept = 1 if processes.is_first() else 0
-        self.products.load_state_dict({key: value * kept for key, value in state["products"].items()})
+        self.products.load_state_dict(processes.own_summands(state["products"]))
+        kept = processes.is_first()  # each place is filled by one process, so that their sum is exact
         self.rows_RLK, self.all_NK = state["rows"] * kept, state["all"] * kept

@@ -106,13 +106,11 @@ class Sums:
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"features": self.features, "differences": self.differences}
-        return {name: total(part, Moments(0)).state_dict() for name, part in parts.items()}
+        return {name: processes.summands(part.state_dict()) for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The first process starts from the sums, the others from 0."""
-        kept = 1 if processes.is_first() else 0
-        for part, name in ((self.features, "features"), (self.differences, "differences")):
-            part.load_state_dict({key: value * kept for key, value in state[name].items()})
+        self.features.load_state_dict(processes.own_summands(state["features"]))
+        self.differences.load_state_dict(processes.own_summands(state["differences"]))
 
 
 class Views:

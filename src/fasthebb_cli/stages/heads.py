@@ -17,6 +17,7 @@ from fasthebb import engine
 from fasthebb.rules import hebbian_classifier
 from fasthebb_cli.errors import RunError
 from fasthebb_cli.settings.probe import ProbeConfig
+from fasthebb_cli.stages.optimizers import in_one_pass
 from fasthebb_cli.stages.schedules import set_rate
 
 BATCH = 64
@@ -41,7 +42,9 @@ def linear(samples: Samples, settings: ProbeConfig, device: torch.device) -> dic
     train_NF = on_device_if_it_fits(samples.train_NF, device)
     mean, scale = mean.to(train_NF.device), scale.to(train_NF.device)
     head = _head(samples.train_NF.shape[1], samples.classes, settings).to(device)
-    optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(
+        head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=in_one_pass(head.parameters())
+    )
     count = len(samples.train_NF)
     steps = math.ceil(count / BATCH)
     epochs = linear_epochs(count, settings)

@@ -66,10 +66,10 @@ class Calibration:
         return calibration_error(processes.summed(self.gaps.clone()), count)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"gaps": processes.summed(self.gaps.clone())}
+        return {"gaps": processes.summands({"bins": self.gaps})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.gaps = state["gaps"] if processes.is_first() else torch.zeros_like(state["gaps"])
+        self.gaps = processes.own_summands(state["gaps"])["bins"]
 
 
 class Confusion:

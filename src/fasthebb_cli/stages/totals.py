@@ -13,7 +13,7 @@ from fasthebb_cli.errors import RunError
 class Totals:
     """Running sums over samples. They are divided once, at the end, so that a short batch has its right weight.
 
-    Each process adds up its own samples; `means` and `state_dict` give the sums over all processes.
+    Each process adds up its own samples; `means` is of those of all processes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,18 +27,17 @@ class Totals:
 
     def means(self) -> dict[str, float]:
         """Every sum divided by the sum called `samples`. The totals start again at 0."""
-        sums = self.state_dict()
+        sums = {name: processes.summed(value.clone()) for name, value in self.sums.items()}
         samples = float(sums.pop("samples"))
         self.sums = {}
         return {name: float(value) / samples for name, value in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: processes.summed(value.clone()) for name, value in self.sums.items()}
+        return {"sums": processes.summands(self.sums)}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The first process starts from the sums, the others from 0."""
-        kept = 1 if processes.is_first() else 0
-        self.sums = {name: value.to(self.device) * kept for name, value in state.items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = processes.own_summands(state["sums"])
+        self.sums = {name: value.to(self.device) for name, value in own.items()}
 
 
 def check_scores(means: dict[str, float]) -> dict[str, float]:
