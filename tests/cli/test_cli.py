@@ -47,6 +47,10 @@ BAD_INPUT = {
     "too few labels": (["train", "label_fraction=0.005"], "label_fraction"),
     "unknown choice in a folder": (["train", "rule=paper/nope"], "rule=paper/nope: no such choice; rule can be: bcm"),
     "objective without a stage": (["train", "objective=top1"], "objective=top1 must be STAGE.METRIC of pretrain,"),
+    "objective that is no metric": (
+        ["train", "objective=evaluate.tpo1", "evaluate.split=validation"],
+        "objective=evaluate.tpo1 is no metric; there are: top1, top5, balanced_top1, loss, calibration_error, seconds,",
+    ),
     "objective on test": (["train", "objective=evaluate.top1"], "choose on test images; use evaluate.split=validation"),
     "objective of the last epoch": (["train", "objective=finetune.top1"], "with finetune.select=best only"),
     "unknown stage": (["train", "stages=[pretrain,head]"], "unknown stage 'head'; choose from: pretrain"),

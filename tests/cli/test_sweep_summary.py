@@ -74,6 +74,16 @@ def test_a_narrow_console_has_the_labels_in_place_of_their_fraction() -> None:
     assert "label_fraction" in "".join(printed(cells, width=80))  # a failed cell has no labels
 
 
+def test_values_stand_there_as_the_user_means_them() -> None:
+    cells = [cell("hpca", "backprop", seed, 0.9) for seed in (0, 1)]
+    cells[0]["overrides"] += ["dataset.root='two words'", "model=mine\\:net"]
+    cells[1]["overrides"] += ["dataset.root=one", "model=conv6"]
+    text = "\n".join(printed(cells, width=160))
+    assert "two words" in text
+    assert "'two words'" not in text
+    assert "mine:net" in text
+
+
 def test_the_sentence_follows_from_the_numbers() -> None:
     cells = sweep(
         hpca_closed_form=[0.90, 0.94], hpca_backprop=[0.95, 0.99], random_closed_form=[0.91, 0.94],

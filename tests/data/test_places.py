@@ -17,7 +17,7 @@ from fasthebb_cli.console.view import View
 from fasthebb_cli.data.dataset import _collection, collection_of, load_dataset
 from fasthebb_cli.data.source import Fit, decode
 from fasthebb_cli.errors import InputError
-from fasthebb_cli.run.dataset import copies, open_dataset, untaught
+from fasthebb_cli.run.dataset import alike, copies, open_dataset, untaught
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
 from fasthebb_cli.use.images import find_images
@@ -243,6 +243,13 @@ def test_a_class_without_a_training_image_is_named(tmp_path: Path) -> None:
     assert untaught(load_dataset(config(tmp_path), 0)) == []
     (line,) = untaught(load_dataset(config(tmp_path, train_samples=2), 0))
     assert line[:-1] == "the training images have no image of 1 class: "
+
+
+def test_classes_whose_names_nearly_agree_are_named(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"Owl": 4, "cat": 4, "owl": 4, "snow owl": 4, "snowowl": 4})
+    assert alike(load_dataset(config(tmp_path), 0)) == [
+        "taken as different classes: 'Owl' and 'owl', 'snow owl' and 'snowowl'"
+    ]
 
 
 def test_files_without_an_ending_are_counted(tmp_path: Path) -> None:

@@ -223,7 +223,10 @@ def measured(cell: Cell) -> dict[str, Any]:
 
 
 def value_of(cell: Cell, key: str) -> str:
-    return next((item.split("=", 1)[1] for item in cell["overrides"] if key_of(item) == key), "")
+    """The value as the user means it: without the quotes and backslashes of Hydra's grammar."""
+    text = next((item.split("=", 1)[1] for item in cell["overrides"] if key_of(item) == key), "")
+    inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    return re.sub(r"\\(.)", r"\1", inner)
 
 
 def key_of(override: str) -> str:

@@ -31,7 +31,7 @@ def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | N
     with telling(view.note):
         dataset = load_dataset(config, seed, labelled)
     view.left_out(dataset.left_out)
-    for line in (*dataset.notes, *copies(dataset), *untaught(dataset)):
+    for line in (*dataset.notes, *copies(dataset), *untaught(dataset), *alike(dataset)):
         view.warn(line)
     return dataset
 
@@ -46,6 +46,20 @@ def untaught(dataset: Dataset) -> list[str]:
     more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
     classes = counted(len(absent), "class", "classes")
     return [f"{what} no image of {classes}: {', '.join(map(short, absent[:LISTED]))}{more}"]
+
+
+def alike(dataset: Dataset) -> list[str]:
+    """A line on classes that may be meant to be one: their names differ in case or in spaces alone."""
+    seen: dict[str, str] = {}
+    pairs = []
+    for name in dataset.classes:
+        first = seen.setdefault("".join(name.split()).casefold(), name)
+        if first != name:
+            pairs.append(f"{short(first)!r} and {short(name)!r}")
+    if not pairs:
+        return []
+    more = f", and {len(pairs) - LISTED:,} more pairs" if len(pairs) > LISTED else ""
+    return [f"taken as different classes: {', '.join(pairs[:LISTED])}{more}"]
 
 
 def copies(dataset: Dataset) -> list[str]:

@@ -4,7 +4,8 @@ import math
 import os
 
 LARGEST = 10**9  # a larger whole number is a typing mistake
-LARGEST_FLOAT = 3.4e38  # of float32, in which networks compute
+LARGEST_FLOAT = 1e30  # with what optimizers multiply it by, it stays below the largest number of float32, 3.4e38
+LARGEST_FACTOR = 1e6  # of a rate, which may be LARGEST_FLOAT
 LONGEST_NAME = 255  # bytes of a file's name, on nearly all systems
 
 
@@ -27,8 +28,8 @@ def is_path(name: str, value: str | None) -> None:
 
 def are_factors(name: str, factors: dict[str, float]) -> None:
     for pattern, factor in factors.items():
-        if not 0 <= factor <= LARGEST_FLOAT:
-            raise ValueError(f"{name}.{pattern} must be at least 0 and finite, not {factor}")
+        if not 0 <= factor <= LARGEST_FACTOR:
+            raise ValueError(f"{name}.{pattern} must be between 0 and {LARGEST_FACTOR:,.0f}, not {factor}")
 
 
 def above(name: str, value: float, low: float) -> None:

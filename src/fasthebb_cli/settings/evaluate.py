@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import at_least, one_of
-from fasthebb_cli.settings.kind import FineTuning, Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout, not_measured
 
 
 @dataclass
@@ -50,4 +50,6 @@ class EvaluateConfig:
         return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
-        return None if self.split != "test" else f"would choose on test images; use {stage}.split=validation"
+        if self.split == "test":
+            return f"would choose on test images; use {stage}.split=validation"
+        return not_measured(metric, ("top1", "top5", "balanced_top1", "loss", "calibration_error"))

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fasthebb_cli.settings.checks import above, are_factors, at_least, in_range, one_of
-from fasthebb_cli.settings.kind import FineTuning, Readout
+from fasthebb_cli.settings.checks import LARGEST_FACTOR, above, are_factors, at_least, in_range, one_of
+from fasthebb_cli.settings.kind import FineTuning, Readout, not_measured
 from fasthebb_cli.settings.pretrain import AUGMENTATIONS
 
 
@@ -57,7 +57,7 @@ class FinetuneConfig:
         one_of("schedule", self.schedule, self.SCHEDULES)
         in_range("weight_decay", self.weight_decay, 0, float("inf"))
         in_range("momentum", self.momentum, 0, 0.9999)
-        in_range("features_lr", self.features_lr, 0, float("inf"))
+        in_range("features_lr", self.features_lr, 0, LARGEST_FACTOR)
         are_factors("layer_lr", self.layer_lr)
         at_least("classifier_epochs", self.classifier_epochs, 0)
         at_least("hidden", self.hidden, 0)
@@ -92,6 +92,8 @@ class FinetuneConfig:
         return FineTuning("frozen features" if settings.get("features_lr") == 0 else "backprop", backprop=True)
 
     def no_objective(self, stage: str, metric: str) -> str | None:
+        if unknown := not_measured(metric, ("top1", "loss")):
+            return unknown
         if metric != "top1" or self.select == "best":
             return None
         return f"has a value with {stage}.select=best only; or objective=evaluate.top1 evaluate.split=validation"

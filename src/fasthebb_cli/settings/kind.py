@@ -45,6 +45,12 @@ class FineTuning(NamedTuple):
     backprop: bool
 
 
+def not_measured(metric: str, names: Sequence[str]) -> str | None:
+    """For `no_objective`: that results have no such metric, but those of these names; None: they have."""
+    names = (*names, "seconds", "images_per_second")
+    return None if metric.partition(".")[0] in names else f"is no metric; there are: {', '.join(names)}"
+
+
 class StageSettings(Protocol):
     """The settings of one stage. `settings/stages.py` lists the dataclasses that are such settings.
 

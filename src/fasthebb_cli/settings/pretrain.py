@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, are_factors, at_least, one_of
-from fasthebb_cli.settings.kind import FineTuning, Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout, not_measured
 
 AUGMENTATIONS = ("none", "shift", "light", "hard")
 
@@ -73,4 +73,4 @@ class PretrainConfig:
         return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
-        return None
+        return not_measured(metric, ("loss",))

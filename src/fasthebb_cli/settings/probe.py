@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from fasthebb_cli.settings.checks import above, at_least, in_range, one_of
 from fasthebb_cli.settings.finetune import FinetuneConfig
-from fasthebb_cli.settings.kind import FineTuning, Readout
+from fasthebb_cli.settings.kind import FineTuning, Readout, not_measured
 
 
 @dataclass
@@ -77,4 +77,6 @@ class ProbeConfig:
         return None
 
     def no_objective(self, stage: str, metric: str) -> str | None:
-        return None if self.split == "validation" else f"would choose on test images; use {stage}.split=validation"
+        if self.split != "validation":
+            return f"would choose on test images; use {stage}.split=validation"
+        return not_measured(metric, ("layers",))
