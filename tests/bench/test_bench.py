@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.networks import conv6
+from fasthebb.settings import RULES
 from fasthebb_cli import cli
 from fasthebb_cli.bench import measure, naive
 from fasthebb_cli.bench.measure import flops, median_ms, paired_quartiles, peak_bytes
@@ -21,6 +22,7 @@ from fasthebb_cli.bench.minimum import minimum
 from fasthebb_cli.bench.naive import NAIVE, naive_form, unfolded
 from fasthebb_cli.bench.step import backprop
 from fasthebb_cli.bench.subject import Subject, hebbian_step
+from fasthebb_cli.bench.traffic import traffic
 from tests import reference
 from tests.data.images import class_folders
 
@@ -265,3 +267,28 @@ def test_scale_is_measured_and_drawn(bench: Bench, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "other.json: not what `fasthebb bench scale json=" in done.stderr
     assert not (tmp_path / "other.svg").exists()
+
+
+def test_traffic_counts_what_operations_read_and_write() -> None:
+    a, b = torch.ones(10, 20), torch.ones(20, 30)
+    assert traffic(lambda: a + a.view(10, 20)[:, :1].expand(10, 20)) == (0, 0, 4 * 200 + 4 * 10, 4 * 200)
+    assert traffic(lambda: a @ b) == (4 * (200 + 600), 4 * 300, 0, 0)
+    assert traffic(lambda: a.T.unsqueeze(0).expand(5, 20, 10)) == (0, 0, 0, 0)
+    assert traffic(lambda: torch.zeros(7)) == (0, 0, 0, 4 * 7)
+    assert traffic(lambda: a.add_(1)) == (0, 0, 4 * 200, 4 * 200)
+    assert traffic(lambda: a.copy_(torch.ones(10, 20))) == (0, 0, 4 * 200, 4 * 200 + 4 * 200)
+    assert traffic(lambda: torch.add(a, 1, out=torch.empty(10, 20))) == (0, 0, 4 * 200, 4 * 200)
+
+
+def test_a_rule_without_waste_passes_as_often_as_it_must(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "traffic.json"
+    code, out, err = bench("traffic", "batch_size=2", "size=24", "gpu=cpu", f"json={file}")
+    assert code == 0, err
+    passes = json.loads(file.read_text())["passes"]
+    assert passes.keys() == RULES.keys()
+    for rule, counted in passes.items():
+        assert counted["read"] >= counted["least_read"], rule
+        assert counted["written"] >= counted["least_written"], rule
+    assert (passes["hpca"]["read"], passes["hpca"]["written"]) == pytest.approx((1, 1), abs=0.02)
+    assert (passes["gha"]["least_read"], passes["gha"]["least_written"]) == (0, 0)
+    assert "kmeans" in out

@@ -101,7 +101,10 @@ BAD_INPUT = {
     "a flag without its value": (["train", "--cfg"], "--cfg needs a value, one of job"),
     "an empty path": (["train", "init_from="], "init_from is empty"),
     "a list in a list": (["train", "stages=[[pretrain]]"], "stages"),
-    "a factor below 0": (["train", "pretrain.layer_lr={conv1: -1}"], "pretrain.layer_lr.conv1 must be between 0 and 1,000,000"),
+    "a factor below 0": (
+        ["train", "pretrain.layer_lr={conv1: -1}"],
+        "pretrain.layer_lr.conv1 must be between 0 and 1,000,000",
+    ),
     "infinite": (["train", "finetune.weight_decay=inf"], "finetune.weight_decay must be at least 0"),
     "too many epochs": (["train", "pretrain.epochs=99999999999"], "pretrain.epochs must be at most"),
     "a swept root": (["train", "-m", "out=a,b"], "out can't be swept"),

@@ -233,6 +233,16 @@ def lose_image(top: Path) -> None:
     (top / "val/images/val_2.JPEG").unlink()
 
 
+def lose_line(top: Path) -> None:
+    lines = (top / "val/val_annotations.txt").read_text().splitlines(keepends=True)
+    (top / "val/val_annotations.txt").write_text("".join(lines[:-1]))
+
+
+def double_line(top: Path) -> None:
+    lines = (top / "val/val_annotations.txt").read_text().splitlines(keepends=True)
+    (top / "val/val_annotations.txt").write_text("".join([*lines, lines[-1]]))
+
+
 def lose_list(top: Path) -> None:
     (top / "wnids.txt").unlink()
 
@@ -242,6 +252,8 @@ def lose_list(top: Path) -> None:
     [
         (lose_class, r"train/n02: has no images, but is listed in wnids.txt"),
         (lose_image, r"val_annotations.txt, line 3: val/images/val_2.JPEG is missing"),
+        (lose_line, r"val/images/val_3.JPEG: has no line in val/val_annotations.txt; write one, or remove it"),
+        (double_line, r"val_annotations.txt, line 5: val/images/val_3.JPEG is missing, or listed twice"),
         (lose_list, r"wnids.txt: there is no such file"),
     ],
 )

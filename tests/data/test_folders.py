@@ -164,13 +164,16 @@ def test_a_table_in_root_keeps_the_test_folder(tmp_path: Path) -> None:
         ("1" * 200_000, r"labels.csv, line 2: is no csv \(field larger than field limit"),
         ("1.png", r"labels.csv, line 2: expected path,label, found '1.png'"),
         ("0.png,b", r"labels.csv, line 2: 0.png is listed twice"),
+        ("", r"labels.csv, line 1: has 2 columns called label; keep one"),
+        ("0.png,a,train\n1.png,b,Test", r"labels.csv: the column 'set' names splits; call it split, or remove it"),
     ],
 )
 def test_what_is_wrong_with_a_table(tmp_path: Path, line: str, message: str) -> None:
     class_folders(tmp_path, {".": 2})
     (tmp_path / "0.png").write_bytes((tmp_path / "000.png").read_bytes())
     (tmp_path / "1.png").write_bytes((tmp_path / "001.png").read_bytes())
-    (tmp_path / "labels.csv").write_text(f"0.png,a\n{line}\n")
+    first = {"": "path,label,label", "0.png,a,t": "path,label,set"}.get(line[:9], "0.png,a")
+    (tmp_path / "labels.csv").write_text(f"{first}\n{line}\n")
     with pytest.raises(InputError, match=message):
         load(tmp_path, labels="labels.csv")
 

@@ -215,6 +215,23 @@ def test_test_images_of_classes_beside_training_images_without_are_counted(tmp_p
     assert "5 image of the test part, as training images without classes teach none" in told(tmp_path)
 
 
+@pytest.mark.parametrize("where", ["images", "train/images"])
+def test_a_single_class_with_folders_in_it_is_told(tmp_path: Path, where: str) -> None:
+    class_folders(tmp_path / where, {"cat": 4, "dog": 4})
+    assert (
+        f"{tmp_path / where} is taken as the only class, with 2 folders in it (cat, dog, ...); if they are the "
+        f"classes, move them one folder up, or without other splits: dataset.root={tmp_path / where}"
+    ) in told(tmp_path)
+
+
+@pytest.mark.parametrize("where", [".", "train"])
+def test_a_broken_link_among_the_folders_of_classes_is_named(tmp_path: Path, where: str) -> None:
+    class_folders(tmp_path / where, {"cat": 4, "dog": 4})
+    (tmp_path / where / "owl").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"owl: is a link to .*/gone, which is not there; mend it or remove it"):
+        load_dataset(config(tmp_path), 0)
+
+
 def test_a_data_set_that_lies_one_folder_deeper_is_not_a_class(tmp_path: Path) -> None:
     class_folders(tmp_path / "photos/train", {"a": 2, "b": 2})
     class_folders(tmp_path / "photos/test", {"a": 2, "b": 2}, first=50)

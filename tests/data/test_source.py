@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fasthebb_cli.data.source import Fit, ImageFiles, InMemory, decode_all
+from fasthebb_cli.data.source import Fit, ImageFiles, InMemory, decode, decode_all
 from fasthebb_cli.errors import InputError
 from tests.data.images import picture, save
 
@@ -81,6 +81,22 @@ def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path: Path) -> None:
     ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
     Image.fromarray(ramp).save(tmp_path / "a.png")
     assert read(tmp_path / "a.png")[0].flatten().tolist() == [4 * i for i in range(64)]
+
+
+@pytest.mark.parametrize("most", [1023, 65535])
+def test_a_pgm_of_sixteen_bits_is_scaled_as_its_maximum_says(tmp_path: Path, most: int) -> None:
+    greys = np.full((8, 8), most // 2, dtype=">u2")
+    (tmp_path / "a.pgm").write_bytes(f"P5 8 8 {most}\n".encode() + greys.tobytes())
+    assert read(tmp_path / "a.pgm").unique().tolist() == [127]
+
+
+@pytest.mark.parametrize("size", [(300, 1), (1, 300)])
+def test_a_line_stays_a_line_when_it_is_padded(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (255, 0, 0)).save(tmp_path / "a.png")
+    pixels = torch.from_numpy(decode(str(tmp_path / "a.png"), Fit(16, "pad")).copy())
+    red = (pixels == torch.tensor([255, 0, 0])[:, None, None]).all(0)
+    assert int(red.sum()) == 16
+    assert int((red.sum(0 if size[0] > 1 else 1) == 1).sum()) == 16
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])

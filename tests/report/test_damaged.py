@@ -98,6 +98,18 @@ def test_a_damaged_directory_is_named_and_the_others_are_shown(
     assert message in out
 
 
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_a_report_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    """A stage whose weights came from a file names their digest. Results know those of their own."""
+    runs = [make_run(tmp_path / "runs", "none", 0.1, seed, 0.8) for seed in range(2)]
+    with_json(FINGERPRINT, previous="0" * 32)(runs[1])
+    for model in (run / "model.safetensors" for run in runs):
+        model.unlink(missing_ok=True)
+        {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[what](model)
+    code, out, err = call(capsys, "report", tmp_path / "runs", f"out={tmp_path / 'report'}")
+    assert (code, err) == (0, ""), out
+
+
 def test_another_stages_files_in_a_directory_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs", "none", 0.1, 0, 0.8)
     moved = make_run(tmp_path / "runs", "none", 0.1, 1, 0.9)

@@ -33,6 +33,7 @@ from fasthebb_cli.data.walk import (
     list_images,
     named,
     passed_notes,
+    refuse_broken_links,
     refuse_loose,
     split_folders,
     subfolders,
@@ -71,7 +72,21 @@ def image_folder(config: DatasetConfig) -> Collection:
         more = (file._replace(name=f"unlabelled/{file.name}") for file in found)
         parts = {**parts, "unlabelled": chain(more, parts.get("unlabelled", ()))}
     collection = from_files(parts, classes, config)
-    return replace(collection, notes=passed_notes(passed))
+    return replace(collection, notes=(*passed_notes(passed), *_inner_folders(root, classes)))
+
+
+def _inner_folders(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """A line on a single class that has several folders in it, which may be the classes."""
+    if len(classes) != 1:
+        return ()
+    (folder,) = [place for place in (root / classes[0], root / "train" / classes[0]) if place.is_dir()][:1] or [root]
+    inner = [place.name for place in subfolders(folder)]
+    if len(inner) < 2:
+        return ()
+    return (
+        f"{folder} is taken as the only class, with {len(inner):,} folders in it ({', '.join(inner[:3])}, ...); if "
+        f"they are the classes, move them one folder up, or without other splits: dataset.root={folder}",
+    )
 
 
 def _refuse_split_as_extra(root: Path, extra: Path) -> None:
@@ -101,7 +116,9 @@ def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, 
         return (), {"train": at_least_one(list_images(base, extra, passed), problem)}
     if base == root:
         _refuse_splits(root, names)
+        refuse_broken_links(root)
     else:
+        refuse_broken_links(base)
         refuse_loose(root, [])
         count_beside(root, passed)
     parts: dict[str, Iterable[ImageFile]] = {"train": images_by_class(base, names, root, extra, passed)}

@@ -204,11 +204,14 @@ def _tiny_parts(
         name, wnid = [*row.split("\t"), ""][:2]
         found = test_files.get(f"val/images/{name}")
         if found is None or wnid not in number:
-            problem = f"unknown class {wnid!r}" if found else f"val/images/{name} is missing"
+            problem = f"unknown class {wnid!r}" if found else f"val/images/{name} is missing, or listed twice"
             raise InputError(f"{top / 'val/val_annotations.txt'}, line {line}: {problem}")
+        del test_files[found.name]
         test.append(found._replace(label=number[wnid]))
     if not test:
         raise InputError(f"{top / 'val/val_annotations.txt'}: lists no images")
+    if test_files:
+        raise InputError(f"{top / min(test_files)}: has no line in val/val_annotations.txt; write one, or remove it")
     return {"train": train, "test": FileList(sorted(test))}, tuple(wnids)
 
 

@@ -11,6 +11,8 @@ from fasthebb_cli.data.walk import SPLITS, Passed, list_images, named, split_fol
 from fasthebb_cli.errors import InputError
 
 SHOWN = 80  # characters of a line, in a message
+COLUMNS = ("path", "label", "split")
+CALLED = {name for names in SPLITS.values() for name in names}  # what splits are called
 
 
 def listed_labels(
@@ -62,10 +64,17 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[st
     """
     names, splits, path_of = dict[str, str](), dict[str, str](), {composed(path): path for path in known}
     columns: tuple[int, ...] | None = None  # of path, label and split, as a header says
+    header: list[str] = []
+    unread: dict[str, set[str]] = {}  # columns that are not read and name splits so far -> what is in them
     for where, cells in _lines(table):
         if not names and {"path", "label"} <= {cell.lower() for cell in cells}:
             header = [cell.lower() for cell in cells]
-            columns = tuple(header.index(name) for name in ("path", "label", "split") if name in header)
+            for name in sorted({*header}):
+                if header.count(name) > 1 and name in COLUMNS:
+                    raise InputError(f"{where}: has {header.count(name)} columns called {name}; keep one")
+            columns = tuple(header.index(name) for name in COLUMNS if name in header)
+            if "split" not in header:
+                unread = {name: set() for name in header if name not in COLUMNS}
             continue
         if columns is None and any(cells[2:]):
             raise InputError(f"{where}: has {len(cells)} columns; say which is which in a first line: path,label,split")
@@ -78,10 +87,16 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[st
             raise InputError(f"{where}: {_shown(file)} is no image below dataset.root={root}")
         if path in names:
             raise InputError(f"{where}: {file} is listed twice")
+        for name in list(unread):
+            unread[name].add(cells[header.index(name)].lower() if header.index(name) < len(cells) else "")
+            if not unread[name] <= CALLED:
+                del unread[name]
         if label:
             names[path] = label
         if any(split):
             splits[path] = _split_called(split[0], where)
+    if split_named := [name for name, values in unread.items() if len(values) > 1]:
+        raise InputError(f"{table}: the column {_shown(split_named[0])} names splits; call it split, or remove it")
     if not names:
         raise InputError(f"{table}: lists no labels; expected lines of path,label")
     return names, splits

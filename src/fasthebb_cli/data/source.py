@@ -221,6 +221,9 @@ def decode(
 def _square(image: Image.Image, fit: Fit) -> Image.Image:
     square = (fit.size, fit.size)
     if fit.how == "pad":
+        if max(image.size) > 2 * fit.size * min(image.size):  # its shorter side would be 0 pixels long
+            thin = tuple(max(1, round(fit.size * side / max(image.size))) for side in image.size)
+            image = image.resize((thin[0], thin[1]), Image.Resampling.BILINEAR)
         return ImageOps.pad(image, square, Image.Resampling.BILINEAR, color=fit.colour)
     if fit.how == "stretch":
         return image.resize(square, Image.Resampling.BILINEAR)
@@ -231,7 +234,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     """Three channels of 8 bits. What is transparent shows the background. 16-bit greys are scaled; Pillow would clip
     them to white.
     """
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # which has 16 bits at most
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; store it with 8 or 16 bits a channel")

@@ -203,6 +203,15 @@ def _count(name: str, passed: Passed) -> None:
         passed[ending or "file without an ending"] += 1
 
 
+def refuse_broken_links(folder: Path) -> None:
+    """Raises:
+    InputError: a link in the folder leads nowhere, where it may have led to a class's folder.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists() and not path.suffix:
+            raise InputError(f"{path}: is a link to {os.readlink(path)}, which is not there; mend it or remove it")
+
+
 def _image(name: str, path: str) -> ImageFile | None:
     """The file; None if it is no regular file. One that can't be read fails later, when it is decoded."""
     try:

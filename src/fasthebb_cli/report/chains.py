@@ -9,9 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fasthebb.stage_files import digest_of_file
 from fasthebb_cli.report.directories import StageDirectory
-from fasthebb_cli.run.directory import MODEL_FILE
 from fasthebb_cli.settings.stages import NEEDED_KINDS
 
 Settings = dict[str, Any]
@@ -53,9 +51,7 @@ class Index:
         """Directories by the digest of their weights: with `init_from`, `previous` is such a digest."""
         if self._by_model is None:
             self._by_model = {
-                digest_of_file(item.path / MODEL_FILE): item
-                for item in self._finished
-                if (item.path / MODEL_FILE).exists()
+                str(item.results["weights"]): item for item in self._finished if item.results.get("weights")
             }
         return self._by_model
 

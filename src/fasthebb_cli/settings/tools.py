@@ -6,7 +6,7 @@ from typing import ClassVar
 from fasthebb_cli.settings.checks import at_least, in_range, is_path, one_of
 from fasthebb_cli.settings.config import DatasetConfig, GpuConfig, ModelConfig, RuleConfig
 
-BENCHES = ("step", "layer", "scale", "data")
+BENCHES = ("step", "layer", "scale", "traffic", "data")
 LARGE = {"conv10": (210, 32)}  # network -> (size, batch); any other: (32, 64)
 
 
