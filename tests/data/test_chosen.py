@@ -68,6 +68,8 @@ def test_classes_of_arrays(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (["cat", "bird"], r"names.txt, line 2: no class 'bird'; there are: cat, dog, two words"),
+        (["cat", "two words more"], r"names.txt, line 2: no class 'two words more'"),
+        (["cat", "dog or other"], r"names.txt, line 2: no class 'dog or other'"),
         (["cat"], r"names.txt names 1 of the classes, and at least two are needed"),
         ([], r"names.txt names 0 of the classes"),
     ],
@@ -122,6 +124,8 @@ def test_numbers_are_of_the_training_images_as_they_come(tmp_path: Path) -> None
         (["train/cat/000.png", "train/cat/099.png"], r"line 2: train/cat/099.png is no training image"),
         (["test/cat/000.png"], r"line 1: test/cat/000.png is no training image"),
         (["train/cat/000.png", "", "train/cat/000.png"], r"line 3: train/cat/000.png is listed twice"),
+        (["3", "-1", "4"], r"labels.txt, line 2: -1 is no number, as others are; list numbers, or names or paths"),
+        (["3", "train/cat/000.png"], r"labels.txt, line 2: train/cat/000.png is no number, as others are"),
         (["3", "30"], r"there is no image 30; the numbers are 0 to 29"),
         (["3", "4", "3"], r"3 is listed twice"),
         (["3", "9" * 5000], r"there is no image 9999999999999999999; the numbers are 0 to 29"),

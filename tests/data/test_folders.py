@@ -137,6 +137,7 @@ def test_a_table_says_the_splits(tmp_path: Path, held_out: str, expected: tuple[
     dataset = load(tmp_path / "photos", labels="table.csv", validation_samples=1)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == expected
     assert len(dataset.unlabelled) == 1
+    assert dataset.notes == ("table.csv: 2 images with a label have no split, and are training images",)
     (tmp_path / "photos/table.csv").write_text("path,label,split\n0.png,a,tset\n")
     _collection.cache_clear()
     with pytest.raises(InputError, match=r"line 2: no split is called 'tset'; choose from: train, training, test,"):
@@ -178,6 +179,21 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, line: str, message: str) -> 
         load(tmp_path, labels="labels.csv")
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("filename,class\n0.png,a\n", r"line 1: 'filename' is no image below .*; a header would have to be path,label"),
+        ("path,label,split\n0.png,a,train\n1.png,,test\n", r"no images of the test part with a label \(1 have none\)"),
+    ],
+)
+def test_what_a_table_should_have_said(tmp_path: Path, table: str, message: str) -> None:
+    for k in range(2):
+        save(tmp_path / f"{k}.png", k)
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, labels="labels.csv")
+
+
 def empty_class(root: Path) -> None:
     (root / "train/c").mkdir()
 
@@ -211,6 +227,7 @@ def unreadable(root: Path) -> None:
     [
         (empty_class, r"train/c: the class folder has no images"),
         (class_in_test_only, r"test/z: there is no class 'z' among the training images"),
+        (class_in_test_only, r"there is no class 'z' among the training images, which have: a, b"),
         (flat_test, r"lies beside folders of classes or splits"),
         (stray_image, r"train/stray.png: lies beside folders of classes or splits"),
         (no_images, r"dataset.root: no images in .*; looked for .jpg"),

@@ -66,7 +66,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "two validation folders": (
         ["train/a/1.png", "val/a/1.png", "valid/a/2.png"], "both are named as the split val"
     ),
-    "no training folder": (["val/a/1.png", "test/b/1.png"], "has test but no folder train"),
+    "no training folder": (["val/1.png", "test/2.png"], "has test but no folder train, and no class folders with"),
     "a folder beside splits": (["train/a/1.png", "test/a/1.png", "new/a/1.png"], "new: lies beside "),
     "a class named as a split": (["cat/1.png", "dog/1.png", "test/1.png"], "cat: lies beside "),
     "images beside splits": (["train/a/1.png", "test/a/1.png", "1.png"], "1.png: lies beside folders"),

@@ -90,7 +90,7 @@ def test_a_pgm_of_sixteen_bits_is_scaled_as_its_maximum_says(tmp_path: Path, mos
     assert read(tmp_path / "a.pgm").unique().tolist() == [127]
 
 
-@pytest.mark.parametrize("size", [(300, 1), (1, 300)])
+@pytest.mark.parametrize("size", [(300, 1), (1, 300), (32, 1), (1, 32), (33, 1)])
 def test_a_line_stays_a_line_when_it_is_padded(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (255, 0, 0)).save(tmp_path / "a.png")
     pixels = torch.from_numpy(decode(str(tmp_path / "a.png"), Fit(16, "pad")).copy())

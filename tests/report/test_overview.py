@@ -148,7 +148,10 @@ def test_a_run_goes_by_the_digits_that_a_narrow_table_shows(
     assert printed.splitlines()[0] == f"A  runs/{first.name} (finished)"
     code, _, error = call(capsys, "compare", first.name[-8:], "00000000")
     assert code == 2
-    assert "00000000 is no stage's directory" in error
+    assert "00000000: no directory in runs/ ends in these digits; give the path of one" in error
+    (tmp_path / f"runs/other-{first.name[-8:]}").mkdir()
+    code, _, error = call(capsys, "compare", first.name[-8:], second.name[-8:])
+    assert (code, "2 directories in runs/ end in these digits" in error) == (2, True)
 
 
 def test_paces() -> None:

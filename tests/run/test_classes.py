@@ -1,6 +1,7 @@
 """Classes of foreign weights are matched by name, whatever their order and number."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,3 +85,25 @@ def test_what_no_label_has_taught_is_not_measured(command: Command) -> None:
         assert ran.code == 2, words
         assert ran.err.count("\n") == 1
         assert "evaluate: no label has taught this classifier" in ran.err
+
+
+def test_a_folder_of_test_images_alone_is_measured_whole(command: Command, taught: Path, tmp_path: Path) -> None:
+    root = folder(tmp_path / "foreign", {"owl": "owl", "cat": "cat"})
+    (root / "train").rename(tmp_path / "elsewhere")
+    ran = measured(command, taught, root)
+    assert ran.code == 0, ran.err
+    assert "top-1 100.0 % of 24 test images" in ran.out
+    lines = [f"test/{name}/{k}.png,{name},test" for name in ("cat", "owl") for k in range(12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *lines]))
+    ran = measured(command, taught, root, "evaluate", f"dataset.labels={tmp_path / 'labels.csv'}")
+    assert (ran.code, "finished before, reused" in ran.out) == (0, True), ran.err
+    for verb in ("finetune", "probe"):
+        ran = measured(command, taught, root, verb)
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert "has no training images; it serves only to measure a trained network" in ran.err
+
+
+def test_labels_that_weights_have_learnt_from_are_told(command: Command, taught: Path, tmp_path: Path) -> None:
+    ran = measured(command, taught, folder(tmp_path / "more", dict.fromkeys(COLOURS, "cat"), 3), "finetune")
+    assert ran.code == 0, ran.err
+    assert re.search(r"which have learnt from \d\d labels: tables count them, too", re.sub(r"\s+", " ", ran.out))

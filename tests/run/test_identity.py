@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fasthebb_cli import cli
 from tests.conftest import Ran
 
 Command = Callable[..., Ran]
@@ -64,6 +65,20 @@ def test_what_is_no_longer_what_a_stage_wrote_is_found(command: Command, tmp_pat
     ran = command("train", *WORDS)
     assert ran.code == 0
     assert f"{model} is gone; delete the directory to make it again" in "".join(ran.out.split("\n"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "changes"), [("evaluate", {"rule.name": "none"}), ("finetune", {"seed": 5})])
+def test_an_overview_does_not_believe_settings_that_were_edited(
+    command: Command, capsys: pytest.CaptureFixture[str], kind: str, changes: dict[str, object]
+) -> None:
+    ran = command("train", *WORDS)
+    (directory,) = ran.directories(kind)
+    edit(directory / "fingerprint.json", **changes)
+    capsys.readouterr()
+    assert cli.run(["runs", str(ran.runs)]) == 0
+    out = "".join(capsys.readouterr().out.split("\n"))
+    assert "damaged: fingerprint.json: it was changed after its stage had begun" in out
 
 
 @pytest.mark.slow

@@ -126,11 +126,18 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
 
 def _place(word: str) -> Path:
-    """The path. If it doesn't exist and is eight hex digits, the one directory in runs/ whose name ends in them."""
+    """The path. If it doesn't exist and is eight hex digits, the one directory in runs/ whose name ends in them.
+
+    Raises:
+        InputError: there are none or several.
+    """
     path = Path(word)
     if re.fullmatch("[0-9a-f]{8}", word) and not path.exists():
         found = list(Path("runs").glob(f"*-{word}"))
-        return found[0] if len(found) == 1 else path
+        if len(found) != 1:
+            what = f"{len(found)} directories in runs/ end" if found else "no directory in runs/ ends"
+            raise InputError(f"{word}: {what} in these digits; give the path of one, as it stands under where")
+        return found[0]
     return path
 
 

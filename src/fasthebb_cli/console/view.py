@@ -16,6 +16,7 @@ from fasthebb_cli.console.spent import backward_passes_of, seconds_of
 from fasthebb_cli.console.tables import plain_table
 
 BACKWARD = "backward\npasses"  # a column of images that went through one
+SPLITS = ("test", "validation")  # of results that say on how many images of which they were measured
 IMBALANCE = 1.5  # images of the most frequent class for one of the rarest
 LINES_LEFT_OUT = 10  # damaged images whose errors are shown
 
@@ -102,7 +103,8 @@ class View:
     def finished(self, stage: Stage, results: Mapping[str, Any]) -> None:
         parts = [f"{stage.name}: done in {clock(results['seconds'])}"]
         if results["top1"] is not None:
-            parts.append(f"top-1 {percent(results['top1'])} %")
+            of = f" of {results['samples']:,} {results['split']} images" if results.get("split") in SPLITS else ""
+            parts.append(f"top-1 {percent(results['top1'])} %{of}")
         if is_imbalanced(results):
             parts.append(f"balanced {percent(results['balanced_top1'])} %")
         if results.get("calibration_error") is not None:

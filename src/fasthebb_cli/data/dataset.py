@@ -192,6 +192,13 @@ def _split(
                 f"dataset.train_samples: the {len(pool)} images have no labels and are all used to pre-train"
             )
         return pool, pool[:0], pool[:0]
+    if not len(pool):  # only images to be measured on
+        sizes = {"validation": config.validation_samples, "test": config.test_samples}
+        parts = {name: getattr(collection, name) for name in sizes}
+        validation, test = (
+            pool if part is None else _subset(part, labels, sizes[name], name, seed) for name, part in parts.items()
+        )
+        return pool, validation, test
     pool = pool[stratified_order(labels[pool], derived_seed(seed, "split"))]
     if listed is not None:
         first = torch.isin(pool, listed)

@@ -1,6 +1,7 @@
 """Your own images: `dataset=image_folder dataset.root=FOLDER`, in one of these layouts.
 
 train/<class>/..  test/<class>/..   or val/ instead of test/; with both, val/ is the validation set
+test/<class>/..                     images that a trained network is measured on; there is nothing to train on
 <class>/..                          split by the seed into 60 % training, 20 % validation, 20 % test images
 a.png b.png ..                      a flat folder: no labels, for pre-training only
 any, with dataset.labels=FILE.csv   lines of path,label or, below a header, path,label,split; others have no label
@@ -59,11 +60,12 @@ def image_folder(config: DatasetConfig) -> Collection:
     classes: tuple[str, ...] = ()
     parts: Mapping[str, Iterable[ImageFile]]
     passed: Passed = Counter()
+    notes: tuple[str, ...] = ()
     if config.labels == NO_LABELS:
         problem = f"dataset.root: no images in {root}; looked for {', '.join(SUFFIXES)}"
         parts = {"train": at_least_one(list_images(root, extra, passed), problem)}
     elif config.labels is not None:
-        classes, parts = listed_labels(config.labels, root, extra, passed)
+        classes, parts, notes = listed_labels(config.labels, root, extra, passed)
     else:
         classes, parts = _layout(root, extra, passed)
     if extra is not None:
@@ -72,7 +74,7 @@ def image_folder(config: DatasetConfig) -> Collection:
         more = (file._replace(name=f"unlabelled/{file.name}") for file in found)
         parts = {**parts, "unlabelled": chain(more, parts.get("unlabelled", ()))}
     collection = from_files(parts, classes, config)
-    return replace(collection, notes=(*passed_notes(passed), *_inner_folders(root, classes)))
+    return replace(collection, notes=(*passed_notes(passed), *notes, *_inner_folders(root, classes)))
 
 
 def _inner_folders(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,6 +106,8 @@ def _refuse_split_as_extra(root: Path, extra: Path) -> None:
 def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:
     """Classes and files of each part, by the names of the folders."""
     splits = split_folders(root, extra)
+    if splits and "train" not in splits:
+        return _measured(root, splits, extra, passed)
     base = splits.pop("train", root)
     names = class_folders(base, extra)
     if not names:
@@ -122,6 +126,24 @@ def _layout(root: Path, extra: Path | None, passed: Passed) -> tuple[tuple[str, 
         refuse_loose(root, [])
         count_beside(root, passed)
     parts: dict[str, Iterable[ImageFile]] = {"train": images_by_class(base, names, root, extra, passed)}
+    for part, folder in zip(("test", "validation"), splits.values(), strict=False):
+        parts[part] = images_by_class(folder, names, root, extra, passed)
+    return names, parts
+
+
+def _measured(
+    root: Path, splits: Mapping[str, Path], extra: Path | None, passed: Passed
+) -> tuple[tuple[str, ...], dict[str, Iterable[ImageFile]]]:
+    """Classes and files of images that are measured alone: there is no folder train."""
+    names = tuple(sorted({name for folder in splits.values() for name in class_folders(folder, extra)}))
+    if not names:
+        raise InputError(
+            f"{root}: has {splits[min(splits)].name} but no folder train, and no class folders with images; name one "
+            "train, or see dataset.labels"
+        )
+    refuse_loose(root, [])
+    count_beside(root, passed)
+    parts: dict[str, Iterable[ImageFile]] = {"train": ()}
     for part, folder in zip(("test", "validation"), splits.values(), strict=False):
         parts[part] = images_by_class(folder, names, root, extra, passed)
     return names, parts

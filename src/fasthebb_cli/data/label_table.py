@@ -17,8 +17,8 @@ CALLED = {name for names in SPLITS.values() for name in names}  # what splits ar
 
 def listed_labels(
     labels: str, root: Path, extra: Path | None, passed: Passed
-) -> tuple[tuple[str, ...], dict[str, FileList]]:
-    """Classes and files of each part, from a table of labels.
+) -> tuple[tuple[str, ...], dict[str, FileList], tuple[str, ...]]:
+    """Classes, files of each part and lines to warn of, from a table of labels.
 
     The table's column `split` says which part an image is of, if there is one. Else, if root has train/ and test/ or
     val/, images in test/ and val/ belong to those parts. Without a label these are left out. All other images are
@@ -46,11 +46,15 @@ def listed_labels(
         else:
             passed[f"image of the {part} part without a label in {table.name}"] += 1
     for part in part_of.values():
-        if not parts[part]:
-            raise InputError(f"{table}: lists no images of the {part} part below {root}")
+        if not parts[part] and (part != "train" or not held_out):  # else a trained network is measured on the others
+            unlabelled = passed[f"image of the {part} part without a label in {table.name}"]
+            with_label = f" with a label ({unlabelled:,} have none)" if unlabelled else ""
+            raise InputError(f"{table}: lists no images of the {part} part{with_label} below {root}")
     if not parts["unlabelled"]:
         del parts["unlabelled"]
-    return classes, parts
+    unsplit = len(names.keys() - split_of.keys()) if split_of else 0
+    told = f"{table.name}: {unsplit:,} images with a label have no split, and are training images"
+    return classes, parts, (told,) if unsplit else ()
 
 
 def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -84,7 +88,8 @@ def _read_labels(table: Path, root: Path, known: Iterable[str]) -> tuple[dict[st
         candidates = [composed(os.path.normpath(top / file)) for top in (root, table.parent)]
         path = next((path_of[name] for name in candidates if name in path_of), None)
         if path is None:
-            raise InputError(f"{where}: {_shown(file)} is no image below dataset.root={root}")
+            header_wanted = "" if columns or names else "; a header would have to be path,label or path,label,split"
+            raise InputError(f"{where}: {_shown(file)} is no image below dataset.root={root}{header_wanted}")
         if path in names:
             raise InputError(f"{where}: {file} is listed twice")
         for name in list(unread):

@@ -52,6 +52,9 @@ def listed_images(path: str, collection: Collection, *, is_part: bool) -> Tensor
         index = numbers.get(composed(os.path.normpath(text)))
         if index is None or index == TWICE:
             problem = "is no training image" if index is None else "is the name of several images; give their paths"
+            if index is None and text.isdecimal():
+                other, what = next((n, t) for n, t in lines if not (t.isdecimal() and t.isascii()))
+                number, text, problem = other, what, "is no number, as others are; list numbers, or names or paths"
             raise InputError(f"label_subset: {file}, line {number}: {text} {problem}")
         if index in chosen:
             raise InputError(f"label_subset: {file}, line {number}: {text} is listed twice")

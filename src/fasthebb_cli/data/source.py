@@ -221,7 +221,7 @@ def decode(
 def _square(image: Image.Image, fit: Fit) -> Image.Image:
     square = (fit.size, fit.size)
     if fit.how == "pad":
-        if max(image.size) > 2 * fit.size * min(image.size):  # its shorter side would be 0 pixels long
+        if max(image.size) >= 2 * fit.size * min(image.size):  # its shorter side would be 0 pixels long
             thin = tuple(max(1, round(fit.size * side / max(image.size))) for side in image.size)
             image = image.resize((thin[0], thin[1]), Image.Resampling.BILINEAR)
         return ImageOps.pad(image, square, Image.Resampling.BILINEAR, color=fit.colour)

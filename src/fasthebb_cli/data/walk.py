@@ -51,7 +51,7 @@ def split_folders(root: Path, extra: Path | None) -> dict[str, Path]:
     """The folders that are named as splits: train, then test and val, those that there are; empty without such names.
 
     Raises:
-        InputError: two folders are the same split, there is none for training, or images lie beside them.
+        InputError: two folders are the same split, or images lie beside them.
     """
     folders = subfolders(root, extra)
     found = {split: [folder for folder in folders if folder.name.lower() in names] for split, names in SPLITS.items()}
@@ -64,10 +64,6 @@ def split_folders(root: Path, extra: Path | None) -> dict[str, Path]:
         raise InputError(
             f"{others[0]}: lies beside {splits[min(splits)]}, which is named as a split, and would be left out; move "
             f"it, or rename one of them, or for images without labels, dataset.unlabelled={others[0]}"
-        )
-    if splits and "train" not in splits:
-        raise InputError(
-            f"{root}: has {splits[min(splits)].name} but no folder train; name one so, or see dataset.labels"
         )
     return splits
 
@@ -135,7 +131,10 @@ def images_by_class(
     present = {folder.name for folder in subfolders(base, extra)}
     unknown = sorted(name for name in present if composed(name) not in number)
     if unknown:
-        raise InputError(f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images")
+        listed = ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
+        raise InputError(
+            f"{base / unknown[0]}: there is no class {unknown[0]!r} among the training images, which have: {listed}"
+        )
     if not present:
         raise InputError(f"{base}: has no class folders with images")
     for name in sorted(present):

@@ -60,6 +60,8 @@ def prepare(config: DataConfig, view: View) -> None:
         unpack_official(config.dataset, view)
     collection = collection_of(replace(config.dataset, in_memory=False, on_bad_image="error"))
     view.note(counts_text(config.dataset.name, collection), "none")
+    if config.out is not None and not len(collection.train):
+        raise InputError(f"out: {config.dataset.root} has no training images, and packed images need some")
     warn_of_gaps(config.dataset.name, collection, view)
     if config.out is None:
         report_images(config, collection, *_check(config, collection, view, None), view)

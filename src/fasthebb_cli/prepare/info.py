@@ -33,11 +33,11 @@ def tell(config: DataConfig, view: View) -> None:
         raise InputError(f"out={path} must be the name of a picture that ends in .png, and no folder")
     dataset = open_dataset(config.dataset, config.seed, view)
     view.console.print(counts_table(dataset))
-    mean, std = mean_and_std(dataset)
-    told = (
-        "all training images" if statistics_of(dataset) == "all" else statistics_of(dataset).replace(" ", " training ")
-    )
-    view.note(f"mean {_numbers(mean)}, deviation {_numbers(std)} of {told}, on a scale of 0 to 1", "none")
+    if len(dataset.train):
+        mean, std = mean_and_std(dataset)
+        read = statistics_of(dataset)
+        told = "all training images" if read == "all" else read.replace(" ", " training ")
+        view.note(f"mean {_numbers(mean)}, deviation {_numbers(std)} of {told}, on a scale of 0 to 1", "none")
     picture = contact_sheet(dataset)
     write_atomically(path, lambda file: picture.save(file, "PNG"))
     shown = f" of {counted(min(ROWS, len(dataset.classes)), 'class', 'classes')}" if dataset.classes else ""

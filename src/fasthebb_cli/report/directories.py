@@ -7,7 +7,7 @@ example killed). Nothing here needs torch, so the commands that only read start 
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,12 @@ from fasthebb_cli.run.directory import (
     RESULTS_FILE,
     holder_of,
 )
-from fasthebb_cli.settings.fingerprint import with_later_keys
+from fasthebb_cli.settings.fingerprint import NUMBERS_VERSION, fingerprint_of, with_later_keys
 from fasthebb_cli.settings.kind import FineTuning
 from fasthebb_cli.settings.stages import ALL_KINDS
 
 STATES = ("finished", "running", "failed", "stale")
+DIGITS = re.compile(r"-([0-9a-f]{8})$")  # of the fingerprint, at the end of a directory's name
 DAMAGED = "damaged"  # the first word of the note of a directory whose files can't be read
 
 
@@ -148,11 +149,14 @@ def read_directory(path: Path) -> StageDirectory:
         content = _checked(path / FINGERPRINT_FILE, check_content)
     except ValueError as error:
         return StageDirectory(path, "failed", {}, note=f"{DAMAGED}: {FINGERPRINT_FILE}: {error}")
+    edited = _edited(path, content)
     content = with_later_keys(content)
+    if edited:
+        return StageDirectory(path, "failed", content, note=f"{DAMAGED}: {FINGERPRINT_FILE}: {edited}")
     if os.path.lexists(path / RESULTS_FILE):
         try:
             results = _checked(path / RESULTS_FILE, check_results)
-            named = re.search(r"-([0-9a-f]{8})$", path.resolve().name)
+            named = DIGITS.search(path.resolve().name)
             if named and not str(results["fingerprint"]).startswith(named[1]):
                 raise ValueError("it is of another directory's stage")
             return StageDirectory(path, "finished", content, results)
@@ -165,6 +169,16 @@ def read_directory(path: Path) -> StageDirectory:
         return StageDirectory(path, "failed", content, note=_text(path / ERROR_FILE))
     resumable = (path / CHECKPOINT_FILE).exists()
     return StageDirectory(path, "stale", content, note="the same command goes on" if resumable else "starts anew")
+
+
+def _edited(path: Path, content: Mapping[str, Any]) -> str:
+    """That the content is not what the directory's name is a digest of; empty: it is, or an earlier version wrote it,
+    which left other defaults out.
+    """
+    named = DIGITS.search(path.resolve().name)
+    if named is None or content.get("version") != NUMBERS_VERSION or content.get("kind") not in ALL_KINDS:
+        return ""
+    return "" if fingerprint_of(content).startswith(named[1]) else "it was changed after its stage had begun"
 
 
 def count_states(directories: Sequence[StageDirectory]) -> str:

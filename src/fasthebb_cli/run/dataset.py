@@ -39,6 +39,8 @@ def open_dataset(config: DatasetConfig, seed: int, view: View, labelled: str | N
 def untaught(dataset: Dataset) -> list[str]:
     """A line on classes of which no image is among those whose labels may be read."""
     train, what = (dataset.train, "the training images have") if dataset.listed is None else (dataset.listed, LIST)
+    if not len(dataset.train):
+        return []
     taught = set(dataset.labels[train].unique().tolist())
     absent = [name for label, name in enumerate(dataset.classes) if label not in taught]
     if not absent:

@@ -12,6 +12,7 @@ from fasthebb.nets.build import add_hidden_layer, build_network, closed_form_net
 from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.compute.batch_norm import share_batch_norm
 from fasthebb_cli.compute.seeds import derived_seed
+from fasthebb_cli.console.formats import counted
 from fasthebb_cli.data.dataset import Dataset, mean_and_std
 from fasthebb_cli.data.source import ImageSource
 from fasthebb_cli.errors import InputError, bad_input
@@ -58,7 +59,9 @@ def start_of(cell: Cell, stage: PlannedStage) -> tuple[nn.Module, Start]:
         network, start, _ = _continued(cell, stage, stage.previous.directory)
     elif config.init_from is not None:
         network, start, left = _continued(cell, stage, Path(config.init_from))
-        cell.view.note(f"weights from {config.init_from}" + (f", but not {', '.join(left)}" if left else ""))
+        seen = counted(start.labels_train, "label")
+        told = f", which have learnt from {seen}: tables count them, too" if start.labels_train else ""
+        cell.view.note(f"weights from {config.init_from}" + (f", but not {', '.join(left)}" if left else "") + told)
     else:
         readout = stage.settings.readout
         network = new_network(config, cell.dataset, readout)

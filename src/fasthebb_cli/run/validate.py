@@ -56,6 +56,11 @@ def validate(config: Config, dataset: Dataset, stages: list[PlannedStage], card:
     """
     at_first = card is not None and (card.taught or card.labels_train > 0)
     for stage in stages:
+        if not len(dataset.train) and ("train" in stage.settings.splits or (card is None and stage.previous is None)):
+            raise InputError(
+                f"{stage.name}: {config.dataset.root} has no training images; it serves only to measure a trained "
+                "network, as in fasthebb evaluate init_from=DIRECTORY"
+            )
         if stage.settings.scores and not _is_taught(stage.previous, at_first):
             raise InputError(
                 f"{stage.name}: no label has taught this classifier, so there is nothing to measure; run finetune "
