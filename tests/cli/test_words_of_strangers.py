@@ -171,3 +171,13 @@ def test_an_empty_word_is_no_path(command: Command) -> None:
 
 def test_a_colour_is_text(command: Command) -> None:
     assert command("train", "dataset.background=#7f7f7f", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_root_of_runs_that_lies_below_a_file(command: Callable[..., Ran], tmp_path: Path, how: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file/runs"):
+        ran = command("pretrain", *SMALL, f"out={place}", *how, small=False)
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert f"out: {tmp_path / 'file'}" in ran.err
+        assert "is, or lies below, a file" in ran.err

@@ -1,5 +1,7 @@
 """One cell: composed configuration -> checked dataclasses -> stages -> rows for a table."""
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,7 @@ def run_composed(
     if heading is not None:
         view.note(heading, "bold")
     if config.dry_run:
+        check_folder(config.out)
         return preview_cell(config, view, {} if paces is None else paces), None
     if launch().first:
         make_folder(config.out)
@@ -59,6 +62,19 @@ def run_composed(
     if config.objective is not None:
         value = objective_of(config.objective, {outcome.stage.name: outcome.results for outcome in outcomes})
     return [_row(outcome) for outcome in outcomes], value
+
+
+def check_folder(path: str) -> None:
+    """Whether the root of all runs can be made, for --dry-run, which makes nothing.
+
+    Raises:
+        InputError, RunError: as `make_folder`.
+    """
+    there = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise InputError(f"out: {there} is, or lies below, a file ({os.strerror(errno.ENOTDIR)}); give a folder")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"out: can't use {there} ({os.strerror(errno.EACCES)}); choose another out=DIR")
 
 
 def make_folder(path: str) -> None:

@@ -198,9 +198,11 @@ def _checked(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, A
         ValueError: why it can't be read or used.
     """
     try:
-        content: dict[str, Any] = parse_json(read_bytes(path))
+        content = parse_json(read_bytes(path))
     except OSError as error:
         raise ValueError(error.strerror) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it must be a mapping, not {str(content)[:80]}")
     check(content)
     return content
 
