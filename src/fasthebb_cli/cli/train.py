@@ -1,6 +1,9 @@
 """`fasthebb train` and the other verbs that run stages; they differ in the stages that they run by default."""
 
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 
 from fasthebb_cli.cli.cell import Paces, run_composed
 from fasthebb_cli.cli.compose import compose_cells, compose_one, composition_errors, searchpath
@@ -12,6 +15,7 @@ from fasthebb_cli.cli.sweep_table import print_cells, title
 from fasthebb_cli.cli.words import Request, read_words
 from fasthebb_cli.compute.signals import STOPPED, requeue
 from fasthebb_cli.console.formats import make_console
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import mark_start
 
 
@@ -30,9 +34,19 @@ def train(verb: str, words: Sequence[str]) -> int:
 
 
 def show(request: Request) -> int:
-    """--cfg and --info, by Hydra."""
+    """--cfg and --info, by Hydra.
+
+    Raises:
+        InputError: Hydra refuses them.
+    """
     with composition_errors(request):
-        return call_hydra(cell_of_sweep, request.config, [*request.show, *request.lines, *searchpath(request)])
+        said = io.StringIO()
+        with redirect_stderr(said):
+            code = call_hydra(cell_of_sweep, request.config, [*request.show, *request.lines, *searchpath(request)])
+    if code:  # nothing runs, so what Hydra refuses is bad input, as an unknown --package
+        raise InputError(said.getvalue().strip() or f"Hydra ended with {code}")
+    sys.stderr.write(said.getvalue())
+    return 0
 
 
 def _run_one(request: Request) -> int:
