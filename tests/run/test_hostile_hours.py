@@ -122,3 +122,13 @@ def test_a_tar_that_is_cut_between_two_members_is_damaged(tmp_path: Path) -> Non
         cut.write_bytes(whole.read_bytes()[:end])
         with pytest.raises(InputError, match=r"cut\.tar: is damaged: it is cut"), members_of(cut):
             pass
+
+
+@pytest.mark.parametrize("words", ["train --cfg job", "train --info config", "cells train seed=0,1", "train --help"])
+def test_an_output_that_is_full_or_closed_costs_one_line(words: str) -> None:
+    command = f"{sys.executable} -m fasthebb_cli {words}"
+    full = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True)
+    told = "warning: can't write the output (No space left on device); going on without it\n"
+    assert (full.returncode, full.stderr) == (1, told)
+    closed = subprocess.run(["bash", "-o", "pipefail", "-c", f"{command} | true"], capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")

@@ -1,6 +1,5 @@
 """`fasthebb bench`, `fasthebb data` and `fasthebb cells`: they compose configurations, but run no stage."""
 
-import sys
 from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
@@ -8,7 +7,7 @@ from omegaconf import DictConfig
 from fasthebb_cli.cli.compose import compose_cells, compose_one
 from fasthebb_cli.cli.train import show
 from fasthebb_cli.cli.words import Request, read_words
-from fasthebb_cli.console.formats import make_console
+from fasthebb_cli.console.formats import LOST, make_console, write_out
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.load import load, load_bench, load_data
 from fasthebb_cli.settings.stages import STAGES_OF_VERB
@@ -59,9 +58,8 @@ def cells(_: str, words: Sequence[str]) -> int:
         raise InputError(f"fasthebb cells VERB key=a,b ...: the verb is one of {', '.join(STAGES_OF_VERB)}")
     request = read_words("config", f"verb={words[0]}", ["-m", *words[1:]])
     composed = compose_cells(request, "fasthebb cells")
-    for line in cell_lines((cell.overrides, load(cell.cfg)) for cell in composed):
-        sys.stdout.write(line + "\n")
-    return 0
+    write_out("".join(f"{line}\n" for line in cell_lines((cell.overrides, load(cell.cfg)) for cell in composed)))
+    return min(len(LOST), 1)
 
 
 def _each(request: Request, job: Callable[[DictConfig], object], verb: str) -> int:

@@ -1,9 +1,8 @@
 """`fasthebb train` and the other verbs that run stages; they differ in the stages that they run by default."""
 
 import io
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 
 from fasthebb_cli.cli.cell import Paces, run_composed
 from fasthebb_cli.cli.compose import compose_cells, compose_one, composition_errors, searchpath
@@ -14,7 +13,7 @@ from fasthebb_cli.cli.sweep_summary import Cell
 from fasthebb_cli.cli.sweep_table import print_cells, title
 from fasthebb_cli.cli.words import Request, read_words
 from fasthebb_cli.compute.signals import STOPPED, requeue
-from fasthebb_cli.console.formats import make_console
+from fasthebb_cli.console.formats import LOST, make_console, write_out
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.run.directory import mark_start
 
@@ -40,13 +39,13 @@ def show(request: Request) -> int:
         InputError: Hydra refuses them.
     """
     with composition_errors(request):
-        said = io.StringIO()
-        with redirect_stderr(said):
+        shown, said = io.StringIO(), io.StringIO()
+        with redirect_stdout(shown), redirect_stderr(said):
             code = call_hydra(cell_of_sweep, request.config, [*request.show, *request.lines, *searchpath(request)])
     if code:  # nothing runs, so what Hydra refuses is bad input, as an unknown --package
         raise InputError(said.getvalue().strip() or f"Hydra ended with {code}")
-    sys.stderr.write(said.getvalue())
-    return 0
+    write_out(shown.getvalue())
+    return min(len(LOST), 1)
 
 
 def _run_one(request: Request) -> int:

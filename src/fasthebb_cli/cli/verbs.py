@@ -6,6 +6,7 @@ Functions are named as module:function and imported when they are called, so tha
 """
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -75,6 +76,7 @@ QUIET = "ignore:resource_tracker:UserWarning"
 def main() -> None:
     """Entry point of the command. Outside of a stage, which saves first, a signal ends it at once."""
     spin_briefly()
+    logging.raiseExceptions = False  # else each line that Hydra or a launcher logs to a closed output is a traceback
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), QUIET)))
     for number in STOP_SIGNALS:
         signal.signal(number, stop_at_once)

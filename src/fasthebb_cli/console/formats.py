@@ -94,6 +94,17 @@ def plain_console() -> Console:
     return _Console()
 
 
+def write_out(text: str) -> None:
+    """Writes text for programs, with its tabs, to standard output. If that is full or closed, as consoles do."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _Console().on_broken_pipe()
+    except OSError as error:
+        _Console().lose(error)
+
+
 def printable(text: str) -> str:
     """The text on one line: its control characters are written out. Names of files may contain them."""
     return re.sub(r"[\n\t]", _written_out, harmless(text))
@@ -149,8 +160,12 @@ class _Console(Console):
             super()._check_buffer()
         except OSError as error:
             self._buffer.clear()
-            self.on_broken_pipe()
-            LOST.append(error.strerror or str(error))
-            if not self.stderr:
-                with suppress(OSError):
-                    sys.stderr.write(f"warning: can't write the output ({LOST[-1]}); going on without it\n")
+            self.lose(error)
+
+    def lose(self, error: OSError) -> None:
+        """Goes on without output, and says so once."""
+        self.on_broken_pipe()
+        LOST.append(error.strerror or str(error))
+        if not self.stderr:
+            with suppress(OSError):
+                sys.stderr.write(f"warning: can't write the output ({LOST[-1]}); going on without it\n")
