@@ -140,7 +140,7 @@ def test_metrics_are_read_up_to_what_is_damaged_and_the_report_says_so(
     assert "metrics.jsonl can't be read after line 0: epoch must be a whole number, not 'x'" in text
 
 
-@pytest.mark.parametrize("content", [BOMB, "[" * 9999, "- *", "\x00", "kind: [1"], ids=range(5))
+@pytest.mark.parametrize("content", [BOMB, "[" * 9999, "- *", "\x00", "kind: [1", "a: b\n" * 50_000], ids=range(6))
 def test_a_configuration_that_can_not_be_read_costs_the_command_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:

@@ -27,6 +27,7 @@ LEFT_OUT = ("verb", "out", "force", "dry_run", "hydra", "label_fraction", "label
             "dataset.root", "dataset.labels", "dataset.unlabelled", "dataset.download", "dataset.in_memory",
             "gpu.device", "gpu.channels_last", "gpu.graph", "gpu.compile", "gpu.deterministic", "gpu.threads",
             "gpu.workers", "gpu.micro_batch")  # fmt: skip
+LARGEST_YAML = 2**17  # bytes; ours have two thousand, and a megabyte takes seconds to read
 
 
 def command_of(method: Method, conf: Path) -> str:
@@ -73,10 +74,10 @@ def _budgets(method: Method, config: Mapping[str, Any]) -> list[str]:
 
 def _read_yaml(path: Path) -> Any:
     """Raises:
-    OSError, ValueError, yaml.YAMLError: it can't be read, is nested too deeply, or refers to itself. A few lines of
-        such references can stand for more than any memory holds; what a run writes has none.
+    OSError, ValueError, yaml.YAMLError: it can't be read, is too large or nested too deeply, or refers to itself. A
+        few lines of such references can stand for more than any memory holds; what a run writes has none.
     """
-    text, depth = read_bytes(path).decode(), 0
+    text, depth = read_bytes(path, LARGEST_YAML).decode(), 0
     for event in yaml.parse(text):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it refers to itself")
