@@ -280,6 +280,7 @@ def test_traffic_counts_what_operations_read_and_write() -> None:
     assert traffic(lambda: torch.add(a, 1, out=torch.empty(10, 20))) == (0, 0, 4 * 200, 4 * 200)
 
 
+@pytest.mark.slow
 def test_a_rule_without_waste_passes_as_often_as_it_must(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "traffic.json"
     code, out, err = bench("traffic", "batch_size=2", "size=24", "gpu=cpu", f"json={file}")

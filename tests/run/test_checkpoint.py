@@ -207,6 +207,7 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(tm
         assert outcome(disk) == undisturbed(*settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.0, 5, 30), (40.0, 1, 1)], ids=["fast disk", "slow disk"])
 def test_one_that_takes_long_to_write_comes_less_often(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, seconds: float, least: int, most: int

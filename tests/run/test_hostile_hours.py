@@ -124,6 +124,7 @@ def test_a_tar_that_is_cut_between_two_members_is_damaged(tmp_path: Path) -> Non
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["train --cfg job", "train --info config", "cells train seed=0,1", "train --help"])
 def test_an_output_that_is_full_or_closed_costs_one_line(words: str) -> None:
     command = f"{sys.executable} -m fasthebb_cli {words}"

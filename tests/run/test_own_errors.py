@@ -243,6 +243,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
 def test_a_rule_that_fails_in_a_step(
@@ -258,6 +259,7 @@ def test_a_rule_that_fails_in_a_step(
     assert told in ran.err
 
 
+@pytest.mark.slow
 def test_a_rule_that_switches_gradients_on_learns_as_without(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
