@@ -1,6 +1,8 @@
 """While torch is imported no cycles are searched for, and afterwards they are again."""
 
 import gc
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -14,9 +16,18 @@ def failing() -> None:
 
 
 def test_cycles_are_searched_for_again_even_if_an_import_fails() -> None:
-    kept: list[list[int]] = [[] for _ in range(1000)]
     with pytest.raises(ImportError):
         failing()
     assert gc.isenabled()
+
+
+def test_what_was_imported_is_not_searched_again_and_what_a_cell_left_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.unfreeze()
+    kept: list[list[int]] = [[] for _ in range(1000)]
+    with importing():
+        pass
+    assert gc.get_freeze_count() < len(kept)
+    with importing():
+        monkeypatch.setitem(sys.modules, "a_new_module", ModuleType("a_new_module"))
     assert gc.get_freeze_count() >= len(kept)
     gc.unfreeze()
