@@ -78,20 +78,21 @@ def chunks(layer: Layer, x: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Te
 
 
 def pre_activation(
-    layer: Layer, x: Tensor, output: Tensor, *, lengths: bool = True, squares: bool = True
+    layer: Layer, x: Tensor, output: Tensor, *, projected: bool = False, lengths: bool = True, squares: bool = True
 ) -> PreActivation:
     """The layer's inner products x.w, from its output, so that they are not computed twice.
 
     Args:
         x, output: the layer's input and output.
-        lengths: also compute |w| and |x|, for the responses in WITH_LENGTHS.
+        projected: the output is that of `project_`, x.w / |w| + b.
+        lengths: also compute |x|, and |w| unless `projected`, for the responses in WITH_LENGTHS.
         squares: also compute |w|^2, for the responses in WITH_SQUARES.
     """
     dot = output if layer.bias is None else output - geometry.per_unit(layer, layer.bias)
     dot_NGK, rows_KD, groups = geometry.by_patch(layer, dot), layer.weight.flatten(1), geometry.groups_of(layer)
     return PreActivation(
         dot_NGK,
-        weight_norm_GK=rows_KD.norm(dim=1).reshape(groups, -1) if lengths else None,
+        weight_norm_GK=rows_KD.norm(dim=1).reshape(groups, -1) if lengths and not projected else None,
         patch_norm_NG1=geometry.patch_norm(layer, x) if lengths else None,
         weight_square_GK=rows_KD.square().sum(1).reshape(groups, -1) if squares else None,
     )

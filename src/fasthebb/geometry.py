@@ -24,7 +24,7 @@ def patch_norm(layer: Layer, x: Tensor) -> Tensor:
         norm_N: Tensor = x.reshape(-1, x.shape[-1]).norm(dim=1)
         return norm_N.reshape(-1, 1, 1)
     x, padding = padded(layer, x)
-    energy_BGHW = x.square().unflatten(1, (layer.groups, -1)).sum(2)
+    energy_BGHW = x.unflatten(1, (layer.groups, -1)).norm(dim=2).square_()  # reads x once, and writes no squares
     ones = energy_BGHW.new_ones(1, 1, *layer.kernel_size)
     flat = energy_BGHW.reshape(-1, 1, *x.shape[2:])
     energy = F.conv2d(flat, ones, None, layer.stride, padding, layer.dilation)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb import engine, processes
+from fasthebb.geometry import Layer
 from fasthebb.layer import LearningLayer, alive
 from fasthebb.micro_batch import runner
 from fasthebb.own import OwnError
@@ -51,6 +52,13 @@ class Gradients:
     ) -> None:
         self.network, self.layers, self.setting, self.teacher = network, layers, setting, teacher
         self.response: Response = RESPONSES[setting.response]
+        # these responses don't depend on |w|, so they take the layer's output after its projection
+        self._projects_first = setting.projection and self.response in WITH_LENGTHS
+        self._needs = {
+            "projected": self._projects_first,
+            "lengths": self.response in WITH_LENGTHS,
+            "squares": self.response in WITH_SQUARES,
+        }
         self.processes = execution.processes
         self.paused = False
         self._run = runner(execution.micro_batch)
@@ -124,26 +132,29 @@ class Gradients:
     def _hook(self, layer: LearningLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             module, dtype = layer.module, layer.module.weight.dtype
-            if layer.learns and not self.paused:
-                # under autocast the forward product alone has low precision: the sums cancel too much for it
+            learns = layer.learns and not self.paused
+            # under autocast the forward product alone has low precision: the sums cancel too much for it
+            seen = output.to(dtype) if learns else output
+            if self._projects_first:
+                seen = projected(module, seen)
+            if learns:
                 with torch.no_grad(), full_precision(output):
-                    self._add(layer, inputs[0].to(dtype), output.to(dtype))
+                    self._add(layer, inputs[0].to(dtype), seen)
             if not self.setting.projection:
                 return None
-            return engine.project_(module, output.clone() if torch.is_grad_enabled() else output)
+            return seen.to(output.dtype) if self._projects_first else projected(module, output)
 
         return hook
 
     def _add(self, layer: LearningLayer, x: Tensor, output: Tensor) -> None:
         """Adds the layer's input and output to its sums, chunk by chunk."""
         module = layer.module
-        needs = {"lengths": self.response in WITH_LENGTHS, "squares": self.response in WITH_SQUARES}
         if self.setting.running:  # the gates need the moments of the whole batch
-            y_NGK = self.response(engine.pre_activation(module, x, output, **needs))
+            y_NGK = self.response(engine.pre_activation(module, x, output, **self._needs))
             layer.update_moments(self._moments(y_NGK), MOMENTUM)
         first = 0
         for x_chunk, output_chunk in engine.chunks(module, x, output):
-            pre = engine.pre_activation(module, x_chunk, output_chunk, **needs)
+            pre = engine.pre_activation(module, x_chunk, output_chunk, **self._needs)
             teacher_NGK = self._teacher_signal(layer, pre.dot_NGK, slice(first, first + len(x_chunk)))
             first += len(x_chunk)
             with torch.no_grad():  # again: a user's own rule may switch gradients on
@@ -189,6 +200,11 @@ def terms_of(
     if teacher_NGK is None:
         return rule(response(pre), *running, **options)
     return taught(rule, response(pre), teacher_NGK, *running, **options)
+
+
+def projected(layer: Layer, output: Tensor) -> Tensor:
+    """The layer's output x.w / |w| + b, in place unless a backward pass may need the output."""
+    return engine.project_(layer, output.clone() if torch.is_grad_enabled() else output)
 
 
 def _learns_in(layer: LearningLayer, module: nn.Module) -> bool:

@@ -20,7 +20,8 @@ class PreActivation:
 
     Args:
         dot_NGK: inner products x.w, without bias.
-        weight_norm_GK, patch_norm_NG1: lengths |w| and |x|; None, except for the responses in WITH_LENGTHS.
+        weight_norm_GK: lengths |w|, for the responses in WITH_LENGTHS; None: `dot_NGK` is x.w / |w| already.
+        patch_norm_NG1: lengths |x|, for the responses in WITH_LENGTHS.
         weight_square_GK: |w|^2; None, except for the responses in WITH_SQUARES.
     """
 
@@ -79,18 +80,18 @@ def tanh(pre: PreActivation) -> Tensor:
 
 def projection(pre: PreActivation) -> Tensor:
     """x.w / |w|; 0 where the weights are 0."""
-    return pre.dot_NGK * _inverse(pre.weight_norm_GK)
+    return pre.dot_NGK if pre.weight_norm_GK is None else pre.dot_NGK * _inverse(pre.weight_norm_GK)
 
 
 def cosine(pre: PreActivation) -> Tensor:
     """cos(x, w) in [-1, 1]; 0 where either vector is 0."""
-    return projection(pre).mul_(_inverse(pre.patch_norm_NG1)).clamp_(-1, 1)
+    return (projection(pre) * _inverse(pre.patch_norm_NG1)).clamp_(-1, 1)
 
 
 def raised_cosine(pre: PreActivation) -> Tensor:
     """((cos(x, w) + 1) / 2)^2 in [0, 1]: the score of the winner-takes-all rules (Lagani et al. 2022)."""
     half_NG1 = 0.5 * _inverse(pre.patch_norm_NG1)
-    return projection(pre).mul_(half_NG1).add_(0.5).square_()
+    return (projection(pre) * half_NG1).add_(0.5).square_()
 
 
 def angular(pre: PreActivation) -> Tensor:

@@ -176,7 +176,8 @@ def swta(y_NGK: Tensor, *, temperature: float = 0.02) -> Terms:
     """
     _positive("temperature", temperature)
     r_NGK = torch.softmax(y_NGK / temperature, dim=UNITS)
-    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
+    share_GK = r_NGK.sum(0)
+    return Terms(gate=r_NGK.square_(), share=share_GK, competitive=True)
 
 
 def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
@@ -192,7 +193,8 @@ def pswta(y_NGK: Tensor, *, power: float = 0.05) -> Terms:
     _positive("power", power)
     r_NGK = torch.softmax(y_NGK.clamp_min(0).log() / power, dim=UNITS)
     r_NGK = torch.where((y_NGK > 0).any(UNITS, keepdim=True), r_NGK, 0)  # no shares where all scores are 0
-    return Terms(gate=r_NGK.square(), share=r_NGK.sum(0), competitive=True)
+    share_GK = r_NGK.sum(0)
+    return Terms(gate=r_NGK.square_(), share=share_GK, competitive=True)
 
 
 def kwta(y_NGK: Tensor, *, k: int = 5) -> Terms:

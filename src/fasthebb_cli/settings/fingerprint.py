@@ -12,7 +12,7 @@ from typing import Any
 from fasthebb_cli.settings.conf import defaults_of
 from fasthebb_cli.settings.stages import ALL_KINDS
 
-NUMBERS_VERSION = 11  # raise it when a change of the code or of a default changes results
+NUMBERS_VERSION = 12  # raise it when a change of the code or of a default changes results
 
 
 def fingerprint_of(content: Mapping[str, Any]) -> str:
