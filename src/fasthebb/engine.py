@@ -170,6 +170,7 @@ def _convolution(layer: nn.Conv2d, x: Tensor, terms: Terms) -> tuple[Tensor, Ten
     w_GKD = layer.weight.permute(inputs_last).reshape(out_GKD.shape)
     power_GK = gate.new_empty(gate.shape[1:])
     for group in range(layer.groups):
-        r_NK = None if recombination is None else recombination[:, group]
-        power_GK[group] = products.recombine_(out_GKD[group], w_GKD[group], gate[:, group], r_NK, terms.mask)
+        g_NK, r_NK = gate[:, group], None if recombination is None else recombination[:, group]
+        total_K = None if terms.total is None else terms.total[group]
+        power_GK[group] = products.recombine_(out_GKD[group], w_GKD[group], g_NK, r_NK, terms, total_K)
     return numerator, power_GK

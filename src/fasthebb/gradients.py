@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthebb import engine, processes
+from fasthebb.fused import fused_terms, fuses
 from fasthebb.geometry import Layer
 from fasthebb.layer import LearningLayer, alive
 from fasthebb.micro_batch import runner
@@ -62,7 +63,7 @@ class Gradients:
         self.processes = execution.processes
         self.paused = False
         self._run = runner(execution.micro_batch)
-        self._terms = torch.compile(terms_of, dynamic=True) if execution.compile else terms_of
+        self._terms = torch.compile(terms_of, dynamic=True) if execution.compile else fastest_terms
         self._labels: Tensor | None = None  # of the images that run through the network now
         self._batch_is_complete = True  # the last of the batch's images run now
         self._hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in layers]
@@ -200,6 +201,20 @@ def terms_of(
     if teacher_NGK is None:
         return rule(response(pre), *running, **options)
     return taught(rule, response(pre), teacher_NGK, *running, **options)
+
+
+def fastest_terms(
+    response: Response,
+    rule: Rule,
+    options: Mapping[str, Any],
+    pre: PreActivation,
+    moments: Moments | None,
+    teacher_NGK: Tensor | None,
+) -> Terms:
+    """`terms_of`, in one kernel where there is one."""
+    if teacher_NGK is None and fuses(response, rule, options, pre):
+        return fused_terms(response, rule, options, pre)
+    return terms_of(response, rule, options, pre, moments, teacher_NGK)
 
 
 def projected(layer: Layer, output: Tensor) -> Tensor:

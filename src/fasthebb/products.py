@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fasthebb import tiles
-from fasthebb.rules import Mask, Terms
+from fasthebb.rules import Terms
 
 
 def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,8 +28,9 @@ def of_patches(x_ND: Tensor, w_KD: Tensor, terms: Terms, out_KD: Tensor) -> tupl
         torch.mm(g_NK.T, x_ND, out=out_KD)
     if terms.mask == "full" and r_NK is not None:
         out_KD.addmm_(g_NK.T, r_NK @ w_KD, alpha=-1)
-        return out_KD, (g_NK * r_NK).sum(0).unsqueeze(0)
-    return out_KD, recombine_(out_KD, w_KD, g_NK, r_NK, terms.mask).unsqueeze(0)
+        return out_KD, _total(g_NK, r_NK).unsqueeze(0)
+    total_K = None if terms.total is None else terms.total[0]
+    return out_KD, recombine_(out_KD, w_KD, g_NK, r_NK, terms, total_K).unsqueeze(0)
 
 
 def _blocked(x_ND: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor, out_KD: Tensor) -> Tensor:
@@ -95,13 +96,21 @@ def _tiled_blocks(rows_KD: Tensor, size: int, tiles: int) -> tuple[Tensor, ...]:
     return rows_KD.view(-1, size, tiles, rows_KD.shape[1] // tiles).movedim(2, 1).unbind()
 
 
-def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, mask: Mask) -> Tensor:
-    """Subtracts mask(G^T R) W from out_KD, in place; returns sum_n G R of each unit, (K,).
+def recombine_(
+    out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, terms: Terms, total_K: Tensor | None
+) -> Tensor:
+    """Subtracts mask(G^T R) W from out_KD, in place; returns sum_n G R of each unit, (K,), or 0 if nobody needs it.
 
     It computes all pairs of units, so it is for few units, or for a mask without pairs.
+
+    Args:
+        g_NK, r_NK, total_K: the gate, the recombination and their sum sum_n G R, if the terms have one, of one group.
     """
+    mask = terms.mask
+    if mask == "none" and not terms.power:
+        return w_KD.new_zeros(len(w_KD))
     if r_NK is None or mask in ("diag", "none"):
-        power_K = (g_NK if r_NK is None else g_NK * r_NK).sum(0)
+        power_K = _total(g_NK, r_NK) if total_K is None else total_K
         if mask != "none":
             out_KD.addcmul_(power_K.unsqueeze(1), w_KD, value=-1)
         return power_K
@@ -118,6 +127,11 @@ def recombine_(out_KD: Tensor, w_KD: Tensor, g_NK: Tensor, r_NK: Tensor | None, 
             interaction.tril_(start)
         out_KD[units].addmm_(interaction, w_KD[others], alpha=-1)
     return power_K
+
+
+def _total(g_NK: Tensor, r_NK: Tensor | None) -> Tensor:
+    """sum_n G R, (K,)."""
+    return (g_NK if r_NK is None else g_NK * r_NK).sum(0)
 
 
 def _divisor(count: int, most: int) -> int:

@@ -34,6 +34,7 @@ class Terms:
         mask: the units whose reconstruction is subtracted from the patch before the unit learns from it: "tril" the
             unit itself and those before it, "diag" the unit itself, "full" all units, "none" no unit.
         share: sum over patches of the unit's share S, (G, K), which is its denominator; None: the number of patches.
+        total: sum over patches of G R, (G, K), from a rule that has it at hand; None: it is computed.
         power: the denominator is sum_n G R of the unit instead.
         damping: fraction, >= 0, of the units' mean denominator that is added to each, so that quiet units stay stable.
         largest: the denominator is the largest |numerator| of the group instead, one number.
@@ -47,6 +48,7 @@ class Terms:
     recombination: Tensor | None = None
     mask: Mask = "diag"
     share: Tensor | None = None
+    total: Tensor | None = None
     power: bool = False
     damping: float = 0.0
     largest: bool = False
@@ -65,7 +67,8 @@ def check_terms(terms: object, y_NGK: Tensor) -> None:
         raise ValueError(f"the rule must return Terms, not {type(terms).__name__}")
     units = tuple(y_NGK.shape)
     for name, value, shape in (
-        ("gate", terms.gate, units), ("recombination", terms.recombination, units), ("share", terms.share, units[1:])
+        ("gate", terms.gate, units), ("recombination", terms.recombination, units),
+        ("share", terms.share, units[1:]), ("total", terms.total, units[1:]),
     ):  # fmt: skip
         if value is None and name != "gate":
             continue

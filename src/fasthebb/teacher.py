@@ -46,7 +46,7 @@ def taught(rule: Rule, y_NGK: Tensor, teacher_NGK: Tensor, *running: Moments, **
     """
     terms = rule(torch.where(teacher_NGK > 0, y_NGK, OUT), *running, **options)
     recombination = None if terms.recombination is None else terms.recombination * teacher_NGK
-    return replace(terms, gate=terms.gate * teacher_NGK, recombination=recombination)
+    return replace(terms, gate=terms.gate * teacher_NGK, recombination=recombination, total=None)
 
 
 def teacher_signal(labels_N: Tensor, classes: int, units: int, *, groups: int = 1, assigned: int) -> Tensor:

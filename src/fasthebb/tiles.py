@@ -30,7 +30,7 @@ class TileSizes:
 # a few cores with one cache: the library divides a batch of small products between them, but hardly a single product
 CPU = TileSizes(chunk=5 << 18, pairs=48, parts=8, block=32, tile=256)
 # thousands of cores: each product is divided between them, and small products cost little but their launch
-GPU = TileSizes(chunk=1 << 25, pairs=4096, parts=1, block=256, tile=None)
+GPU = TileSizes(chunk=1 << 25, pairs=128, parts=1, block=128, tile=None)
 
 
 def sizes_for(tensor: Tensor) -> TileSizes:

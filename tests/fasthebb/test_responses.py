@@ -11,8 +11,8 @@ from fasthebb.responses import (
     Response,
     cosine,
     nearness,
-    raised_cosine,
     projection,
+    raised_cosine,
     rectified,
 )
 

@@ -75,6 +75,8 @@ def _name(func: Any) -> str:
 
 def _read(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that the operation reads: not those that it only writes over."""
+    if _name(func).startswith("new_"):
+        return []
     written = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
     given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | dict(kwargs)
     overwrites = written if _name(func) in ("copy", "zero", "fill", "normal", "uniform") else written & {"out"}
