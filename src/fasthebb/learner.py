@@ -21,6 +21,7 @@ from fasthebb import geometry, processes
 from fasthebb.gradients import Gradients
 from fasthebb.layer import LayerStatistics, LearningLayer, choose_layers
 from fasthebb.patterns import last_match
+from fasthebb.plain_sgd import Optimizer
 from fasthebb.replay import Replay
 from fasthebb.settings import Execution, RuleSetting, StepSetting, setting_of
 from fasthebb.teacher import Teacher
@@ -40,13 +41,13 @@ class HebbianLearner:
         include, exclude: patterns of layer names (`conv*`, `features.0`); `exclude` wins.
         step: how an update becomes a step.
         teacher: a teacher signal, for which `learn` and `observe` need labels; None: learning without labels.
-        optimizer: builds a torch optimizer from parameter groups; by default plain SGD.
+        optimizer: builds an optimizer, of torch.optim or like one, from parameter groups; by default plain SGD.
         execution: micro-batches, processes, torch.compile, CUDA graphs.
 
     Attributes:
         layers: the layers that learn.
         untrainable: layer name -> reason why the rule cannot train it; such a layer keeps its weights.
-        optimizer: the torch optimizer, with one parameter group for each layer.
+        optimizer: the optimizer, with one parameter group for each layer.
 
     Raises:
         ValueError: an unknown rule or option, or no layer is left to learn.
@@ -63,7 +64,7 @@ class HebbianLearner:
         exclude: Iterable[str] = (),
         step: StepSetting = PLAIN_STEP,
         teacher: Teacher | None = None,
-        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.SGD,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] = torch.optim.SGD,
         execution: Execution = PLAIN_EXECUTION,
     ) -> None:
         self.network, self.teacher = network, teacher

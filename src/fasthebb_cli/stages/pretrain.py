@@ -22,7 +22,7 @@ from fasthebb_cli.settings.pretrain import PretrainConfig
 from fasthebb_cli.stages.autoencoder import vae
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import all_training_images, labelled_images
-from fasthebb_cli.stages.optimizers import learning_rate, optimizer_of
+from fasthebb_cli.stages.optimizers import learning_rate, rule_optimizer
 from fasthebb_cli.stages.random_filters import random_filters
 from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, untrainable_notes
 from fasthebb_cli.stages.schedules import set_rate
@@ -91,7 +91,7 @@ def _learner(context: Context, settings: PretrainConfig) -> HebbianLearner:
         exclude=settings.exclude,
         layer_lr=settings.layer_lr,
         teacher=teacher,
-        optimizer=optimizer_of("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
+        optimizer=rule_optimizer("pretrain.optimizer", settings.optimizer, settings.optimizer_options),
         micro_batch=context.config.gpu.micro_batch,
         replay=context.replays,
     )

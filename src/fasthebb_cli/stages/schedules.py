@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-import torch
+from fasthebb.plain_sgd import Optimizer
 
 # (progress, epoch, epochs) -> factor on the learning rate. progress in [0, 1): fraction of all steps that are done;
 # epoch in 0 .. epochs - 1: for schedules that change once an epoch
@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def set_rate(optimizer: torch.optim.Optimizer, schedule: str, step: int, steps: int, epoch: int, epochs: int) -> None:
+def set_rate(optimizer: Optimizer, schedule: str, step: int, steps: int, epoch: int, epochs: int) -> None:
     """Sets each parameter group's learning rate for one step.
 
     Args:

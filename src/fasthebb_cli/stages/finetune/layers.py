@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from fasthebb.patterns import last_match
+from fasthebb.plain_sgd import Optimizer
 from fasthebb_cli.data.loading import step_count
 from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.finetune import FinetuneConfig
@@ -46,7 +46,7 @@ class Phases:
         """Whether the features are frozen in an epoch."""
         return self.features_lr == 0 or (epoch < self.alone and self.pretrained)
 
-    def set_rate(self, optimizer: torch.optim.Optimizer, schedule: str, epoch: int, step: int) -> None:
+    def set_rate(self, optimizer: Optimizer, schedule: str, epoch: int, step: int) -> None:
         """Sets each group's learning rate for one step."""
         start, length = (0, self.alone) if epoch < self.alone else (self.alone, self.together)
         set_rate(optimizer, schedule, step, self.steps, epoch - start, length)

@@ -24,7 +24,7 @@ from fasthebb_cli.stages.finetune.layers import layers_of, parameter_groups, pha
 from fasthebb_cli.stages.finetune.loss import losses_of
 from fasthebb_cli.stages.first_step import fit_whitening
 from fasthebb_cli.stages.images import labelled_images
-from fasthebb_cli.stages.optimizers import backprop_optimizer, optimizer_of
+from fasthebb_cli.stages.optimizers import backprop_optimizer, rule_optimizer
 from fasthebb_cli.stages.rule import layer_metrics, layer_warnings, learner_of, rule_setting, untrainable_notes
 from fasthebb_cli.stages.selection import Selection
 from fasthebb_cli.stages.task import Batch, Context, Task, results
@@ -118,7 +118,7 @@ def _learner(context: Context, settings: FinetuneConfig, features_lr: float) -> 
         include=settings.by_rule,
         exclude=["classifier"],
         layer_lr={name: last_match(name, rule.layer_lr, 1.0) * factors[name] for name in factors},
-        optimizer=optimizer_of("rule.optimizer", rule.optimizer, {}),
+        optimizer=rule_optimizer("rule.optimizer", rule.optimizer, {}),
     )
     learner.paused = True
     return learner
