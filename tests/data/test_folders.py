@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fasthebb_cli.data.dataset import Dataset, _collection, load_dataset
-from fasthebb_cli.data.source import ImageFiles, InMemory
-from fasthebb_cli.errors import InputError
+from fasthebb_cli.data.source import DecodedFiles, ImageFiles, InMemory
+from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.config import DatasetConfig
 from fasthebb_cli.settings.load import with_defaults
 from tests.data.images import class_folders, picture, save
@@ -268,6 +268,33 @@ def test_in_memory_or_decoded_when_read(tmp_path: Path, monkeypatch: pytest.Monk
     shutil.copytree(tmp_path, tmp_path / "copy")
     monkeypatch.setattr("fasthebb_cli.data.collection.MEMORY_LIMIT", 10 * 3 * 8 * 8 - 1)
     assert isinstance(load(tmp_path / "copy").source, ImageFiles)
+
+
+def test_only_the_images_of_the_split_are_decoded_into_memory(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 20, "b": 20})
+    part = {"train_samples": 10, "validation_samples": 4, "test_samples": 6}
+    first = load(tmp_path, **part)
+    source, used = first.source, torch.cat([first.train, first.validation, first.test])
+    assert isinstance(source, DecodedFiles)
+    assert source.is_decoded.nonzero().flatten().tolist() == used.sort().values.tolist()
+    for seed in range(1, 8):  # others share the images in memory, and add theirs
+        other = load(tmp_path, seed=seed, **part)
+        assert other.source is source
+        used = torch.cat([used, other.train, other.validation, other.test])
+    assert source.is_decoded.nonzero().flatten().tolist() == used.unique().tolist()
+    whole = load(tmp_path, in_memory=False).source
+    assert torch.equal(source.read(used.unique()), whole.read(used.unique()))
+
+
+def test_images_are_decoded_later_only_as_they_were(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 20, "b": 20})
+    source = load(tmp_path, train_samples=10, validation_samples=4, test_samples=6).source
+    assert isinstance(source, DecodedFiles)
+    late = int((~source.is_decoded).nonzero()[0])
+    path = Path(source.files.paths[late])
+    path.write_bytes(Path(source.files.paths[0]).read_bytes() + b" ")
+    with pytest.raises(RunError, match="was changed while the run reads it"):
+        source.fill(torch.tensor([late]))
 
 
 def test_the_digest_moves_with_the_images_not_with_the_root(tmp_path: Path) -> None:

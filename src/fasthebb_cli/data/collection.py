@@ -21,6 +21,7 @@ from fasthebb_cli.data.digests import digest_of, files_digest, listing
 from fasthebb_cli.data.files import FileList, ImageFile, Listing
 from fasthebb_cli.data.source import (
     MEMORY_LIMIT,
+    DecodedFiles,
     Fit,
     ImageFiles,
     ImageSource,
@@ -118,7 +119,7 @@ def from_files(
     read: Callable[[str], bytes] = read_bytes,
     table: Table | None = None,
 ) -> Collection:
-    """A collection of image files. They are decoded into memory at once if `in_memory` says so.
+    """A collection of image files. Those of a split are decoded into memory if `in_memory` says so.
 
     With `config.on_bad_image=skip` files that can't be decoded are left out, as if they were not there. For this each
     file is decoded once, before images are numbered and split. All processes call this; the first one decodes.
@@ -154,8 +155,12 @@ def from_files(
         source = ImageFiles(files.paths, fit_of(config), read) if pixels is None else InMemory(pixels[kept])
     place = f"{config.name} {config.root} {config.unlabelled}"
     contents = content_digests(files, place, read)
-    if isinstance(source, ImageFiles) and read is read_bytes:  # they are read as long as the run takes
-        source = ImageFiles(files.paths, fit_of(config), read, Unchanged(files, contents).check)
+    if isinstance(source, ImageFiles | DecodedFiles) and read is read_bytes:  # they are read while a run goes on
+        checked = ImageFiles(files.paths, fit_of(config), read, Unchanged(files, contents).check)
+        if isinstance(source, DecodedFiles):
+            source.files = checked
+        else:
+            source = checked
     digest = files_digest(counts, fit_of(config), classes, listing(files, contents))
     lost = tuple(damaged[i] for i in sorted(damaged)) if damaged else ()
     return Collection(
@@ -201,13 +206,15 @@ def source_of(
     read: Callable[[str], bytes] = read_bytes,
     damaged: dict[int, str] | None = None,
 ) -> InMemory | ImageFiles:
-    """Encoded images: decoded into memory now if `in_memory` says so, otherwise decoded when they are read.
+    """Encoded images: decoded into memory if `in_memory` says so, otherwise each time that they are read.
 
     Args:
         damaged: see `decode_all`.
     """
     if in_memory(config, len(paths), ImageFiles.channels):
-        return InMemory(decode_all(paths, fit_of(config), read, damaged))
+        if damaged is not None:
+            return InMemory(decode_all(paths, fit_of(config), read, damaged))
+        return DecodedFiles(ImageFiles(paths, fit_of(config), read))
     source = ImageFiles(paths, fit_of(config), read)
     if damaged is not None:
         damaged |= processes.from_first(lambda: find_damaged(source))

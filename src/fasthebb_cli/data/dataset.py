@@ -25,7 +25,7 @@ from fasthebb_cli.data.imagenet import imagenet, tiny_imagenet
 from fasthebb_cli.data.listed import listed_images
 from fasthebb_cli.data.own_collection import check_collection
 from fasthebb_cli.data.packed import open_packed, packed_root
-from fasthebb_cli.data.source import ImageSource, InMemory
+from fasthebb_cli.data.source import DecodedFiles, ImageSource, InMemory
 from fasthebb_cli.data.splits import label_subset, split_sizes, stratified_order
 from fasthebb_cli.errors import InputError, Interrupted, RunError, bad_input
 from fasthebb_cli.settings.config import DatasetConfig
@@ -96,6 +96,8 @@ def load_dataset(config: DatasetConfig, seed: int, labelled: str | None = None) 
     collection = collection_of(config)
     listed = None if labelled is None else listed_images(labelled, collection, is_part=config.classes is not None)
     train, validation, test = _split(collection, config, seed, listed)
+    if isinstance(collection.source, DecodedFiles):
+        collection.source.fill(torch.cat([train, validation, test, collection.unlabelled.long()]))
     return Dataset(
         name=config.name,
         classes=collection.classes,

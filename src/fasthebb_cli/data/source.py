@@ -148,6 +148,30 @@ class ImageFiles:
         return pixels
 
 
+class DecodedFiles(InMemory):
+    """Image files in memory, decoded when a split first needs them: a part of a large folder is read alone.
+
+    Args:
+        files: where they are read from.
+    """
+
+    def __init__(self, files: ImageFiles) -> None:
+        # memory of images that no split needs is never touched, so the system does not provide it
+        super().__init__(torch.empty(len(files), files.channels, files.size, files.size, dtype=torch.uint8))
+        self.files, self.is_decoded = files, torch.zeros(len(files), dtype=torch.bool)
+
+    def fill(self, indices: Tensor) -> None:
+        """Decodes images (B,) that are not decoded yet.
+
+        Raises:
+            InputError, RunError: as `ImageFiles.read`.
+        """
+        missing = indices[~self.is_decoded[indices]].unique()
+        for part in missing.split(64 * CHUNK):
+            self.pixels[part] = self.files.read(part)
+            self.is_decoded[part] = True
+
+
 def decode_all(
     paths: Listing[str],
     fit: Fit,
