@@ -191,7 +191,7 @@ def test_the_step_is_taken_in_the_precision_asked_for() -> None:
         (["step", "rule=vae"], "rule=vae is no Hebbian rule; choose one of: hpca"),
         (["data", "dataset.size=0"], "dataset.size must be at least 1"),
         (["data", "size=16"], "size: bench data has the images of a data set; set dataset.size"),
-        (["stop"], "what must be one of step, layer, scale, traffic, data"),
+        (["stop"], "what must be one of step, layer, scale, traffic, data, run, readout"),
         (["step", "repeets=3"], "did you mean repeats"),
         (["step", "batch_size=1"], "batch_size must be at least 2"),
         (["step", "rule=nope"], "rule can be: bcm"),

@@ -135,7 +135,7 @@ BAD_INPUT = {
     "a sweep's configuration": (["train", "-m", "--cfg", "job"], "show one configuration; leave -m out"),
     "no folder of choices": (["train", "--config-dir", "nowhere"], "--config-dir: there is no folder nowhere"),
     "no such package": (["train", "--cfg", "job", "--package", "nothing"], "package 'nothing' not found in config"),
-    "nothing to measure": (["bench"], "fasthebb bench step, layer, scale, traffic or data"),
+    "nothing to measure": (["bench"], "fasthebb bench step, layer, scale, traffic, data, run or readout"),
     "layers all excluded": (["train", 'pretrain.exclude=["*"]'], "no Conv2d or Linear layer is left"),
 }
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from fasthebb_cli.bench.data import bench_data
 from fasthebb_cli.bench.layer import bench_layer
 from fasthebb_cli.bench.measure import Neighbours
+from fasthebb_cli.bench.readout import bench_readout
 from fasthebb_cli.bench.runs import bench_run
 from fasthebb_cli.bench.scale import bench_scale
 from fasthebb_cli.bench.step import bench_step
@@ -22,7 +23,7 @@ from fasthebb_cli.settings.tools import BenchConfig
 
 BENCHES = {
     "step": bench_step, "layer": bench_layer, "scale": bench_scale, "data": bench_data, "traffic": bench_traffic,
-    "run": bench_run,
+    "run": bench_run, "readout": bench_readout,
 }  # fmt: skip
 QUIET_CORES = 0.2  # used by other processes, on average: beyond it, the measured times are too long
 

@@ -84,6 +84,11 @@ def peak_bytes(work: Work, device: torch.device) -> int:
     return most
 
 
+def fitted_exponent(times: Mapping[float, float]) -> float:
+    """b of time = a x point^b, by least squares on logarithms."""
+    return statistics.linear_regression([math.log(x) for x in times], [math.log(y) for y in times.values()]).slope
+
+
 def powers_of_two(most: int) -> list[int]:
     """1, 2, 4 .. up to `most`."""
     return [1 << power for power in range(most.bit_length())]

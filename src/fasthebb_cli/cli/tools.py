@@ -24,7 +24,8 @@ def bench(verb: str, words: Sequence[str]) -> int:
 
     if not words or "=" in words[0] or words[0].startswith("-"):
         raise InputError(
-            "bench needs what it measures: fasthebb bench step, layer, scale, traffic, data or run, key=value ..."
+            "bench needs what it measures: fasthebb bench step, layer, scale, traffic, data, run or readout, "
+            "key=value ..."
         )
     request = read_words("bench", f"what={words[0]}", words[1:])
     return _each(request, lambda cfg: run_bench(load_bench(cfg), make_console()), verb)

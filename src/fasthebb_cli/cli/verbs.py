@@ -59,7 +59,7 @@ VERBS: dict[str, Verb] = {
     ),
     "bench": Verb(
         "fasthebb_cli.cli.tools:bench",
-        "speed and memory: fasthebb bench step, layer, scale, traffic, data or run (conf/bench.yaml has the keys)",
+        "speed and memory: step, layer, scale, traffic, data, run or readout (conf/bench.yaml has the keys)",
     ),
     "data": Verb(
         "fasthebb_cli.cli.tools:data",

@@ -6,7 +6,7 @@ from typing import ClassVar
 from fasthebb_cli.settings.checks import at_least, in_range, is_path, one_of
 from fasthebb_cli.settings.config import DatasetConfig, GpuConfig, ModelConfig, RuleConfig
 
-BENCHES = ("step", "layer", "scale", "traffic", "data", "run")
+BENCHES = ("step", "layer", "scale", "traffic", "data", "run", "readout")
 LARGE = {"conv10": (210, 32)}  # network -> (size, batch); any other: (32, 64)
 
 
@@ -25,6 +25,7 @@ class BenchConfig:
     repeats: int
     naive: bool
     plan: str | None
+    rows: int | None
     json: str | None
 
     def __post_init__(self) -> None:
@@ -32,6 +33,7 @@ class BenchConfig:
         for name, value in (("size", self.images), ("batch_size", self.batch), ("classes", self.classes)):
             at_least(name, value, 2)
         at_least("repeats", self.repeats, 1)
+        at_least("rows", 1 if self.rows is None else self.rows, 1)
         is_path("json", self.json)
         is_path("plan", self.plan)
         if self.what == "data" and self.size is not None:
