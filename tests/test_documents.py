@@ -29,6 +29,7 @@ from torch.distributed.run import get_args_parser
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fasthebb_cli import cli
+from fasthebb_cli.bench.runs import read_plan
 from fasthebb_cli.cli.commands import COMMANDS
 from fasthebb_cli.cli.help import EXAMPLES
 from fasthebb_cli.cli.words import read_words
@@ -68,6 +69,7 @@ NOT_HERE = {
 ONLY_COMPOSED = {
     "model.name=torchvision:vgg11": "500 MB of weights a cell; tests/test_experiments.py builds the network",
     "gpu.compile=true": "compiling takes minutes; tests/fasthebb/test_learner_options.py does it",
+    "what=readout": "takes minutes; tests/bench/test_readout.py does it with less",
 }
 # Names in a sentence, of what is a command only with more words
 NAMES_ONLY = ("fasthebb bench", "fasthebb report", "fasthebb data prepare", "sbatch --ntasks=8 scripts/job.sh")
@@ -150,6 +152,14 @@ class Place:
         for key, lines in LISTS.items():
             for name in [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]:
                 (self.folder / name).write_text(lines)
+        if words[:2] == ["bench", "run"]:  # what its plan names; the programs beside are in tests/bench/test_runs.py
+            plan = next(word.partition("=")[2] for word in words if word.startswith("plan="))
+            for commands in read_plan(str(ROOT / plan))["runs"].values():
+                for command in commands.values():
+                    program, *own = shlex.split(command.format(out="runs", seed=0))
+                    if program == "fasthebb":
+                        self.fasthebb(own, last=last)
+            return
         if words[:1] == ["cells"]:  # and the cells that it lists
             self.fasthebb([words[1], "-m", *words[2:]], last=last)
         small = scaled(words, last=last)

@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fasthebb.model_file import load_model_and_card
 from fasthebb.nets.networks import conv6
+from fasthebb.readout.features import Features
 from fasthebb.readout.network import ClosedForm
 from fasthebb_cli.compute.seeds import derived_seed
 from fasthebb_cli.compute.signals import STOPPED
@@ -416,3 +418,56 @@ def test_nothing_goes_on_from_a_closed_form_and_that_is_said_before_anything_run
         again = command("train", *CLOSED, f"stages=[{stages}]", f"init_from={model}", "seed=1", small=False)
         assert (again.code, again.err.count("\n")) == (2, 1), again.err
         assert f"the weights of init_from {said}" in again.err
+
+
+@pytest.mark.slow
+def test_features_of_all_images_are_computed_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The components of all images, which a graph needs, are in the model of the stage before."""
+    images = 0
+    forward = Features.forward
+
+    def counted(self: Features, inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal images
+        images += len(inputs)
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Features, "forward", counted)
+    words = (*SHORT, "finetune=closed_form", "finetune.components=40", "finetune.views=0", "finetune.root=true")
+    ran = command("finetune", *words, "stages=[pretrain,finetune]", "label_fraction=0.05", small=False)
+    assert ran.code == 0, ran.err
+    assert ran.results("finetune")["samples"] == 50
+    assert 1050 <= images <= 1060, "one blank image tells how many features there are"
+    kept = load_file(ran.directories("components")[0] / "model.safetensors")["kept"]
+    assert kept.shape == (1000, 40)
+    assert "kept" not in load_file(ran.directories("finetune")[0] / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["KEPT_BYTES", "REMEMBERED_BYTES"])
+def test_beyond_the_limits_features_are_computed_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
+) -> None:
+    words = (*CLOSED, "label_fraction=0.05")
+    usual = command("train", *words, f"out={tmp_path / 'usual'}", small=False)
+    monkeypatch.setattr(import_module("fasthebb_cli.stages.components"), limit, 1000)
+    ran = command("train", *words, f"out={tmp_path / 'limited'}", small=False)
+    assert ran.code == usual.code == 0
+    states = [load_file(one.directories("finetune")[0] / "model.safetensors") for one in (usual, ran)]
+    if limit == "REMEMBERED_BYTES":  # the same batches, so the same bits
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    else:
+        assert ran.results("finetune")["samples"] == 1000
+        same(states[0], states[1], 1e-3)
+
+
+def test_components_that_are_kept_of_other_images_are_not_taken() -> None:
+    network = ClosedForm(Features(nn.Sequential(nn.Conv2d(1, 2, 3)), [], 1, root=False), mirror=False)
+    network.keep(torch.ones(3, 2), torch.tensor([1, 2], dtype=torch.uint8))
+    assert set(network.state_dict()) >= {"kept", "kept_of"}
+    assert network.take_kept(torch.tensor([1, 3], dtype=torch.uint8)) is None
+    assert "kept" not in network.state_dict()
+    network.keep(torch.ones(3, 2), torch.tensor([1, 2], dtype=torch.uint8))
+    kept = network.take_kept(torch.tensor([1, 2], dtype=torch.uint8))
+    assert kept is not None
+    assert kept.shape == (3, 2)
+    assert network.take_kept(torch.tensor([1, 2], dtype=torch.uint8)) is None

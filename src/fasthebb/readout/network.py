@@ -14,6 +14,7 @@ from fasthebb.readout.kernel import kernel, unit_rows
 from fasthebb.readout.views import mirrored
 
 DIMENSIONS = {"mean": 1, "map": 2, "linear": 2, "weight": 2, "rows": 2, "sharpness": 0, "gain": 0}  # of its buffers
+KEPT = {"kept": 2, "kept_of": 1}  # those that it may have besides
 
 
 class ClosedForm(nn.Module):
@@ -22,6 +23,8 @@ class ClosedForm(nn.Module):
     Args:
         features: images -> x (B, D).
         mirror: an image's score is the mean of its own and its mirror image's.
+
+    A network that has components, and no classifier yet, may keep those of all training images for one: `keep`.
     """
 
     mean: Tensor  # (D,)
@@ -40,8 +43,21 @@ class ClosedForm(nn.Module):
 
     def components(self, images: Tensor) -> Tensor:
         """z (B, K)."""
-        z: Tensor = (self.features(images) - self.mean) @ self.map
+        return self.components_of(self.features(images))
+
+    def components_of(self, features_BD: Tensor) -> Tensor:
+        z: Tensor = (features_BD - self.mean) @ self.map
         return z
+
+    def keep(self, z_NK: Tensor, of: Tensor) -> None:
+        """Keeps the components of N images; `of` says which images they are, uint8 (any length,)."""
+        for name, value in zip(KEPT, (z_NK, of), strict=True):
+            self.register_buffer(name, value)
+
+    def take_kept(self, of: Tensor) -> Tensor | None:
+        """What it keeps of these images, (N, K), and no longer keeps; None: nothing, or of others."""
+        kept: list[Tensor] = [self._buffers.pop(name) for name in KEPT if name in self._buffers]  # type: ignore[misc]
+        return kept[0] if len(kept) == len(KEPT) and torch.equal(kept[1].cpu(), of) else None
 
     def inputs(self, z_BK: Tensor) -> Tensor:
         """What a classifier weighs: z at length 1 (B, K), or its kernel with the rows (B, M)."""
@@ -60,7 +76,10 @@ class ClosedForm(nn.Module):
 
     def make_room(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
         """Gives each buffer the shape that it has in a state."""
-        for name in list(self._buffers):
+        for name in KEPT:
+            if prefix + name in state:
+                self.register_buffer(name, torch.empty_like(state[prefix + name], device=self.mean.device))
+        for name in DIMENSIONS:
             if prefix + name in state:
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
 
@@ -82,8 +101,9 @@ class ClosedForm(nn.Module):
             ValueError: the buffers do not fit each other, the features or the number of classes.
         """
         for name, value in self.named_buffers(recurse=False):
-            if value.numel() and value.dim() != DIMENSIONS[name]:
-                raise ValueError(f"its {name} has {value.dim()} dimensions, not {DIMENSIONS[name]}")
+            dimensions = (DIMENSIONS | KEPT)[name]
+            if value.numel() and value.dim() != dimensions:
+                raise ValueError(f"its {name} has {value.dim()} dimensions, not {dimensions}")
             if not value.isfinite().all() or (
                 name in ("gain", "sharpness") and value.numel() and float(value.min()) < 0
             ):

@@ -24,8 +24,8 @@ from fasthebb_cli.run.start import new_network
 from fasthebb_cli.run.validate import planned
 from fasthebb_cli.settings.config import Config
 from fasthebb_cli.stages import STAGES, Context, Task
-from fasthebb_cli.stages.components import feature_count
-from fasthebb_cli.stages.images import labelled_images
+from fasthebb_cli.stages.components import are_kept, feature_count, which_images
+from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.task import Batch
 
 STEPS = 5  # timed steps, spread over the epochs because layers may take turns
@@ -99,6 +99,9 @@ def _size(config: Config, dataset: Dataset, compute: Compute, stage: PlannedStag
     if isinstance(network, ClosedForm):
         features = feature_count(network.eval(), dataset.source, compute)
         network.make_blank(features, min(features, COMPONENTS), len(dataset.classes), compute.device)
+        images = len(all_training_images(dataset))
+        if are_kept(images, min(features, COMPONENTS)):
+            network.keep(torch.zeros(images, min(features, COMPONENTS)), which_images(dataset))
     half = torch.full((dataset.source.channels,), 0.5)
     trained = stage.previous is not None or config.init_from is not None
     context = Context(

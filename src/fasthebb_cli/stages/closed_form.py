@@ -1,7 +1,8 @@
 """Fine-tuning in closed form: a classifier on the components that the stage before has made. No backward pass.
 
-1. A pass over the labelled images keeps the components of each one, of its mirror image and of one view. Where there
-   is to be a graph, the pass is over all training images and keeps the components of each.
+1. A pass over the labelled images keeps the components of each one, of its mirror image and of one view. For a
+   graph, the components of all training images come from the stage before. If it has not kept them, or those of other
+   images, the pass is over all of them.
 2. The classifier is chosen and fitted, see `fasthebb.readout.choose`. No validation label is read: each candidate is
    judged by the score that a labelled image gets when its own label is left out.
 
@@ -31,13 +32,12 @@ from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.errors import InputError, RunError
 from fasthebb_cli.settings.closed_form import ClosedFormConfig
 from fasthebb_cli.settings.config import Config
-from fasthebb_cli.stages.components import Parts, Views, read, total
+from fasthebb_cli.stages.components import GRAPH_IMAGES, Parts, Views, read, total, which_images
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
 TOLD = ("expected_top1", "labels_judged", "expected_loss", "chosen", "candidates")
 KEPT = 12  # times finetune.kernel_rows: most rows of labelled images that are kept in memory
-GRAPH_IMAGES = 60_000  # most images of a graph: its similarities are computed for all pairs
 
 
 def closed_form(context: Context) -> Task:
@@ -48,7 +48,7 @@ def closed_form(context: Context) -> Task:
     network.requires_grad_(False)
     images, labelled = all_training_images(dataset), labelled_images(dataset, context.config)
     passes = Passes(context, settings, network, images, labelled)
-    read_in = (images if passes.graph else passes.labelled.sort().values, labelled)  # by pass
+    read_in = (images if passes.reads_all else passes.labelled.sort().values, labelled)  # by pass
     samples = len(labelled if passes.adds_up else read_in[0])
     view_of, parts = Views(context, settings), [Parts(indices, settings.batch_size) for indices in read_in]
 
@@ -61,7 +61,7 @@ def closed_form(context: Context) -> Task:
             yield read(context, network.components, view_of(batch, index_B, 0))
 
     def first_pass(batch: Batch, index_B: Tensor) -> None:
-        if passes.graph:
+        if passes.reads_all:
             passes.keep_all(index_B, read(context, network.components, batch.images).cpu())
         kept_B = passes.kept(index_B)
         if kept_B.any():
@@ -154,7 +154,13 @@ class Passes:
         self.row_of_image[self.labelled] = torch.arange(len(self.labelled))
         self.products = Products(landmarks or components, classes) if self.adds_up else Products(0, 0)
         self.rows_RLK = torch.zeros(self.copies, len(self.labelled), components)
-        self.all_NK = torch.zeros(len(images), components) if self.graph else torch.empty(0)
+        all_NK = network.take_kept(which_images(context.dataset))
+        if all_NK is not None and all_NK.shape != (len(images), components):
+            all_NK = None
+        self.reads_all = self.graph and all_NK is None
+        self.all_NK = torch.zeros(len(images), components) if self.reads_all else torch.empty(0)
+        if self.graph and all_NK is not None:
+            self.all_NK = all_NK.cpu()
         device = network.map.device  # a checkpoint is loaded over these; a dry run has none
         network.sharpness = torch.ones((), device=device)
         network.rows = torch.zeros(landmarks if self.adds_up else 0, components, device=device)
@@ -191,7 +197,7 @@ class Passes:
         if epoch == 1:
             self.products = total(self.products, Products(0, 0))
             return
-        for kept in (self.rows_RLK, self.all_NK):
+        for kept in (self.rows_RLK, *([self.all_NK] if self.reads_all else [])):
             processes.summed(kept)
             kept *= processes.is_first()
 
@@ -224,10 +230,13 @@ class Passes:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        rows, everything = (processes.summed(value.clone()) for value in (self.rows_RLK, self.all_NK))
+        everything = self.all_NK if self.reads_all else torch.empty(0)  # else the stage before keeps it
+        rows, everything = (processes.summed(value.clone()) for value in (self.rows_RLK, everything))
         return {"products": processes.summands(self.products.state_dict()), "rows": rows, "all": everything}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.products.load_state_dict(processes.own_summands(state["products"]))
         kept = processes.is_first()  # each place is filled by one process, so that their sum is exact
-        self.rows_RLK, self.all_NK = state["rows"] * kept, state["all"] * kept
+        self.rows_RLK = state["rows"] * kept
+        if self.reads_all:
+            self.all_NK = state["all"] * kept

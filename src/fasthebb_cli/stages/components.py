@@ -2,10 +2,13 @@
 
 It adds up mean and covariance of the features, and the products of the differences between each image's features and
 those of its views. From these sums follow the leading components, whitened by views; see `fasthebb.readout.projection`.
-Sums add over processes.
+Sums add over processes. A second pass computes the components of each image, and the network keeps them for a graph of
+all images: each budget of labels uses them again. It reads the features that the first one has kept in memory, as far
+as there are any.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -19,6 +22,7 @@ from fasthebb.readout.ridge import Products
 from fasthebb.readout.views import VIEWS, draws
 from fasthebb_cli.compute import processes
 from fasthebb_cli.compute.device import Compute
+from fasthebb_cli.data.dataset import Dataset
 from fasthebb_cli.data.loading import batch_lengths
 from fasthebb_cli.data.source import ImageSource
 from fasthebb_cli.settings.closed_form import ComponentsConfig
@@ -27,6 +31,9 @@ from fasthebb_cli.stages.images import all_training_images
 from fasthebb_cli.stages.task import Batch, Context, Task, results
 
 S = TypeVar("S", Moments, Products)
+GRAPH_IMAGES = 60_000  # most images of a graph: its similarities are computed for all pairs
+KEPT_BYTES = 1 << 28  # most that a model file keeps of components
+REMEMBERED_BYTES = 1 << 31  # most features that stay in memory
 
 
 def components(context: Context) -> Task:
@@ -41,16 +48,25 @@ def components(context: Context) -> Task:
     images = all_training_images(context.dataset)
     sums = Sums(feature_count(network, context.dataset.source, context.compute))
     view_of, indices = Views(context, settings), Parts(images, settings.batch_size)
+    count = min(settings.components, sums.size, len(images))
+    rows = AllRows(len(images), count)
+    features = Remembered(4 * len(images) * sums.size)
 
     @torch.no_grad()
     def step(epoch: int, step: int, batch: Batch) -> None:
-        features_BD = read(context, network.features, batch.images)
+        features_BD = features.of(epoch, step, lambda: read(context, network.features, batch.images))
+        if epoch == 1:
+            rows.fill(indices.places(step), read(context, network.components_of, features_BD))
+            return
         sums.features.add(features_BD)
         for number in range(settings.views):
             viewed = view_of(batch, indices.here(step), number)
             sums.differences.add(features_BD - read(context, network.features, viewed))
 
     def end_epoch(epoch: int) -> dict[str, Any]:
+        if epoch == 1:
+            network.keep(processes.summed(rows.z_NK).to(context.compute.device), which_images(context.dataset))
+            return {"components": count}
         sums.gather()
         mean_D, map_DK = processes.from_first(lambda: _solved(sums, settings, len(images)))
         network.mean, network.map = (value.to(context.compute.device) for value in (mean_D, map_DK))
@@ -62,17 +78,16 @@ def components(context: Context) -> Task:
     def finish(last: Mapping[str, Any]) -> dict[str, Any]:
         return results(samples=len(images), components=last.get("components"))
 
-    kept = min(settings.components, sums.size, len(images))
-    network.make_blank(sums.size, kept, max(len(context.dataset.classes), 1), context.compute.device)
+    network.make_blank(sums.size, count, max(len(context.dataset.classes), 1), context.compute.device)
     return Task(
-        epochs=1,
+        epochs=2 if are_kept(len(images), count) else 1,
         samples=len(images),
         batch_size=settings.batch_size,
         batches=batches,
         step=step,
         end_epoch=end_epoch,
         finish=finish,
-        state={"sums": sums},
+        state={"sums": sums, "rows": rows},
     )
 
 
@@ -113,6 +128,56 @@ class Sums:
         self.differences.load_state_dict(processes.own_summands(state["differences"]))
 
 
+class AllRows:
+    """The components of N images, each filled by one process. It takes no memory before the first is filled."""
+
+    def __init__(self, images: int, components: int) -> None:
+        self.shape = images, components
+        self.z_NK = torch.empty(0)
+
+    def fill(self, places: slice, z_BK: Tensor) -> None:
+        if not self.z_NK.numel():
+            self.z_NK = torch.zeros(self.shape)
+        self.z_NK[places] = z_BK.cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"z": processes.summed(self.z_NK.clone())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.z_NK = state["z"] * processes.is_first()  # each place is filled by one process, so the sum is exact
+
+
+class Remembered:
+    """The features of each step, in memory if they are few enough, for the next pass. A checkpoint has none of them.
+
+    Args:
+        size: bytes of all of them.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.fits = size <= REMEMBERED_BYTES
+        self.found: dict[int, Tensor] = {}
+
+    def of(self, epoch: int, step: int, compute: Callable[[], Tensor]) -> Tensor:
+        if epoch and step in self.found:
+            return self.found.pop(step)
+        features_BD = compute()
+        if self.fits and not epoch:
+            self.found[step] = features_BD
+        return features_BD
+
+
+def are_kept(images: int, components: int) -> bool:
+    """Whether the network keeps the components of all training images: a graph may want them, and they are few."""
+    return images <= GRAPH_IMAGES and 4 * images * components <= KEPT_BYTES
+
+
+def which_images(dataset: Dataset) -> Tensor:
+    """A digest of the training images and their order, uint8 (16,)."""
+    content = dataset.digest.encode() + all_training_images(dataset).numpy().tobytes()
+    return torch.frombuffer(bytearray(blake2b(content, digest_size=16).digest()), dtype=torch.uint8)
+
+
 class Views:
     """Views of images, reproducible by the seed, the image and the view's number."""
 
@@ -137,8 +202,12 @@ class Parts:
         self.starts = [0, *accumulate(self.lengths)]
 
     def here(self, step: int) -> Tensor:
+        return self.images[self.places(step)]
+
+    def places(self, step: int) -> slice:
+        """Where these images are among all."""
         part = processes.part_of(self.lengths[step])
-        return self.images[self.starts[step] + part.start : self.starts[step] + part.stop]
+        return slice(self.starts[step] + part.start, self.starts[step] + part.stop)
 
 
 def read(context: Context, part: Any, images: Tensor) -> Tensor:
