@@ -448,20 +448,21 @@ def test_beyond_the_limits_features_are_computed_again(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
 ) -> None:
     words = (*CLOSED, "label_fraction=0.05")
-    usual = command("train", *words, f"out={tmp_path / 'usual'}", small=False)
+    outs = [tmp_path / "usual", tmp_path / "limited"]
+    assert command("train", *words, f"out={outs[0]}", small=False).code == 0
     monkeypatch.setattr(import_module("fasthebb_cli.stages.components"), limit, 1000)
-    ran = command("train", *words, f"out={tmp_path / 'limited'}", small=False)
-    assert ran.code == usual.code == 0
-    states = [load_file(one.directories("finetune")[0] / "model.safetensors") for one in (usual, ran)]
+    assert command("train", *words, f"out={outs[1]}", small=False).code == 0
+    stages = [next(out.glob("*-finetune-*")) for out in outs]
+    states = [load_file(stage / "model.safetensors") for stage in stages]
     if limit == "REMEMBERED_BYTES":  # the same batches, so the same bits
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     else:
-        assert ran.results("finetune")["samples"] == 1000
+        assert json.loads((stages[1] / "results.json").read_text())["samples"] == 1000
         same(states[0], states[1], 1e-3)
 
 
 def test_components_that_are_kept_of_other_images_are_not_taken() -> None:
-    network = ClosedForm(Features(nn.Sequential(nn.Conv2d(1, 2, 3)), [], 1, root=False), mirror=False)
+    network = ClosedForm(Features(nn.Sequential(nn.Conv2d(1, 2, 3)), ["0"], 1, root=False), mirror=False)
     network.keep(torch.ones(3, 2), torch.tensor([1, 2], dtype=torch.uint8))
     assert set(network.state_dict()) >= {"kept", "kept_of"}
     assert network.take_kept(torch.tensor([1, 3], dtype=torch.uint8)) is None
