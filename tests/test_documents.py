@@ -153,12 +153,14 @@ class Place:
             for name in [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]:
                 (self.folder / name).write_text(lines)
         if words[:2] == ["bench", "run"]:  # what its plan names; the programs beside are in tests/bench/test_runs.py
-            plan = next(word.partition("=")[2] for word in words if word.startswith("plan="))
-            for commands in read_plan(str(ROOT / plan))["runs"].values():
+            plans = [word.partition("=")[2] for word in words if word.startswith("plan=")]
+            for commands in [found for plan in plans for found in read_plan(str(ROOT / plan))["runs"].values()]:
                 for command in commands.values():
                     program, *own = shlex.split(command.format(out="runs", seed=0))
                     if program == "fasthebb":
                         self.fasthebb(own, last=last)
+            for name in [word.partition("=")[2] for word in words if word.startswith("json=")]:
+                shutil.copy(ROOT / "docs" / "benchmarks" / name, self.folder / name)
             return
         if words[:1] == ["cells"]:  # and the cells that it lists
             self.fasthebb([words[1], "-m", *words[2:]], last=last)

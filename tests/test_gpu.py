@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fasthebb.fused import fuses
+from fasthebb.gradients import fastest_terms, terms_of
 from fasthebb.learner import HebbianLearner
 from fasthebb.replay import NotRecordable, Replay, Tensors
+from fasthebb.responses import RESPONSES, PreActivation
 from fasthebb.settings import RULES, Execution, StepSetting
 from fasthebb.teacher import Teacher
 from fasthebb_cli import cli
@@ -19,6 +22,7 @@ from fasthebb_cli.bench.measure import peak_bytes
 from tests.conftest import Ran
 from tests.data.images import class_folders
 from tests.disturbed import kill_at_random_moments, outcome
+from tests.fasthebb.in_interpreter import pre_activation, total
 from tests.fasthebb.test_many import BATCHES, NORMALISED, network, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -61,6 +65,25 @@ def test_every_rule_learns_as_on_the_cpu(rule: str, taught: bool, replay: bool) 
     same(state(*there), state(*here), 1e-7)
     if replay:  # every length in a step that is watched and in one that is not
         assert recorded(there[1]) >= 6
+
+
+@pytest.mark.parametrize("rule", ["swta", "pswta", "hwta", "kwta", "kmeans", "softhebb"])
+def test_the_kernel_of_a_competitive_rule_gives_its_eager_terms(rule: str) -> None:
+    """In float32, as no rule is fused in the float64 of the other tests."""
+    setting = RULES[rule]
+    here = pre_activation(5000, 2, 96)
+    there = PreActivation(
+        *(None if value is None else value.cuda() for value in (here.dot_NGK, None, here.patch_norm_NG1)),
+        weight_square_GK=None if here.weight_square_GK is None else here.weight_square_GK.cuda(),
+    )
+    response = RESPONSES[setting.response]
+    assert fuses(response, setting.rule, {}, there)
+    found, expected = (f(response, setting.rule, {}, there, None, None) for f in (fastest_terms, terms_of))
+    assert found.total is not None
+    for one, other in (
+        (found.gate, expected.gate), (found.share, expected.share), (found.total, total(expected)),
+    ):  # fmt: skip
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def recorded(learner: HebbianLearner) -> int:

@@ -50,7 +50,7 @@ def components(context: Context) -> Task:
     view_of, indices = Views(context, settings), Parts(images, settings.batch_size)
     count = min(settings.components, sums.size, len(images))
     rows = AllRows(len(images), count)
-    features = Remembered(4 * len(images) * sums.size)
+    features = Remembered(4 * len(images) * sums.size, context.compute.device)
 
     @torch.no_grad()
     def step(epoch: int, step: int, batch: Batch) -> None:
@@ -152,18 +152,19 @@ class Remembered:
 
     Args:
         size: bytes of all of them.
+        device: where they are computed.
     """
 
-    def __init__(self, size: int) -> None:
-        self.fits = size <= REMEMBERED_BYTES
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.fits, self.device = size <= REMEMBERED_BYTES, device
         self.found: dict[int, Tensor] = {}
 
     def of(self, epoch: int, step: int, compute: Callable[[], Tensor]) -> Tensor:
         if epoch and step in self.found:
-            return self.found.pop(step)
+            return self.found.pop(step).to(self.device)
         features_BD = compute()
         if self.fits and not epoch:
-            self.found[step] = features_BD
+            self.found[step] = features_BD.cpu()
         return features_BD
 
 
