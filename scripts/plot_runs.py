@@ -43,7 +43,8 @@ def draw(measured: list[dict], path: Path) -> None:
         axes.set_title(result["title"].replace(", ", ",\n", 1), fontsize=9)
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Date": None})
 
 
