@@ -2,7 +2,7 @@
 
     python scripts/plot_scale.py conv6_hpca_scale.json conv6_swta_scale.json scale.svg
 
-Dashed lines are proportional growth from the first point. matplotlib is needed; fasthebb[report] installs it.
+Dashed lines are proportional growth up to the last point. matplotlib is needed; fasthebb[report] installs it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def draw(measured: list[dict], path: Path) -> None:
             x, y = list(points), list(points.values())
             highest, lowest = max(highest, *y), min(lowest, *y)
             axes.loglog(x, y, "o-", color=colour, label=result["rule"])
-            axes.loglog(x, [y[0] * value / x[0] for value in x], "--", color=colour, linewidth=0.8, alpha=0.6)
+            axes.loglog(x, [y[-1] * value / x[-1] for value in x], "--", color=colour, linewidth=0.8, alpha=0.6)
         axes.set_xticks(x, [f"{value:,}" for value in x])
         axes.xaxis.set_minor_locator(NullLocator())
         ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if lowest / 2 <= tick <= 3 * highest]

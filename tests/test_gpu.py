@@ -72,9 +72,10 @@ def test_the_kernel_of_a_competitive_rule_gives_its_eager_terms(rule: str) -> No
     """In float32, as no rule is fused in the float64 of the other tests."""
     setting = RULES[rule]
     here = pre_activation(5000, 2, 96)
+    assert here.patch_norm_NG1 is not None
+    assert here.weight_square_GK is not None
     there = PreActivation(
-        *(None if value is None else value.cuda() for value in (here.dot_NGK, None, here.patch_norm_NG1)),
-        weight_square_GK=None if here.weight_square_GK is None else here.weight_square_GK.cuda(),
+        here.dot_NGK.cuda(), None, here.patch_norm_NG1.cuda(), weight_square_GK=here.weight_square_GK.cuda()
     )
     response = RESPONSES[setting.response]
     assert fuses(response, setting.rule, {}, there)

@@ -255,7 +255,10 @@ def test_scale_is_measured_and_drawn(bench: Bench, tmp_path: Path) -> None:
     assert code == 0, err
     result = json.loads((tmp_path / "oja.json").read_text())
     assert result["batch_size"] == 4
-    assert list(result["axes"]["units"]) == ["256", "1024", "4096", "16384"]
+    assert list(result["axes"]["units"]) == ["64", "256", "1024", "4096", "16384"]
+    assert result["exponents"]["units"]["work"] == pytest.approx(1, abs=0.01)
+    assert result["exponents"]["batch_size"]["work"] == pytest.approx(1, abs=0.1)
+    assert result["exponents"]["threads"]["work"] == pytest.approx(0, abs=0.01)
     script = Path(__file__).parents[2] / "scripts" / "plot_scale.py"
     subprocess.run([sys.executable, str(script), tmp_path / "oja.json", tmp_path / "scale.svg"], check=True)
     drawn = (tmp_path / "scale.svg").read_text()

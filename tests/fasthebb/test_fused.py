@@ -59,10 +59,10 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here(
     """For an A100 and an H100, down to their machine code, which needs no GPU."""
     triton = pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
-    from triton.compiler import ASTSource  # noqa: PLC0415
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
-    from fasthebb import kernels  # noqa: PLC0415
+    from fasthebb import kernels
 
     pointers = ("dot", "beside", "gate", "shares", "totals")
     rows = max(1, kernels.AT_ONCE // units)

@@ -3,25 +3,22 @@
 Each axis grows over two decades of what it costs, or as far as memory allows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from fasthebb_cli.bench.measure import Work, fitted_exponent, median_ms, powers_of_two
+from fasthebb_cli.bench.measure import Work, fitted_exponent, flops, median_ms, powers_of_two
 from fasthebb_cli.bench.subject import hebbian_step, learner_of, learning, subject_of
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.console.tables import titled_table
 from fasthebb_cli.settings.tools import BenchConfig
 
-# exponents of the work: that of a network grows with the products of neighbouring layers' widths, and with pixels
-THEORY = {"batch_size": 1, "width": 2, "size": 2, "threads": -1, "units": 1}
-
 
 def bench_scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[str, Any]:
-    """Medians in milliseconds by axis and point, and the exponent of the last three points."""
+    """Medians in milliseconds by axis and point; exponents of time and of counted work, from the last three points."""
     threads = powers_of_two(torch.get_num_threads() if compute.device.type == "cpu" else 1)  # a GPU has its own
     batches = sorted({max(2, bench.batch * factor // 32) for factor in (1, 4, 16, 64, 256)})
     usual = float(bench.model.arguments().get("width", 1.0))
@@ -36,24 +33,31 @@ def bench_scale(bench: BenchConfig, compute: Compute, console: Console) -> dict[
         "units": lambda: {str(u): _wide_layer(bench, compute, u) for u in (64, 256, 1024, 4096, 16384)},
     }
     result: dict[str, Any] = {}
-    exponents: dict[str, float] = {}
+    exponents: dict[str, dict[str, float]] = {}
     for axis, make in points.items():
-        result[axis] = median_ms(make(), bench.repeats, compute.device)
-        if len(result[axis]) > 1:
-            exponents[axis] = fitted_exponent({float(x): y for x, y in list(result[axis].items())[-3:]})
+        contenders = make()
+        work = {point: flops(contender) for point, contender in contenders.items()}
+        result[axis] = median_ms(contenders, bench.repeats, compute.device)
+        exponents[axis] = {"time": _exponent(result[axis]), "work": _exponent(work)}
         title = f"a step against {axis}, {bench.model.name}, {bench.rule.name}, {compute.describe()}"
         table = titled_table(console, title)
-        for name in (axis, "ms", "ms relative to the first", f"{axis} relative to the first"):
+        for name in (axis, "GFLOP", "ms", "ms relative to the first", f"{axis} relative to the first"):
             table.add_column(name, justify="right")
         first = next(iter(result[axis]))
         for point, value in result[axis].items():
             growth = float(point) / float(first)
-            table.add_row(point, f"{value:.1f}", f"{value / result[axis][first]:.1f}", f"{growth:.1f}")
+            gflop, relative = f"{work[point] / 1e9:.2f}", f"{value / result[axis][first]:.1f}"
+            table.add_row(point, gflop, f"{value:.1f}", relative, f"{growth:.1f}")
         console.print(table)
-        if axis in exponents:
-            what = f"time grows as {axis}^{exponents[axis]:.2f}, theory {THEORY[axis]}"
-            console.print(what, style="dim", highlight=False)
+        what = "time grows as {axis}^{time:.2f}, its work as {axis}^{work:.2f}"
+        console.print(what.format(axis=axis, **exponents[axis]), style="dim", highlight=False)
     return {"axes": result, "exponents": exponents}
+
+
+def _exponent(values: Mapping[str, float]) -> float:
+    """Of the last three points; 0 for a single one."""
+    last = {float(point): value for point, value in list(values.items())[-3:]}
+    return fitted_exponent(last) if len(last) > 1 else 0.0
 
 
 def _sizes(bench: BenchConfig) -> list[int]:
