@@ -53,9 +53,13 @@ def main() -> None:
     parser.add_argument("measured", nargs="+", help="files that fasthebb bench run has written")
     parser.add_argument("picture", help="an SVG or PNG file")
     given = parser.parse_args()
-    measured = [json.loads(Path(name).read_text()) for name in given.measured]
-    for name, result in zip(given.measured, measured, strict=True):
-        if not result.get("runs"):
+    measured = []
+    for name in given.measured:
+        try:
+            measured.append(json.loads(Path(name).read_text()))
+            assert measured[-1]["runs"]
+            assert measured[-1]["title"]
+        except (OSError, ValueError, LookupError, TypeError, AssertionError):
             parser.error(f"{name}: not what `fasthebb bench run json={name}` writes")
     with matplotlib.rc_context({"svg.hashsalt": "fasthebb", "font.size": 10, "svg.fonttype": "none"}):
         draw(measured, Path(given.picture))

@@ -156,7 +156,7 @@ class Place:
             plans = [word.partition("=")[2] for word in words if word.startswith("plan=")]
             for commands in [found for plan in plans for found in read_plan(str(ROOT / plan))["runs"].values()]:
                 for command in commands.values():
-                    program, *own = shlex.split(command.format(out="runs", seed=0))
+                    program, *own = shlex.split(command.format(out="runs", shared="", seed=0))
                     if program == "fasthebb":
                         self.fasthebb(own, last=last)
             for name in [word.partition("=")[2] for word in words if word.startswith("json=")]:

@@ -14,11 +14,14 @@ import torch
 from fasthebb_cli.cli.compose import compose_one
 from fasthebb_cli.cli.words import read_words
 from fasthebb_cli.data.dataset import load_dataset
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.load import load
 from fasthebb_cli.stages.images import all_training_images, labelled_images
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("usage: split.py split.npz key=value ...")
     path, *words = sys.argv[1:]
     config = load(compose_one(read_words("config", "verb=train", words)))
     dataset = load_dataset(config.dataset, config.seed)
@@ -30,4 +33,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -43,7 +43,7 @@ def fused_terms(response: Response, rule: Rule, options: Mapping[str, Any], pre:
     """The terms of `rule(response(pre), **options)`, for what `fuses` accepts."""
     from fasthebb.kernels import gates
 
-    chosen = {**(rule.__kwdefaults__ or {}), **options}
+    chosen = _chosen(rule, options)
     sharpness = 1 / chosen.get("temperature", chosen.get("power", 1))
     beside = pre.patch_norm_NG1 if response is raised_cosine else pre.weight_square_GK
     gate_NGK, share_GK, total_GK = gates(
@@ -54,8 +54,13 @@ def fused_terms(response: Response, rule: Rule, options: Mapping[str, Any], pre:
     return Terms(gate_NGK, share=share_GK, total=total_GK, competitive=True)
 
 
+def _chosen(rule: Rule, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of the rule, with its defaults."""
+    return {**(rule.__kwdefaults__ or {}), **options}
+
+
 def _winners(rule: Rule, options: Mapping[str, Any]) -> int:
-    return int(options.get("k", 5)) if rule is rules.kwta else 1
+    return int(_chosen(rule, options).get("k", 1))
 
 
 @cache

@@ -12,6 +12,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
+from fasthebb import tiles
 from fasthebb.learner import HebbianLearner
 from fasthebb.nets.networks import conv6
 from fasthebb.settings import RULES
@@ -296,3 +297,18 @@ def test_a_rule_without_waste_passes_as_often_as_it_must(bench: Bench, tmp_path:
     assert (passes["hpca"]["read"], passes["hpca"]["written"]) == pytest.approx((1, 1), abs=0.02)
     assert (passes["gha"]["least_read"], passes["gha"]["least_written"]) == (0, 0)
     assert "kmeans" in out
+
+
+@pytest.mark.slow
+def test_on_a_gpu_hpca_works_little_more_than_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are large there, but not so large that most of the work is on pairs that the mask leaves out."""
+    monkeypatch.setattr(tiles, "CPU", tiles.GPU)
+
+    def network() -> nn.Module:
+        return conv6(channels=3, size=32, classes=10).train()
+
+    def learner(network: nn.Module) -> HebbianLearner:
+        return HebbianLearner(network, "hpca", lr=1e-3, exclude=["classifier*"])
+
+    subject = Subject(network, learner, torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64), "hpca")
+    assert flops(hebbian_step(subject)) < 1.39 * flops(minimum(subject))

@@ -22,10 +22,10 @@ def test_every_axis_is_measured(
     usual = readout.axes
     small = [
         replace(axis, points=tuple(sorted({max(110 + k, point // 30) for k, point in enumerate(axis.points)})))
-        for axis in usual(10)
+        for axis in usual(40)
     ]
     monkeypatch.setattr(readout, "axes", lambda classes: small)
-    assert cli.run(["bench", "readout", "repeats=1", f"json={tmp_path / 'found.json'}"]) == 0
+    assert cli.run(["bench", "readout", "repeats=1", "classes=40", f"json={tmp_path / 'found.json'}"]) == 0
     found = json.loads((tmp_path / "found.json").read_text())["axes"]
     assert len(found) == len(small)
     out = " ".join(capsys.readouterr().out.split())
@@ -47,4 +47,5 @@ def test_rows_go_through_the_whole_readout(
     out = capsys.readouterr().out
     right = float(out.partition(" % of left-out rows right")[0].rpartition(" ")[2])
     assert right > 50, "the rows of a class lie near each other"
-    assert cli.run(["bench", "readout", "rows=30"]) == 1
+    assert cli.run(["bench", "readout", "rows=30"]) == 2
+    assert "rows=30: the kernel has 50 landmarks" in capsys.readouterr().err

@@ -18,12 +18,12 @@ PLANS = sorted((ROOT / "docs" / "benchmarks").glob("*_runs.yaml"))
 PLAN = """
 title: made up
 levels: [50, 90]
-before: ["python -c 'open(\\"{out}/made-{seed}\\", \\"w\\")'"]
+before: ["python -c 'open(\\"{shared}/made-{seed}\\", \\"w\\")'"]
 runs:
   ours:
     one: fasthebb train dataset=digits model.width=0.05 pretrain.epochs=1 label_fraction=0.2 seed={seed} out={out}/1
   other:
-    fast: "python -c 'open(\\"{out}/made-{seed}\\"); print(\\"{{\\\\\\"top1\\\\\\": 0.95}}\\")'"
+    fast: "python -c 'open(\\"{shared}/made-{seed}\\"); print(\\"{{\\\\\\"top1\\\\\\": 0.95}}\\")'"
     wrong: "python -c 'print(1); print(\\"{{\\\\\\"top1\\\\\\": 0.25}}\\")'"
 """
 
@@ -67,6 +67,12 @@ def test_seconds_to_an_accuracy() -> None:
         ("title: a\nlevels: [90]", "runs is missing"),
         ("title: a\nlevels: [900]\nruns: {a: {b: c}}", "levels must be accuracies"),
         ("title: a\nlevels: [90]\nruns: {a: [c]}", "runs.a must be a mapping"),
+        ("title: a\nlevels: [90]\nruns: {a: {1: c}}", "runs.a must be a mapping"),
+        ("title: a\nlevels: [true]\nruns: {a: {b: c}}", "levels must be accuracies"),
+        ("title: a\nlevels: [90]\nruns: {a: {b: 'x {nothing}'}}", "'x {nothing}' is no command"),
+        ("title: a\nlevels: [90]\nruns: {a: {b: ''}}", "'' is no command"),
+        ("title: a\nlevels: [90]\nruns: {a: {b: 'x \"y'}}", "is no command .No closing quotation"),
+        ("title: a\nlevels: [90]\nbefore: [3]\nruns: {a: {b: c}}", "'3' is no command"),
     ],
 )
 def test_bad_plans_are_named(text: str | None, expected: str, tmp_path: Path) -> None:
@@ -81,6 +87,7 @@ def test_bad_plans_are_named(text: str | None, expected: str, tmp_path: Path) ->
     ("command", "expected"),
     [
         ("python -c 1", "told no accuracy"),
+        ('python -c \'print("{{\\"top1\\": \\"high\\"}}")\'', "told no accuracy"),
         ("python -c 'import sys; sys.exit(\"broken\")'", "failed with exit code 1: broken"),
         ("no-such-program", "No such file"),
     ],

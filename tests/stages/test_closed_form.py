@@ -472,3 +472,6 @@ def test_components_that_are_kept_of_other_images_are_not_taken() -> None:
     assert kept is not None
     assert kept.shape == (3, 2)
     assert network.take_kept(torch.tensor([1, 2], dtype=torch.uint8)) is None
+    for rows, of in ((torch.ones(3, 2).int(), torch.uint8), (torch.ones(3, 2), torch.float32)):  # a foreign file's
+        network.keep(rows, torch.tensor([1, 2], dtype=of))
+        assert network.take_kept(torch.tensor([1, 2], dtype=torch.uint8)) is None

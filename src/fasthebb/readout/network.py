@@ -56,8 +56,10 @@ class ClosedForm(nn.Module):
 
     def take_kept(self, of: Tensor) -> Tensor | None:
         """What it keeps of these images, (N, K), and no longer keeps; None: nothing, or of others."""
-        kept: list[Tensor] = [self._buffers.pop(name) for name in KEPT if name in self._buffers]  # type: ignore[misc]
-        return kept[0] if len(kept) == len(KEPT) and torch.equal(kept[1].cpu(), of) else None
+        z_NK, found = (self._buffers.pop(name, None) for name in KEPT)
+        if z_NK is None or found is None or (z_NK.dtype, found.dtype) != (torch.float32, of.dtype):
+            return None
+        return z_NK if torch.equal(found.cpu(), of) else None
 
     def inputs(self, z_BK: Tensor) -> Tensor:
         """What a classifier weighs: z at length 1 (B, K), or its kernel with the rows (B, M)."""

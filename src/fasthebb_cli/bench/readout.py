@@ -27,7 +27,7 @@ from fasthebb.readout.ridge import Products
 from fasthebb_cli.bench.measure import Work, fitted_exponent
 from fasthebb_cli.compute.device import Compute
 from fasthebb_cli.console.tables import titled_table
-from fasthebb_cli.errors import RunError
+from fasthebb_cli.errors import InputError
 from fasthebb_cli.settings.tools import BenchConfig
 
 BATCH = 256  # rows that are added at a time
@@ -124,7 +124,8 @@ def _graph(images: int) -> Work:
 
 def _spread(classes: int, images: int) -> Work:
     found = graph.neighbour_graph(kernel.unit_rows(torch.randn(images, 50)), 10)
-    sources_NX = graph.sources(images, torch.arange(10 * classes), torch.arange(10 * classes))
+    labelled_L = torch.arange(min(10 * classes, images))
+    sources_NX = graph.sources(images, labelled_L, labelled_L)
     return lambda: graph.spread(found, sources_NX, 0.9)
 
 
@@ -144,10 +145,10 @@ def whole_readout(count: int, classes: int, console: Console) -> dict[str, Any]:
     """Seconds of each part of the readout of `count` rows of 4,096 features, all labelled, and the most memory used.
 
     Raises:
-        RunError: fewer rows than are judged.
+        InputError: fewer rows than landmarks.
     """
     if count < LANDMARKS:
-        raise RunError(f"rows={count}: the kernel has {LANDMARKS:,} landmarks; use more rows")
+        raise InputError(f"rows={count}: the kernel has {LANDMARKS:,} landmarks; use at least so many rows")
     seconds: dict[str, float] = {}
     before = _peak_bytes()
 

@@ -1,18 +1,19 @@
 """`fasthebb bench run plan=FILE`: seconds from a command's start to its end, and the accuracy that it reaches.
 
-Every run is a process of its own in an empty folder, so starting, reading, solving and writing count. A plan in YAML:
+Every run is a process of its own with an empty folder, so starting, reading, solving and writing count. A plan in YAML:
 
     title: 150 labels of 3,000 digits
     levels: [80, 90, 95]                # accuracies in %, for which the seconds are told
-    before: [python scripts/peers/split.py {out}/split.npz seed={seed}]   # once for each seed, not timed
+    before: [python scripts/peers/split.py {shared}/split.npz seed={seed}]   # once for each seed, not timed
     runs:
       hpca:
         1 epoch: fasthebb train experiment=mnist5k/hpca pretrain.epochs=1 seed={seed} out={out}
       scikit-learn:
-        100 centres: python scripts/peers/sklearn_patches.py {out}/split.npz --clusters 100
+        100 centres: python scripts/peers/sklearn_patches.py {shared}/split.npz --clusters 100
 
-{out} is the folder, which is deleted afterwards; {seed} counts the repeats from 0. A run tells its accuracy as `top1`
-in the results.json of an evaluate stage below {out}, or as JSON in its last line of output.
+{out} is the run's own folder, and {shared} one for all runs of a seed; both are deleted afterwards. {seed} counts the
+repeats from 0. A run tells its accuracy as `top1`, in the results.json of an evaluate stage below {out}, or as JSON in
+its last line of output.
 """
 
 import json
@@ -49,10 +50,12 @@ def bench_run(bench: BenchConfig, compute: Compute, console: Console) -> dict[st
     for seed in range(bench.repeats):
         with tempfile.TemporaryDirectory() as shared:
             for command in plan.get("before", []):
-                _output(_filled(command, shared, seed))
+                _output(filled(command, shared=shared, seed=seed))
             for name, commands in plan["runs"].items():
                 for label, command in commands.items():
-                    point = timed(_filled(command, shared, seed), Path(shared))
+                    with tempfile.TemporaryDirectory() as out:
+                        words = filled(command, out=out, shared=shared, seed=seed)
+                        point = timed(words, Path(out))
                     measured[name][label].append(point)
                     what = f"{name}, {label}, seed {seed}: {point['seconds']:.1f} s, {100 * point['top1']:.1f} %"
                     console.print(what, style="dim", highlight=False, soft_wrap=True)
@@ -78,16 +81,28 @@ def read_plan(path: str | None) -> dict[str, Any]:
     missing = [key for key in ("title", "levels", "runs") if not plan.get(key)]
     if missing:
         raise InputError(f"plan={path}: {missing[0]} is missing")
-    if not all(isinstance(level, int | float) and 0 < level <= 100 for level in plan["levels"]):
+    if not all(type(level) in (int, float) and 0 < level <= 100 for level in plan["levels"]):
         raise InputError(f"plan={path}: levels must be accuracies in %, as [80, 90, 95]")
     for name, commands in plan["runs"].items():
-        if not isinstance(commands, dict) or not all(isinstance(command, str) for command in commands.values()):
-            raise InputError(f"plan={path}: runs.{name} must be a mapping from a label to a command")
+        pairs = commands.items() if isinstance(commands, dict) else [(0, 0)]
+        if not isinstance(name, str) or not all(isinstance(text, str) for pair in pairs for text in pair):
+            raise InputError(f"plan={path}: runs.{name} must be a mapping from a label to a command, both text")
+    for command in [*plan.get("before", []), *(text for runs in plan["runs"].values() for text in runs.values())]:
+        try:
+            filled(command, out="", shared="", seed=0)
+        except (AttributeError, IndexError, KeyError, ValueError) as error:
+            raise InputError(
+                f"plan={path}: {str(command)[:80]!r} is no command ({error}); it may contain {{out}}, {{shared}} and "
+                "{seed}, and other braces twice"
+            ) from error
     return plan
 
 
 def timed(command: list[str], folder: Path) -> dict[str, float]:
-    """Seconds and top1 of one command, whose output folder is emptied before it starts.
+    """Seconds and top1 of one command.
+
+    Args:
+        folder: its own.
 
     Raises:
         RunError: it failed, or told no accuracy.
@@ -98,11 +113,9 @@ def timed(command: list[str], folder: Path) -> dict[str, float]:
     found = sorted(folder.rglob("results.json"), key=lambda path: path.stat().st_mtime)
     told = [json.loads(path.read_text()) for path in found]
     top1 = next((one["top1"] for one in reversed(told) if one.get("stage") == "evaluate"), None)
-    for path in found:
-        path.unlink()  # what the next command writes is its own
     if top1 is None:
         try:
-            top1 = json.loads(printed.strip().rpartition("\n")[2])["top1"]
+            top1 = float(json.loads(printed.strip().rpartition("\n")[2])["top1"])
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{shlex.join(command)} told no accuracy: no evaluate stage below {{out}}, and its last line "
@@ -121,8 +134,9 @@ def seconds_to(level: float, runs: Mapping[str, list[dict[str, float]]]) -> floa
     return min(reached, default=None)
 
 
-def _filled(command: str, out: str, seed: int) -> list[str]:
-    words = [word.format(out=out, seed=seed) for word in shlex.split(command)]
+def filled(command: str, **values: object) -> list[str]:
+    """The words of a command, with values for its placeholders and this Python's programs."""
+    words = [word.format_map(values) for word in shlex.split(command)]
     programs = {"fasthebb": [sys.executable, "-m", "fasthebb_cli"], "python": [sys.executable]}
     return programs.get(words[0], words[:1]) + words[1:]
 
